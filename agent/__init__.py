@@ -1,0 +1,1 @@
+"""What a device knows and decides: messages, replicated world, inference."""

@@ -1,0 +1,1 @@
+"""How devices hear each other: the topic contract, the mesh, the embedded broker. Knows nothing of agents."""
