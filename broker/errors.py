@@ -1,0 +1,42 @@
+"""What the broker package raises, as one tree.
+
+    FlockmqError
+    ├── Refused             the node cannot take a publish now; the publisher waits, nothing is lost
+    ├── RemoteError         the other side did what MQTT forbids; its connection ends, ours goes on
+    │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
+    └── PortInUse           a listener's address is taken; says what, where and the way out
+
+Decides: who is to blame. A `RemoteError` is a peer's fault: counted, its connection closed.
+`Refused` is nobody's fault: the publisher is held back and tried again. `PortInUse` is for the
+person who starts the program. Assumes: callers catch the narrowest class they can answer. On
+failure: anything outside this tree that escapes the broker is a defect of ours.
+"""
+
+
+class FlockmqError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class Refused(FlockmqError):  # noqa: N818 - reads as what happened, as MQTT words it
+    """The node cannot take this publish now (its log or its lane is full); try again later."""
+
+
+class RemoteError(FlockmqError):
+    """The other side of a connection broke the protocol; close that connection and count it."""
+
+
+class MalformedPacket(RemoteError):  # noqa: N818 - MQTT's own word for it
+    """These bytes are not an MQTT 3.1.1 control packet, or not one that this side may send."""
+
+
+class PortInUse(FlockmqError):  # noqa: N818 - the condition that the person has to end
+    """Another program listens on the address that a listener wants."""
+
+    def __init__(self, listener: str, host: str, port: int) -> None:
+        super().__init__(
+            f"the {listener} listener cannot use {host}:{port}: another program listens there; "
+            f"stop it (`ss -ltnp 'sport = :{port}'` names it) or choose another port"
+        )
+        self.listener = listener
+        self.host = host
+        self.port = port
