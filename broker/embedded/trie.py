@@ -1,0 +1,131 @@
+"""Topic filters as a trie: who gets a message on this topic, and at which QoS.
+
+Decides: matching as section 4.7 of MQTT 3.1.1 has it. A leading wildcard does not match a topic
+that starts with `$`, nor one under `mesh/`: links are no business of clients. Several filters of
+one subscriber that match one topic count as one subscription with the highest QoS among them, so
+a message reaches a session once (the standard allows either).
+
+Assumes: filters passed `valid_filter`, topics are valid names. On failure: a filter that is not
+there is not an error when taken away. Answers are remembered per topic until a subscription
+changes, in a table of limited size.
+
+Why not amqtt's: it compares every topic with every filter, 6 ms at 10,000 filters.
+"""
+
+from collections.abc import Hashable, Iterator
+from typing import Final, Generic, TypeVar
+
+from broker.embedded.limits import TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX
+
+T = TypeVar("T", bound=Hashable)
+
+# Topics whose answer is remembered. A fleet of 100 devices has some 1,500 topics; emptied when
+# full, which costs one walk of the trie per topic again.
+_REMEMBERED_MAX: Final = 8192
+
+
+def valid_filter(topic_filter: str) -> bool:
+    """Tell whether a string is a topic filter, and within the limits of a topic."""
+    if not topic_filter or "\0" in topic_filter or len(topic_filter.encode()) > TOPIC_BYTES_MAX:
+        return False
+    levels = topic_filter.split("/")
+    if len(levels) > TOPIC_LEVELS_MAX or any("#" in level for level in levels[:-1]):
+        return False
+    return all(len(level) == 1 or ("+" not in level and "#" not in level) for level in levels)
+
+
+def first_level(topic: str) -> str:
+    """Return what stands before the first slash of a topic or filter."""
+    return topic.partition("/")[0]
+
+
+class _Node(Generic[T]):
+    """One level: children by name (wildcards included), and who subscribed exactly up to here."""
+
+    __slots__ = ("children", "subscribers")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.subscribers: dict[T, int] = {}
+
+
+class Trie(Generic[T]):
+    """Filters of all subscribers. `T` is compared by identity or value, as its hash says."""
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+        self._remembered: dict[str, tuple[tuple[T, int], ...]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, topic_filter: str, subscriber: T, qos: int) -> None:
+        """Subscribe at a QoS, in place of an earlier one to the same filter."""
+        node = self._root
+        for level in topic_filter.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                child = node.children[level] = _Node()
+            node = child
+        self._count += subscriber not in node.subscribers
+        node.subscribers[subscriber] = qos
+        self._remembered.clear()
+
+    def remove(self, topic_filter: str, subscriber: T) -> None:
+        """Take a subscription away, with the levels that nobody needs any more."""
+        path = [(self._root, "")]
+        node = self._root
+        for level in topic_filter.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                return
+            path.append((node, level))
+            node = child
+        if node.subscribers.pop(subscriber, None) is None:
+            return
+        self._count -= 1
+        self._remembered.clear()
+        for parent, level in reversed(path[1:]):
+            if node.subscribers or node.children:
+                return
+            del parent.children[level]
+            node = parent
+
+    def match(self, topic: str) -> tuple[tuple[T, int], ...]:
+        """Return each subscriber that a topic reaches, with its highest QoS."""
+        known = self._remembered.get(topic)
+        if known is not None:
+            return known
+        found: dict[T, int] = {}
+        for subscribers in self._walk(topic):
+            for subscriber, qos in subscribers.items():
+                if found.get(subscriber, -1) < qos:
+                    found[subscriber] = qos
+        if len(self._remembered) >= _REMEMBERED_MAX:
+            self._remembered.clear()
+        answer = self._remembered[topic] = tuple(found.items())
+        return answer
+
+    def _walk(self, topic: str) -> Iterator[dict[T, int]]:
+        levels = topic.split("/")
+        hidden = topic.startswith("$") or levels[0] == "mesh"
+        nodes = [self._root]
+        for depth, level in enumerate(levels):
+            following: list[_Node[T]] = []
+            wild = depth > 0 or not hidden
+            for node in nodes:
+                children = node.children
+                if wild:
+                    if (rest := children.get("#")) is not None:
+                        yield rest.subscribers
+                    if (any_one := children.get("+")) is not None:
+                        following.append(any_one)
+                if (exact := children.get(level)) is not None:
+                    following.append(exact)
+            nodes = following
+        for node in nodes:
+            yield node.subscribers
+            # "a/#" matches "a" too (4.7.1.2)
+            if (rest := node.children.get("#")) is not None:
+                yield rest.subscribers
