@@ -1,0 +1,70 @@
+"""Every bound of inference, with its reason.
+
+What is decided here: how large a model and its tensors may be, how long a worker may take, how
+often it is started again. Assumed: one worker per device, a few inferences a second to a few
+hundred. When a bound is reached the request in hand fails with an error that names the bound; the
+device goes on. Each reason says where the number came from: measured, taken from another project,
+or a guess.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one inference client and its worker process."""
+
+    model_bytes_max: int = 64 * 1024 * 1024
+    """Largest model file. The largest models in use on such boards (ResNet-50 int8 26 MB, float
+    MobileNets 14 MB) fit twice over; a 1 GB board holds it three times during a swap. A guess."""
+
+    tensor_bytes_max: int = 16 * 1024 * 1024
+    """Largest input or output as float32. A 1024x1024 RGB image is 12 MB. A guess."""
+
+    invoke_timeout_s: float = 5.0
+    """Longest inference before the worker counts as stuck. Slowest known honest one: 380 ms
+    (SSD MobileNet v2 on a Pi 3B+); Frigate waits 10 s. Between the two: a guess."""
+
+    load_timeout_s: float = 30.0
+    """Longest load and first inference. 5 ms is usual (measured); an Edge TPU takes 3 s to open on
+    a Pi 4 (coral/edgetpu #522), a slow card several more. A guess with room."""
+
+    start_timeout_s: float = 30.0
+    """Longest start of the process up to a usable runtime. 0.2 s warm (measured); a cold start
+    from an SD card under load is tens of times slower. A guess with room."""
+
+    stop_grace_s: float = 1.0
+    """How long a worker may take to end by itself after its socket closed; then SIGKILL. An idle
+    one takes 20 ms (measured)."""
+
+    kill_timeout_s: float = 2.0
+    """How long to wait for the kernel after SIGKILL. Past it the process hangs in a driver, which
+    nothing here can mend: it is logged and left. A guess."""
+
+    restart_backoff_s: float = 0.2
+    """Pause before the second restart in a row, doubled each time; the first has none. About one
+    start (measured), so a worker that dies at once costs at most half a core."""
+
+    restart_backoff_max_s: float = 5.0
+    """Longest pause between restarts in a row. A guess: rare enough to idle, soon enough after
+    a plug was put back in."""
+
+    recovery_wait_s: float = 10.0
+    """How long a caller waits for a worker that is being started again. A start and a load are
+    0.3 s (measured); past this the caller's reading is worthless anyway. A guess."""
+
+    callers_waiting_max: int = 16
+    """Callers that may wait for their turn. One loop and one loader are usual; more is a bug in
+    the caller and is refused. A guess."""
+
+    last_words_bytes_max: int = 2048
+    """How much of the worker's standard error is kept, to say why it died. About 20 lines."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that no worker could meet."""
+        for name in self.__slots__:
+            if not getattr(self, name) > 0:
+                message = f"{name} must be above 0"
+                raise ValueError(message)

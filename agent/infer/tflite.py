@@ -1,0 +1,141 @@
+"""The TFLite backend: LiteRT where there is a wheel for it, tflite-runtime elsewhere.
+
+Decided here: LiteRT first, because it supports current Pythons and numpy 2 and rejects damaged
+files where tflite-runtime 2.14 crashes; tflite-runtime for 32-bit Raspberry Pi OS. Both have the
+same `Interpreter`, so this module is the only one that knows their names.
+Assumed: one input, one output, fixed shapes, float32 or quantised per tensor to 8 bits.
+Failure: a runtime is tried by running a model of 192 bytes, since tflite-runtime beside numpy 2
+imports without complaint and fails at the first interpreter. What does not fit is ModelRejected.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from agent.infer.backend import (
+    Backend,
+    InvokeFailed,
+    ModelRejected,
+    Runtime,
+    RuntimeUnavailable,
+    TensorInfo,
+)
+
+if TYPE_CHECKING:
+    from agent.infer.backend import FloatArray
+
+__all__ = ["TfliteBackend", "find_runtime"]
+
+RUNTIMES: Final = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+
+PROBE_MODEL: Final = base64.b64decode(
+    "CAAAAFRGTDPC////FAAAACAAAAAoAAAApAAAAAMAAAABAAAACAAAAAQABAAEAAAABAAAAHRpbnkAAAAAAQAA"
+    "ABQAAAAAAA4AGAAUABAADAAIAAQADgAAABQAAAAcAAAAHAAAACAAAAAkAAAABAAAAG1haW4AAAAAAAAAAAEA"
+    "AAAAAAAAAQAAAAAAAAABAAAAEAAAAAwADAAIAAAAAAAEAAwAAAAIAAAADAAAAAEAAAB4AAAAAQAAAAEAAAAA"
+    "AAAA"
+)
+"""A model without operators: one float32 passes through. Made by the tests' model builder."""
+
+
+def find_runtime() -> Runtime:
+    """Returns the first runtime that runs a model. Raises RuntimeUnavailable."""
+    problems = []
+    for module_name in RUNTIMES:
+        try:
+            interpreter_class = importlib.import_module(module_name).Interpreter
+            probe = TfliteBackend(interpreter_class, PROBE_MODEL, 1)
+            probe.invoke(np.zeros(probe.input.shape, np.float32))
+        # A mismatched binary wheel fails in any way: ImportError, AttributeError, SystemError.
+        except Exception as problem:  # noqa: BLE001
+            problems.append(f"{module_name}: {type(problem).__name__}: {problem}")
+        else:
+            package = module_name.partition(".")[0]
+            return Runtime(package, partial(TfliteBackend, interpreter_class))
+    raise RuntimeUnavailable("no TFLite runtime works here; " + "; ".join(problems))
+
+
+class TfliteBackend(Backend):
+    """One model in one interpreter.
+
+    `num_threads` above the number of cores is ruinous in tflite-runtime (178 ms instead of 40 ms
+    on two cores, measured). Raises ModelRejected.
+    """
+
+    def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
+        try:
+            self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, MemoryError) as problem:
+            raise ModelRejected(f"does not load: {_first_line(problem)}") from problem
+        self._input_index, self._input = _only("input", self._interpreter.get_input_details())
+        self._output_index, self._output = _only("output", self._interpreter.get_output_details())
+
+    @property
+    def input(self) -> TensorInfo:
+        """The one input."""
+        return self._input
+
+    @property
+    def output(self) -> TensorInfo:
+        """The one output."""
+        return self._output
+
+    def invoke(self, features: FloatArray) -> FloatArray:
+        """Runs one inference; see Backend.invoke."""
+        try:
+            # Copies, not tensor() views: faster for small tensors, and a view that is still
+            # alive makes the next invoke fail.
+            self._interpreter.set_tensor(self._input_index, _quantise(features, self._input))
+            self._interpreter.invoke()
+            raw = self._interpreter.get_tensor(self._output_index)
+        except (ValueError, RuntimeError) as problem:
+            raise InvokeFailed(_first_line(problem)) from problem
+        return _dequantise(raw, self._output)
+
+
+def _only(kind: str, details: list[dict[str, Any]]) -> tuple[int, TensorInfo]:
+    """Returns index and description of the one tensor of that kind. Raises ModelRejected."""
+    if len(details) != 1:
+        raise ModelRejected(f"has {len(details)} {kind} tensors; exactly one is taken")
+    detail = details[0]
+    dtype = np.dtype(detail["dtype"]).name
+    shape = tuple(int(length) for length in detail["shape"])
+    scale, zero_point = detail["quantization"]
+    if not all(length > 0 for length in shape):
+        raise ModelRejected(f"{kind} has the empty shape {shape}")
+    if dtype == "float32":
+        return detail["index"], TensorInfo(shape, dtype)
+    if dtype not in {"int8", "uint8"}:
+        raise ModelRejected(f"{kind} is {dtype}; float32, int8 and uint8 are taken")
+    # Also where the file quantises per channel, which no runtime does for inputs and outputs.
+    if not (math.isfinite(scale) and scale > 0):
+        raise ModelRejected(f"{kind} is {dtype} without a scale for the whole tensor")
+    return detail["index"], TensorInfo(shape, dtype, float(scale), int(zero_point))
+
+
+def _quantise(features: FloatArray, tensor: TensorInfo) -> Any:
+    """Turns float32 into what the tensor holds; values out of its range saturate."""
+    if tensor.scale == 0:
+        return features
+    bounds = np.iinfo(tensor.dtype)
+    steps = np.rint(features / np.float32(tensor.scale)) + np.float32(tensor.zero_point)
+    return np.clip(steps, bounds.min, bounds.max).astype(tensor.dtype)
+
+
+def _dequantise(raw: Any, tensor: TensorInfo) -> FloatArray:
+    """Turns what the tensor holds into float32."""
+    if tensor.scale == 0:
+        return np.asarray(raw, np.float32)
+    steps = raw.astype(np.float32) - np.float32(tensor.zero_point)
+    return np.asarray(steps * np.float32(tensor.scale), np.float32)
+
+
+def _first_line(problem: BaseException) -> str:
+    """Shortens an error of the runtime, which may go on for a page, to its first line."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]

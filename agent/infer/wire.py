@@ -1,0 +1,132 @@
+"""What the device and its worker say to each other, and the memory they share.
+
+Decided here: one message per packet on a SOCK_SEQPACKET pair, a fixed head of 16 bytes, and a tail
+of at most 1 KiB where there is something to say. A request carries a number, its answer repeats it,
+and there is never more than one request under way.
+
+    device -> worker                                worker -> device
+                                                    READY        tail: the runtime's name
+                                                    UNAVAILABLE  tail: the reason; it then ends
+    LOAD    value: bytes of the model, whose        LOADED       value: ns; tail: tensors
+            file comes along (SCM_RIGHTS)           REJECTED     tail: the reason; old one stays
+    INVOKE  input lies in the shared memory         DONE         value: ns; output lies there too
+                                                    FAILED       tail: the reason
+
+There is no word for stopping: the worker ends when the socket does, however the device ended.
+
+The shared memory is one file without a name. The input stands at its start, the output behind it,
+both float32. The worker makes it as large as a model needs when it loads it, with its pages
+reserved, so a full /dev/shm is a rejected model and not a SIGBUS at some later write.
+Both sides import this, so it imports little.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import mmap
+import os
+import struct
+import tempfile
+from typing import BinaryIO, Final, NamedTuple, cast
+
+import numpy as np
+
+from agent.infer.backend import FloatArray, TensorInfo
+
+__all__ = ["MESSAGE_BYTES_MAX", "Message", "Verb", "map_tensors", "nameless_file"]
+
+HEAD: Final = struct.Struct("<B3xIQ")
+TAIL_BYTES_MAX: Final = 1024
+MESSAGE_BYTES_MAX: Final = HEAD.size + TAIL_BYTES_MAX
+ALIGNMENT_BYTES: Final = 64  # a cache line
+SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - files there get no name
+
+
+class Verb(enum.IntEnum):
+    """What a message asks or answers; the module's docstring has the table."""
+
+    LOAD = 1
+    INVOKE = 2
+    READY = 16
+    UNAVAILABLE = 17
+    LOADED = 18
+    REJECTED = 19
+    DONE = 20
+    FAILED = 21
+
+
+class Message(NamedTuple):
+    """One message of either direction."""
+
+    verb: Verb
+    number: int = 0
+    value: int = 0
+    tail: bytes = b""
+
+    def pack(self) -> bytes:
+        """Returns the packet; a tail that is too long is cut."""
+        return HEAD.pack(self.verb, self.number, self.value) + self.tail[:TAIL_BYTES_MAX]
+
+    @classmethod
+    def unpack(cls, packet: bytes) -> Message:
+        """Reads a packet. Raises ValueError."""
+        if len(packet) < HEAD.size:
+            raise ValueError(f"a message of {len(packet)} bytes")
+        verb, number, value = HEAD.unpack_from(packet)
+        return cls(Verb(verb), number, value, packet[HEAD.size :])
+
+    @property
+    def text(self) -> str:
+        """The tail as a person reads it."""
+        return self.tail.decode("utf-8", "replace")
+
+
+def pack_tensors(model_input: TensorInfo, model_output: TensorInfo) -> bytes:
+    """Returns the tail of LOADED."""
+    return json.dumps([model_input, model_output]).encode()
+
+
+def unpack_tensors(tail: bytes) -> tuple[TensorInfo, TensorInfo]:
+    """Reads the tail of LOADED. Raises ValueError."""
+    described = [TensorInfo(tuple(shape), *rest) for shape, *rest in json.loads(tail)]
+    return described[0], described[1]
+
+
+def nameless_file() -> BinaryIO:
+    """Opens an empty file that has no name and is gone with its last descriptor.
+
+    In /dev/shm, so that it never touches a disk, or where temporary files go if there is none.
+    """
+    folder = SHARED_MEMORY_FOLDER if os.access(SHARED_MEMORY_FOLDER, os.W_OK) else None
+    return cast("BinaryIO", tempfile.TemporaryFile(dir=folder, buffering=0))
+
+
+def reserve(descriptor: int, model_input: TensorInfo, model_output: TensorInfo) -> None:
+    """Makes the shared memory large enough; it never shrinks. Raises OSError when there is no room.
+
+    What lies in it stays, and so do mappings of it.
+    """
+    os.posix_fallocate(descriptor, 0, sum(_layout(model_input, model_output)))
+
+
+def map_tensors(
+    descriptor: int, model_input: TensorInfo, model_output: TensorInfo
+) -> tuple[FloatArray, FloatArray]:
+    """Returns the shared input and output as writable float32 arrays of the tensors' shapes.
+
+    The memory must be reserved. It is unmapped when the last array on it is gone.
+    """
+    output_offset, output_bytes = _layout(model_input, model_output)
+    memory = mmap.mmap(descriptor, output_offset + output_bytes)
+    return (
+        np.ndarray(model_input.shape, np.float32, memory),
+        np.ndarray(model_output.shape, np.float32, memory, output_offset),
+    )
+
+
+def _layout(model_input: TensorInfo, model_output: TensorInfo) -> tuple[int, int]:
+    """Returns where the output starts and how long it is, in bytes."""
+    return -(
+        -model_input.float_bytes // ALIGNMENT_BYTES
+    ) * ALIGNMENT_BYTES, model_output.float_bytes

@@ -1,0 +1,165 @@
+"""The worker process: runs one model, fed through shared memory. `python -m agent.infer.worker`.
+
+Why a process: a damaged model crashes some runtimes, libedgetpu aborts on a USB error, and an
+inference beside busy Python code waits for the interpreter lock (0.4 ms become 5 ms, measured).
+
+Decided here: one request at a time, in order, so a new model takes over between two inferences:
+it is loaded and run once on zeros before the reference is swapped; if anything of that fails the
+old one stays. Assumed: requests come from `client.py`; nothing here knows of broker or world, and
+little is imported, since a device and its worker share 150 MB.
+Failure: the worker ends when its socket does, so it never outlives the device. Only while it is
+inside the runtime it cannot see that; there an alarm ends it, set somewhat later than the device's
+own watchdog. SIGINT and SIGTERM, which reach the whole process group, are the device's to answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from agent.infer import wire
+from agent.infer.backend import (
+    Backend,
+    FloatArray,
+    InvokeFailed,
+    ModelRejected,
+    Runtime,
+    RuntimeUnavailable,
+)
+from agent.infer.tflite import find_runtime
+from agent.infer.wire import Message, Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Settings", "main", "run"]
+
+OOM_SCORE: Final = 500
+ALARM_MARGIN_S: Final = 1
+
+
+class Settings:
+    """What the device hands to its worker on the command line, all whole numbers.
+
+    Descriptors of socket and shared memory; threads; largest tensor in bytes; milliseconds that a
+    load and an inference may take.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.socket, self.memory, self.num_threads, self.tensor_bytes_max, load_ms, invoke_ms = map(
+            int, arguments
+        )
+        self.load_alarm_s = math.ceil(load_ms / 1000) + ALARM_MARGIN_S
+        self.invoke_alarm_s = math.ceil(invoke_ms / 1000) + ALARM_MARGIN_S
+
+
+class Worker:
+    """Answers requests with the model it has."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._backend: Backend | None = None
+        self._input: FloatArray
+        self._output: FloatArray
+
+    def load(self, request: Message, descriptors: list[int]) -> Message:
+        """Loads the model in the file that came along; the old one stays if that fails."""
+        started_ns = time.perf_counter_ns()
+        signal.alarm(self._settings.load_alarm_s)
+        try:
+            backend = self._tried(descriptors, request.value)
+            wire.reserve(self._settings.memory, backend.input, backend.output)
+            self._input, self._output = wire.map_tensors(
+                self._settings.memory, backend.input, backend.output
+            )
+        except (ModelRejected, InvokeFailed, OSError, MemoryError) as problem:
+            reason = str(problem) or type(problem).__name__
+            return Message(Verb.REJECTED, request.number, 0, reason.encode())
+        finally:
+            signal.alarm(0)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._backend = backend
+        tensors = wire.pack_tensors(backend.input, backend.output)
+        elapsed_ns = time.perf_counter_ns() - started_ns
+        return Message(Verb.LOADED, request.number, elapsed_ns, tensors)
+
+    def _tried(self, descriptors: list[int], model_bytes: int) -> Backend:
+        """Loads a model and runs it once, on zeros. Raises ModelRejected, InvokeFailed."""
+        # Bytes, not a mapping of the file: who sent it could still change it.
+        model = b"".join(os.pread(descriptor, model_bytes, 0) for descriptor in descriptors)
+        if len(model) != model_bytes:
+            raise ModelRejected(f"{len(model)} of {model_bytes} bytes arrived")
+        backend = self._runtime.load(model, self._settings.num_threads)
+        for tensor in (backend.input, backend.output):
+            if tensor.float_bytes > self._settings.tensor_bytes_max:
+                raise ModelRejected(
+                    f"a tensor of {tensor.float_bytes} bytes;"
+                    f" at most {self._settings.tensor_bytes_max} are taken"
+                )
+        backend.invoke(np.zeros(backend.input.shape, np.float32))
+        return backend
+
+    def invoke(self, request: Message) -> Message:
+        """Runs the model on the shared input; the result is the shared output."""
+        if self._backend is None:
+            return Message(Verb.FAILED, request.number, 0, b"no model is loaded")
+        signal.alarm(self._settings.invoke_alarm_s)
+        started_ns = time.perf_counter_ns()
+        try:
+            self._output[...] = self._backend.invoke(self._input)
+        except InvokeFailed as problem:
+            return Message(Verb.FAILED, request.number, 0, problem.reason.encode())
+        finally:
+            signal.alarm(0)
+        return Message(Verb.DONE, request.number, time.perf_counter_ns() - started_ns)
+
+
+def run(settings: Settings, find: Callable[[], Runtime]) -> None:
+    """Serves until the device closes its end of the socket."""
+    with socket.socket(fileno=settings.socket) as channel:
+        try:
+            runtime = find()
+        except RuntimeUnavailable as problem:
+            channel.send(Message(Verb.UNAVAILABLE, 0, 0, problem.reason.encode()).pack())
+            return
+        channel.send(Message(Verb.READY, 0, 0, runtime.name.encode()).pack())
+        worker = Worker(runtime, settings)
+        while True:
+            packet, descriptors, _, _ = socket.recv_fds(channel, wire.MESSAGE_BYTES_MAX, 1)
+            if not packet:
+                return
+            request = Message.unpack(packet)
+            answer = (
+                worker.load(request, descriptors)
+                if request.verb is Verb.LOAD
+                else worker.invoke(request)
+            )
+            channel.send(answer.pack())
+
+
+def main(find: Callable[[], Runtime] = find_runtime) -> None:
+    """Runs the worker with the settings on the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # When memory runs out the worker goes, which is started again, rather than the broker.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+    # The device is gone: it closed the socket before it read the answer.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        run(Settings(sys.argv[1:]), find)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Builds the tiny `.tflite` files that lie beside this script, without TensorFlow.
+
+Run it by hand after changing a model: `python tests/data/models/make_tiny_models.py`. It needs
+`ai-edge-litert` (whose schema classes it uses) and `flatbuffers`; the tests need neither, they read
+the files. A test holds the committed files equal to what this script builds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+HERE = Path(__file__).parent
+TYPES = {
+    np.dtype(np.float32): schema.TensorType.FLOAT32,
+    np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.uint8): schema.TensorType.UINT8,
+    np.dtype(np.int32): schema.TensorType.INT32,
+}
+
+WEIGHTS = np.array([[1.0, -0.5, 0.25, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0, 1.0, -1.0, 2.0]])
+BIAS = np.array([0.5, -1.0, 0.25])
+OTHER_WEIGHTS = WEIGHTS[::-1] * 2.0
+OTHER_BIAS = np.array([3.0, 2.0, 1.0])
+WIDE_WEIGHTS = np.arange(16.0).reshape(2, 8) / 8.0
+WIDE_BIAS = np.array([-1.0, 1.0])
+
+
+class Builder:
+    """One subgraph under construction; tensors and operators in the order they are added."""
+
+    def __init__(self) -> None:
+        self.buffers = [schema.BufferT()]
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self.codes: list[Any] = []
+
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: Any,
+        *,
+        quantised: tuple[float, int] | None = None,
+        data: np.ndarray | None = None,
+    ) -> int:
+        """Adds a tensor; `quantised` is (scale, zero point). Returns its index."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape = name, list(shape)
+        tensor.type = TYPES[np.dtype(dtype)]
+        if quantised is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = [quantised[0]]
+            tensor.quantization.zeroPoint = [quantised[1]]
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(data.astype(dtype).tobytes(), np.uint8)
+            tensor.buffer = len(self.buffers)
+            self.buffers.append(buffer)
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def operator(
+        self,
+        code: int,
+        inputs: list[int],
+        outputs: list[int],
+        *,
+        version: int = 1,
+        options: tuple[int, Any] | None = None,
+        custom: str | None = None,
+    ) -> None:
+        """Adds an operator of builtin `code`, or the custom one named `custom`."""
+        entry = schema.OperatorCodeT()
+        entry.builtinCode, entry.version = code, version
+        entry.deprecatedBuiltinCode = min(code, 127)
+        entry.customCode = custom
+        operator = schema.OperatorT()
+        operator.opcodeIndex, operator.inputs, operator.outputs = len(self.codes), inputs, outputs
+        if options is not None:
+            operator.builtinOptionsType, operator.builtinOptions = options
+        self.codes.append(entry)
+        self.operators.append(operator)
+
+    def finish(self, inputs: list[int], outputs: list[int]) -> bytes:
+        """Returns the file's bytes."""
+        graph = schema.SubGraphT()
+        graph.name, graph.tensors, graph.operators = "main", self.tensors, self.operators
+        graph.inputs, graph.outputs = inputs, outputs
+        model = schema.ModelT()
+        model.version, model.description = 3, "tiny"
+        model.operatorCodes, model.subgraphs, model.buffers = self.codes, [graph], self.buffers
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+def dense(weights: np.ndarray, bias: np.ndarray) -> bytes:
+    """y = W x + b in float32; x is (1, columns), y is (1, rows)."""
+    rows, columns = weights.shape
+    build = Builder()
+    x = build.tensor("x", (1, columns), np.float32)
+    w = build.tensor("w", (rows, columns), np.float32, data=weights)
+    b = build.tensor("b", (rows,), np.float32, data=bias)
+    y = build.tensor("y", (1, rows), np.float32)
+    options = (schema.BuiltinOptions.FullyConnectedOptions, schema.FullyConnectedOptionsT())
+    build.operator(schema.BuiltinOperator.FULLY_CONNECTED, [x, w, b], [y], options=options)
+    return build.finish([x], [y])
+
+
+def dense_quantised(dtype: Any, version: int, zero_points: tuple[int, int, int]) -> bytes:
+    """The same layer quantised; zero points of input, weights and output."""
+    x_zero, w_zero, y_zero = zero_points
+    x_scale, w_scale, y_scale = 1 / 16, 1 / 32, 1 / 8
+    rows, columns = WEIGHTS.shape
+    build = Builder()
+    x = build.tensor("x", (1, columns), dtype, quantised=(x_scale, x_zero))
+    w = build.tensor(
+        "w", (rows, columns), dtype, quantised=(w_scale, w_zero), data=WEIGHTS / w_scale + w_zero
+    )
+    b_scale = x_scale * w_scale
+    b = build.tensor("b", (rows,), np.int32, quantised=(b_scale, 0), data=BIAS / b_scale)
+    y = build.tensor("y", (1, rows), dtype, quantised=(y_scale, y_zero))
+    options = (schema.BuiltinOptions.FullyConnectedOptions, schema.FullyConnectedOptionsT())
+    build.operator(
+        schema.BuiltinOperator.FULLY_CONNECTED, [x, w, b], [y], version=version, options=options
+    )
+    return build.finish([x], [y])
+
+
+def sum_of_two() -> bytes:
+    """Two inputs: a shape of model that the interface does not take."""
+    build = Builder()
+    a, b, y = (build.tensor(name, (1, 4), np.float32) for name in "aby")
+    options = (schema.BuiltinOptions.AddOptions, schema.AddOptionsT())
+    build.operator(schema.BuiltinOperator.ADD, [a, b], [y], options=options)
+    return build.finish([a, b], [y])
+
+
+def integers() -> bytes:
+    """int32 in and out: a type of tensor that the interface does not take."""
+    build = Builder()
+    x = build.tensor("x", (1, 4), np.int32)
+    y = build.tensor("y", (1, 4), np.int32)
+    options = (schema.BuiltinOptions.AddOptions, schema.AddOptionsT())
+    build.operator(schema.BuiltinOperator.ADD, [x, x], [y], options=options)
+    return build.finish([x], [y])
+
+
+def unknown_operator() -> bytes:
+    """What a file compiled for an Edge TPU looks like to a runtime without the delegate."""
+    build = Builder()
+    x = build.tensor("x", (1, 4), np.float32)
+    y = build.tensor("y", (1, 4), np.float32)
+    code = schema.BuiltinOperator.CUSTOM
+    build.operator(code, [x], [y], custom="edgetpu-custom-op")
+    return build.finish([x], [y])
+
+
+def passes_through() -> bytes:
+    """No operator at all, one value: the smallest model an interpreter accepts."""
+    build = Builder()
+    x = build.tensor("x", (1,), np.float32)
+    return build.finish([x], [x])
+
+
+def build_all() -> dict[str, bytes]:
+    """Every file's bytes by file name."""
+    return {
+        "dense.tflite": dense(WEIGHTS, BIAS),
+        "dense_other.tflite": dense(OTHER_WEIGHTS, OTHER_BIAS),
+        "dense_wide.tflite": dense(WIDE_WEIGHTS, WIDE_BIAS),
+        "dense_int8.tflite": dense_quantised(np.int8, 4, (3, 0, -5)),
+        "dense_uint8.tflite": dense_quantised(np.uint8, 1, (131, 128, 123)),
+        "integers.tflite": integers(),
+        "passes_through.tflite": passes_through(),
+        "sum_of_two.tflite": sum_of_two(),
+        "unknown_operator.tflite": unknown_operator(),
+    }
+
+
+if __name__ == "__main__":
+    for file_name, model in build_all().items():
+        (HERE / file_name).write_bytes(model)
