@@ -1,0 +1,1 @@
+"""What makes the things that ship: the traffic trace and the forecasters. Not installed."""
