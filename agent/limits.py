@@ -20,3 +20,19 @@ DOTS_MAX: Final = 64
 """Concurrent additions of one task; each needs its own device."""
 REASON_CHARACTERS_MAX: Final = 200
 """A reason is one line on a terminal or two, whoever wrote it."""
+
+# The world
+KEPT_TOPICS_MAX: Final = 40_000
+"""Retained topics with their deletions: where the mesh's retained map ends by itself."""
+FRESH_TOPICS_MAX: Final = 10_000
+"""Newest readings, inferences, resources and links: 1,000 devices with ten each, about 10 MB."""
+OBSTACLES_MAX: Final = 8_192
+"""Unexpired ones, removed ones included: 100 devices with 80 each, about 6 MB."""
+
+# Liveness
+PEERS_MAX: Final = 1_024
+"""At 8 KB of heartbeat intervals each: 8 MB."""
+LAG_TOLERATED_NS: Final = 250_000_000
+"""A quarter of a heartbeat: later than that, our own loop delays what it judges. Guess."""
+HEALTH_MAX: Final = 7
+"""Every patience at most eight times as long: memberlist's awareness multiplier."""
