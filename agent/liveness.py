@@ -24,6 +24,7 @@ from array import array
 from typing import Final, NamedTuple
 
 from agent.limits import HEALTH_MAX, LAG_TOLERATED_NS, PEERS_MAX
+from agent.view import View
 
 __all__ = ["Liveness", "Peer", "patience_ms", "phi"]
 
@@ -123,10 +124,11 @@ class _Intervals:
 class Liveness:
     """All other devices of the site, by what was heard of them."""
 
-    __slots__ = ("_ended", "_intervals", "_peers", "health")
+    __slots__ = ("_ended", "_intervals", "health", "peers")
 
     def __init__(self) -> None:
-        self._peers: dict[str, Peer] = {}
+        self.peers: View[str, Peer] = View()
+        """By device: all that were heard and have not left, at most `PEERS_MAX`."""
         self._intervals: dict[str, _Intervals] = {}
         self._ended: dict[str, int] = {}
         self.health = 0
@@ -142,7 +144,7 @@ class Liveness:
         if incarnation <= self._ended.get(device, -1):
             return  # it was under way when the device said goodbye
         self._ended.pop(device, None)
-        known = self._peers.get(device)
+        known = self.peers.get(device)
         if known is None:
             self._make_room()
             intervals = self._intervals[device] = _Intervals()
@@ -152,23 +154,22 @@ class Liveness:
                 intervals.add((now_ns - known.heard_ns) // _US)
         mean_ms, deviation_ms = intervals.mean_and_deviation_ms()
         patience_ns = int(patience_ms(mean_ms + PAUSE_MS, deviation_ms) * _MS)
-        self._peers[device] = Peer(incarnation, now_ns, patience_ns)
+        self.peers.set(device, Peer(incarnation, now_ns, patience_ns))
 
     def link_lost(self, device: str) -> None:
         """A link to `device` broke, ours or another's: expect its next heartbeat without delay."""
-        known = self._peers.get(device)
+        known = self.peers.get(device)
         if known is not None:
             mean_ms, deviation_ms = self._intervals[device].mean_and_deviation_ms()
             patience_ns = int(patience_ms(mean_ms, deviation_ms) * _MS)
-            self._peers[device] = known._replace(patience_ns=patience_ns)
+            self.peers.set(device, known._replace(patience_ns=patience_ns))
 
     def left(self, device: str, incarnation: int) -> None:
         """`device` said goodbye in this incarnation."""
-        known = self._peers.get(device)
+        known = self.peers.get(device)
         if known is not None and known.incarnation > incarnation:
             return
-        if known is not None:
-            del self._peers[device], self._intervals[device]
+        self._forget(device)
         self._ended[device] = max(incarnation, self._ended.pop(device, -1))
         if len(self._ended) > PEERS_MAX:
             del self._ended[next(iter(self._ended))]
@@ -178,20 +179,18 @@ class Liveness:
         step = 1 if lag_ns > LAG_TOLERATED_NS else -1
         self.health = min(max(self.health + step, 0), HEALTH_MAX)
 
-    def peer(self, device: str) -> Peer | None:
-        """What is known of `device`; None if it was never heard or has left."""
-        return self._peers.get(device)
-
     def alive(self, now_ns: int) -> tuple[str, ...]:
         """The devices that are alive, sorted."""
         factor = self.factor
         return tuple(
-            sorted(name for name, peer in self._peers.items() if peer.is_alive(now_ns, factor))
+            sorted(
+                name for name, peer in self.peers.frozen().items() if peer.is_alive(now_ns, factor)
+            )
         )
 
     def phi(self, device: str, now_ns: int) -> float:
         """Suspicion of `device`, the acceptable pause allowed for; infinite if it is unknown."""
-        known = self._peers.get(device)
+        known = self.peers.get(device)
         if known is None:
             return math.inf
         mean_ms, deviation_ms = self._intervals[device].mean_and_deviation_ms()
@@ -199,6 +198,10 @@ class Liveness:
 
     def _make_room(self) -> None:
         """Forget whoever was silent for the longest, when there are too many."""
-        if len(self._peers) >= PEERS_MAX:
-            device = min(self._peers, key=lambda name: (self._peers[name].heard_ns, name))
-            del self._peers[device], self._intervals[device]
+        if len(self.peers) >= PEERS_MAX:
+            known = self.peers.frozen()
+            self._forget(min(known, key=lambda device: (known[device].heard_ns, device)))
+
+    def _forget(self, device: str) -> None:
+        self.peers.set(device, None)
+        self._intervals.pop(device, None)

@@ -114,7 +114,7 @@ class Obstacle(Message, frozen=True):
     at_ms: AtMs
     """Wall time when it was seen, milliseconds since 1970."""
     ttl_ms: Annotated[int, Meta(ge=1, le=TTL_MS_MAX)]
-    """From publish to expiry, which may not come before that of an older event: see topics.md."""
+    """From publish to expiry. The latest expiry among an obstacle's events counts: see topics.md."""
 
 
 class Count(Message, frozen=True):
