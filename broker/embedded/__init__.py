@@ -3,3 +3,10 @@
 The only folder that touches amqtt's inside. Public: `EmbeddedBroker`, its `Limits` and
 `Statistics`, and the seam to the node, `Ingress` and `Pipe`.
 """
+
+from broker.embedded.broker import EmbeddedBroker
+from broker.embedded.ingress import Ingress, Pipe
+from broker.embedded.limits import Limits
+from broker.embedded.statistics import Counters, Statistics
+
+__all__ = ["Counters", "EmbeddedBroker", "Ingress", "Limits", "Pipe", "Statistics"]

@@ -1,0 +1,265 @@
+"""The embedded broker: amqtt's shell, with our client loop and delivery inside.
+
+Decides: what of amqtt runs. Its listeners, configuration, plugin manager and authentication do;
+its client loop, central queue, session table and retained store are never entered, each override
+saying which defect it keeps away. Nothing is patched: the overrides below are all of it.
+
+Assumes: amqtt 0.12.x, whose private names are used here and nowhere else; made and used inside a
+running event loop, asyncio's or uvloop's. On failure: `start` raises `PortInUse` and leaves
+nothing open; after that a client's fault ends that client alone.
+"""
+
+import asyncio
+import errno
+import logging
+import ssl
+from dataclasses import replace
+from typing import Any
+
+import websockets.asyncio.server
+from amqtt.broker import Broker  # type: ignore[import-untyped]
+from amqtt.contexts import (  # type: ignore[import-untyped]
+    BrokerConfig,
+    ListenerConfig,
+    ListenerType,
+)
+from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
+from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
+
+from broker.embedded.bodies import Connect
+from broker.embedded.connection import Connection
+from broker.embedded.exchange import Exchange
+from broker.embedded.ingress import Ingress
+from broker.embedded.limits import Limits
+from broker.embedded.statistics import Statistics
+from broker.embedded.websocket import serve
+from broker.embedded.wire import Wires
+from broker.errors import PortInUse
+
+logger = logging.getLogger(__name__)
+
+_TCP = "default"  # amqtt wants a listener of this name
+_WEBSOCKET = "websocket"
+
+
+class Credentials(AmqttSession):  # type: ignore[misc]
+    """What authentication plugins see of a client that wants in.
+
+    Mends: amqtt's session builds a state machine (175 us) and three queues for every CONNECT,
+    accepted or not.
+    """
+
+    def __init__(self, connect: Connect, transport: asyncio.Transport) -> None:
+        peer = transport.get_extra_info("peername") or (None, None)
+        self.client_id = connect.client_id
+        self.clean_session = connect.clean
+        self.username = connect.username
+        # Plugins expect text; bytes that are none match no password rather than raising.
+        self.password = (
+            None if connect.password is None else connect.password.decode(errors="replace")
+        )
+        self.remote_address, self.remote_port = peer[0], peer[1]
+        self.ssl_object = transport.get_extra_info("ssl_object")
+        self.attributes: dict[str, Any] = {}
+        self.is_anonymous = False
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class EmbeddedBroker(Broker):  # type: ignore[misc]
+    """An MQTT 3.1.1 broker whose messages all pass through the node (`Ingress`).
+
+    Args:
+        ingress: the node.
+        device: this device's name, as it stands in `mesh/v1/{to}/{from}`.
+        host: address to listen on.
+        port: TCP port; 0 picks a free one, see `port`.
+        websocket_port: the same for WebSocket; None for no such listener.
+        limits: bounds.
+
+    """
+
+    def __init__(
+        self,
+        ingress: Ingress,
+        device: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 1883,
+        websocket_port: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        listeners = {_TCP: ListenerConfig(type=ListenerType.TCP, bind=_bind(host, port))}
+        if websocket_port is not None:
+            listeners[_WEBSOCKET] = ListenerConfig(
+                type=ListenerType.WS, bind=_bind(host, websocket_port)
+            )
+        super().__init__(
+            BrokerConfig(
+                listeners=listeners,
+                # No $SYS and no event logger: their plugins make a task per packet.
+                plugins={
+                    "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
+                },
+            )
+        )
+        self._exchange = Exchange(ingress, device, limits)
+        self._wires = Wires(limits, self._exchange.counters)
+
+    # -- the node calls ------------------------------------------------------------------------
+
+    def route(self, topic: str, payload: bytes, qos: int) -> None:
+        """Put a live message into the buffers of the sessions that subscribed to its topic."""
+        self._exchange.route(topic, payload, qos)
+
+    def flush(self, *, committed: bool) -> None:
+        """Write every touched session's buffer once.
+
+        Args:
+            committed: whether everything published since the last flush is kept. If not, the
+            sessions that
+                published it at QoS 1 or 2 are closed without an acknowledgement, so that they
+                publish again.
+
+        """
+        self._exchange.flush(committed=committed)
+
+    def statistics(self) -> Statistics:
+        """Return how many there are of each at this moment, and a copy of the counters."""
+        return Statistics(
+            connections=len(self._wires.open),
+            sessions=len(self._exchange.sessions),
+            subscriptions=len(self._exchange.trie),
+            counters=replace(self._exchange.counters),
+        )
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on; after `start`."""
+        return self._listening_port(_TCP)
+
+    @property
+    def websocket_port(self) -> int:
+        """The WebSocket port that is listened on; after `start`, and only if there is one."""
+        return self._listening_port(_WEBSOCKET)
+
+    def _listening_port(self, listener: str) -> int:
+        port: int = next(iter(self._servers[listener].instance.sockets)).getsockname()[1]
+        return port
+
+    # -- amqtt's shell -------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the listeners.
+
+        Mends: a port in use comes out of amqtt as a logged traceback and an error without the way
+        out, and a listener that was already open stays open. Its central queue and session
+        monitor, which deletes the persistent sessions of clients without a user name, are not
+        started.
+
+        Raises:
+            PortInUse: another program has one of the ports.
+
+        """
+        self.transitions.start()
+        await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
+        try:
+            await self._start_listeners()
+        except Exception:
+            for server in self._servers.values():
+                await server.close_instance()
+            self._servers.clear()
+            self.transitions.starting_fail()
+            raise
+        self.transitions.starting_success()
+        await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
+
+    async def shutdown(self) -> None:
+        """Close the listeners and every connection; their wills are published, sessions are gone.
+
+        Mends: amqtt closes its listeners last, so that clients come back while it is going down.
+        """
+        for server in self._servers.values():
+            server.instance.close()
+        for wire in list(self._wires.open):
+            wire.end("the broker is shutting down")
+        await super().shutdown()
+        self._servers.clear()
+
+    async def _create_server_instance(
+        self,
+        listener_name: str,  # noqa: ARG002 - amqtt's signature
+        listener_type: ListenerType,
+        address: str | None,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> asyncio.Server | websockets.asyncio.server.Server:
+        """Open one listener.
+
+        Mends: amqtt makes a task and two stream adapters per connection, never limits what a
+        client may send before or after CONNECT, and waits for ever for the CONNECT itself.
+        """
+        host = (address or "").strip("[]") or None
+        try:
+            if listener_type == ListenerType.TCP:
+                loop = asyncio.get_running_loop()
+                return await loop.create_server(
+                    self._connection, host, port, reuse_address=True, ssl=ssl_context
+                )
+            return await websockets.asyncio.server.serve(
+                serve(self._connection),
+                host,
+                port,
+                ssl=ssl_context,
+                subprotocols=[websockets.Subprotocol("mqtt")],
+                compression=None,
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                kind = "TCP" if listener_type == ListenerType.TCP else "WebSocket"
+                raise PortInUse(kind, host or "*", port) from None
+            raise
+
+    def _connection(self) -> Connection:
+        return Connection(self._wires, self._exchange, self._allowed)
+
+    async def _allowed(self, connect: Connect, transport: asyncio.Transport) -> bool:
+        """Ask the authentication plugins, before any session is looked at."""
+        try:
+            credentials = Credentials(connect, transport)
+            allowed: bool = await self._authenticate(credentials, self.listeners_config[_TCP])
+        except Exception:
+            # A plugin may fail in any way; its client stays out and the others stay in.
+            logger.exception("authentication of %s failed", connect.client_id)
+            return False
+        return allowed
+
+    async def internal_message_broadcast(
+        self, topic: str, data: bytes, qos: int | None = None
+    ) -> None:
+        """Publish for a plugin, through the node like everything else.
+
+        Mends: amqtt puts it into a central queue without a bound.
+        """
+        self._exchange.publish("", topic, data, qos or 0, retained=False)
+        self._exchange.ingress.request_flush()
+
+    async def retain_message(
+        self,
+        source_session: AmqttSession | None,  # noqa: ARG002 - amqtt's signature
+        topic_name: str | None,
+        data: bytes | bytearray | None,
+        qos: int | None = None,
+    ) -> None:
+        """Retain for a plugin, in the node's map.
+
+        Mends: amqtt keeps a second retained store, in memory and without a bound.
+        """
+        self._exchange.publish("", topic_name or "", bytes(data or b""), qos or 0, retained=True)
+        self._exchange.ingress.request_flush()
+
+
+def _bind(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

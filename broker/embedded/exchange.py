@@ -1,0 +1,176 @@
+"""Sessions, subscriptions and routing: the broker without its sockets.
+
+Decides: which sessions a message reaches and at which QoS (the lower of the message's and the
+subscription's), which topics clients may use, when a session is made, taken over, resumed and
+forgotten.
+
+Assumes: one event loop; the node calls `route` with topics that are valid, and `flush` once per
+turn in which `Ingress.request_flush` was called. On failure: `publish` lets the node's `Refused`
+through; nothing else raises.
+
+Why not amqtt's: a publish goes through a central queue without a bound and a task per receiver,
+at the subscriber's QoS instead of the lower one; a client that connects gets the retained
+messages of everybody's filters; a new SUBSCRIBE does not replace the QoS; a connecting client
+without credentials can end somebody's session.
+"""
+
+import logging
+
+from broker.embedded.ingress import Ingress
+from broker.embedded.limits import Limits
+from broker.embedded.packets import FLAG_RETAIN, SUBACK_REFUSED, publish_frame, string_field
+from broker.embedded.session import Message, Output, Session
+from broker.embedded.statistics import Counters
+from broker.embedded.trie import Trie, first_level, valid_filter
+
+logger = logging.getLogger(__name__)
+
+_LINKS = "mesh"
+
+
+class Exchange:
+    """All sessions of one broker. `device` is the broker's own name, as links spell it."""
+
+    def __init__(self, ingress: Ingress, device: str, limits: Limits) -> None:
+        self.ingress = ingress
+        self.device = device
+        self.limits = limits
+        self.counters = Counters()
+        self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
+        self.trie: Trie[Session] = Trie()
+        self._dirty: list[Session] = []
+        # Topic fields of recent topics: one encoding per topic, not per message.
+        self._fields: dict[str, bytes] = {}
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def publish(
+        self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
+    ) -> None:
+        """Hand a client's publish to the node.
+
+        A topic under `mesh/` or starting with `$` is counted and goes nowhere. The client still
+        gets its acknowledgement: MQTT 3.1.1 offers only that or the end of the connection
+        (3.3.5).
+
+        Raises:
+            Refused: the node is full; nothing was published.
+
+        """
+        if topic.startswith("$") or first_level(topic) == _LINKS:
+            self.counters.ignored += 1
+            return
+        self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
+
+    def route(self, topic: str, payload: bytes, qos: int) -> None:
+        """Deliver a live message to the sessions that subscribed, with RETAIN 0."""
+        targets = self.trie.match(topic)
+        if not targets:
+            return
+        field = self._fields.get(topic) or self._topic_field(topic)
+        shared: bytes | None = None
+        dirty = self._dirty
+        for session, granted in targets:
+            if not session.dirty:
+                session.dirty = True
+                dirty.append(session)
+            if qos and granted:
+                session.deliver_kept(min(qos, granted) << 1, field, payload)
+            else:
+                if shared is None:
+                    shared = publish_frame(0, field, payload)
+                session.deliver_fresh(shared)
+
+    def _topic_field(self, topic: str) -> bytes:
+        if len(self._fields) >= 8192:  # as many as the trie remembers
+            self._fields.clear()
+        field = self._fields[topic] = string_field(topic)
+        return field
+
+    def flush(self, *, committed: bool) -> None:
+        """Write every session that has something to write."""
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            session.dirty = False
+            session.flush(committed=committed)
+
+    def touch(self, session: Session) -> None:
+        """Include a session in the next flush."""
+        if not session.dirty:
+            session.dirty = True
+            self._dirty.append(session)
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    def enter(self, client_id: str, output: Output, *, clean: bool) -> tuple[Session, bool]:
+        """Give a connection its session; returns it and whether it was there before.
+
+        A connection that has the same client id is taken over.
+        """
+        known = self.sessions.get(client_id)
+        if known is not None and known.output is not None:
+            known.output.taken_over()
+            known = self.sessions.get(client_id)
+        present = known is not None and not clean and not known.clean
+        if known is not None and not present:
+            self._forget(known)
+            known = None
+        session = known or Session(client_id, self.limits, self.counters, clean=clean)
+        self.sessions[client_id] = session
+        session.attach(output)
+        self.touch(session)
+        return session, present
+
+    def leave(self, session: Session, output: Output) -> None:
+        """Take a connection away from its session, unless another one has it by now."""
+        if session.output is not None and session.output is not output:
+            return
+        session.detach()
+        if self.sessions.get(session.client_id) is not session:
+            return
+        if session.clean:
+            self._forget(session)
+            return
+        # To the end: the first absent session in the table is the one longest away.
+        self.sessions[session.client_id] = self.sessions.pop(session.client_id)
+        if len(self.sessions) > self.limits.sessions_max:
+            absent = next(other for other in self.sessions.values() if other.output is None)
+            logger.warning("forgetting the session of %s, absent the longest", absent.client_id)
+            self._forget(absent)
+
+    def _forget(self, session: Session) -> None:
+        del self.sessions[session.client_id]
+        for topic_filter in session.subscriptions:
+            self.trie.remove(topic_filter, session)
+        session.subscriptions.clear()
+
+    # -- subscriptions -------------------------------------------------------------------------
+
+    def subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
+        """Subscribe a session and send it what is retained; returns the code for the SUBACK.
+
+        The same filter again replaces the QoS and sends the retained messages again (3.8.4).
+        """
+        known = topic_filter in session.subscriptions
+        if (
+            not valid_filter(topic_filter)
+            or first_level(topic_filter) == _LINKS
+            or (
+                not known
+                and len(session.subscriptions) >= self.limits.subscriptions_per_session_max
+            )
+        ):
+            return SUBACK_REFUSED
+        session.subscriptions[topic_filter] = qos
+        self.trie.add(topic_filter, session, qos)
+        retained: list[Message] = [
+            (min(qos, published) << 1 | FLAG_RETAIN, string_field(topic), payload)
+            for topic, payload, published in self.ingress.retained_matching(topic_filter)
+        ]
+        session.replay(retained)
+        return qos
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> None:
+        """End a subscription; harmless when there is none."""
+        if session.subscriptions.pop(topic_filter, None) is not None:
+            self.trie.remove(topic_filter, session)

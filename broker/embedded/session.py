@@ -1,0 +1,313 @@
+"""What the broker owes one client: a plain class without sockets, kept between connections.
+
+Decides: what is written next, what waits, what is dropped.
+
+- QoS 0 waits only while the socket does not drain, in a queue of limited bytes that sheds its
+oldest. - QoS 1 and 2 go out through a window of in-flight messages. Behind it stands a queue. A
+connected client that lets
+  the queue fill is a slow consumer: counted, logged and cut off (MQTT 3.1.1 has no other way to
+  tell it). For an absent client the oldest message goes.
+- Retained messages for a new subscription go first, as fast as window and socket allow; live
+messages wait behind
+  them, so that nobody gets the past after the present.
+- Acknowledgements of what the client published wait for the node's commit.
+
+Assumes: `output` is written to from one event loop, and `flush` follows every change. On failure:
+none of the methods raises; a client that breaks the rules of acknowledgement is answered as the
+standard says or ignored.
+
+Why not amqtt's `Session`: building its state machine takes 175 us, its queues have no bound, its
+in-flight messages are gone when the connection drops, and what was queued offline arrives with
+RETAIN set.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from broker.embedded.limits import Limits
+from broker.embedded.packets import (
+    FLAG_DUP,
+    PUBACK,
+    PUBCOMP,
+    PUBREC,
+    PUBREL,
+    encode_ack,
+    publish_frame,
+)
+from broker.embedded.statistics import Counters
+
+logger = logging.getLogger(__name__)
+
+# Python's own bytes per queued message: objects and slots. A bound on bytes then bounds empty
+# messages too.
+_OVERHEAD_BYTES = 100
+
+Message = tuple[int, bytes, bytes]  # flags of the PUBLISH, topic field, payload
+
+
+class Output(Protocol):
+    """The connection that a session writes to."""
+
+    def write(self, data: bytes) -> None:
+        """Write whole packets."""
+
+    def drop(self, reason: str) -> None:
+        """End the connection at once."""
+
+    def taken_over(self) -> None:
+        """Leave the session to a new connection of the same client, and end."""
+
+
+class Session:
+    """One client's state. `dirty` belongs to the exchange, which flushes what it has marked."""
+
+    def __init__(self, client_id: str, limits: Limits, counters: Counters, *, clean: bool) -> None:
+        self.client_id = client_id
+        self.clean = clean
+        self.dirty = False
+        self.output: Output | None = None
+        self.subscriptions: dict[str, int] = {}
+        self.incoming: set[int] = set()  # QoS 2 packet ids that the client has not released
+        self._limits = limits
+        self._counters = counters
+        self._held: list[bytes] = []  # PUBACK and PUBREC that wait for the commit
+        self._uncommitted: list[int] = []  # the QoS 2 ids among them
+        self._replies: list[bytes] = []
+        self._ready: list[bytes] = []  # PUBLISH for the next write
+        self._ready_bytes = 0
+        self._fresh: deque[bytes] = deque()  # QoS 0 that waits for the socket
+        self._fresh_bytes = 0
+        self._replay: deque[Message] = deque()
+        self._queue: deque[Message] = deque()
+        self._queue_bytes = 0
+        self._inflight: dict[
+            int, bytes | None
+        ] = {}  # frame, or None once the client has sent PUBREC
+        self._inflight_bytes = 0
+        self._next_id = 0
+        self._congested = False
+        self._blocked = True  # QoS 0 may not go straight to _ready
+
+    # -- the connection ------------------------------------------------------------------------
+
+    def attach(self, output: Output) -> None:
+        """Take a connection, and put what was in flight on it again."""
+        self.output = output
+        self._congested = False
+        for packet_id, frame in self._inflight.items():
+            if frame is None:
+                self._replies.append(encode_ack(PUBREL, packet_id))
+            else:
+                self._ready.append(bytes((frame[0] | FLAG_DUP,)) + frame[1:])
+        self._blocked = False
+
+    def detach(self) -> None:
+        """Lose the connection: QoS 0 and answers go with it, QoS 1 and 2 stay."""
+        self.output = None
+        self._blocked = True
+        self._held.clear()
+        self._replies.clear()
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._fresh.clear()
+        self._fresh_bytes = 0
+        for message in reversed(self._replay):
+            if message[0] & 0x06:
+                self._queue.appendleft(message)
+                self._queue_bytes += len(message[2]) + _OVERHEAD_BYTES
+        self._replay.clear()
+        self._trim()
+
+    def congested(self, *, now: bool) -> None:
+        """Learn that the socket has filled, or that it has drained."""
+        self._congested = now
+        self._blocked = self._blocked or now
+
+    @property
+    def answers_wait(self) -> bool:
+        """Whether the next flush answers the client."""
+        return bool(self._held or self._replies)
+
+    @property
+    def more_waits(self) -> bool:
+        """Whether an acknowledgement may let a waiting message out."""
+        return bool(self._queue or self._replay)
+
+    # -- what the client is to get -------------------------------------------------------------
+
+    def deliver_fresh(self, frame: bytes) -> None:
+        """Deliver an encoded QoS 0 PUBLISH, which may be shared with other sessions."""
+        if not self._blocked:
+            self._ready.append(frame)
+            self._ready_bytes += len(frame)
+            if self._ready_bytes > self._limits.fresh_queue_bytes_max:
+                self._spill()
+        elif self.output is not None:
+            self._wait_fresh(frame)
+
+    def deliver_kept(self, flags: int, topic_field: bytes, payload: bytes) -> None:
+        """Deliver at QoS 1 or 2, as the flags say."""
+        if (
+            self.output is not None
+            and not self._queue
+            and not self._replay
+            and len(self._inflight) < self._limits.inflight_messages_max
+            and self._inflight_bytes < self._limits.inflight_bytes_max
+        ):
+            self._send_kept(flags, topic_field, payload)
+            return
+        self._queue.append((flags, topic_field, payload))
+        self._queue_bytes += len(payload) + _OVERHEAD_BYTES
+        if self._queue_full():
+            if self.output is None:
+                self._trim()
+            else:
+                self._cut_off(f"{len(self._queue)} messages wait")
+
+    def replay(self, messages: Iterable[Message]) -> None:
+        """Deliver retained messages ahead of everything that comes from now on."""
+        self._replay.extend(messages)
+        self._blocked = self._blocked or bool(self._replay)
+        if len(self._replay) > self._limits.replay_messages_max:
+            self._cut_off(f"{len(self._replay)} retained messages wait")
+
+    # -- what the client says ------------------------------------------------------------------
+
+    def reply(self, packet: bytes) -> None:
+        """Answer the client with the next write."""
+        self._replies.append(packet)
+
+    def hold(self, packet_type: int, packet_id: int) -> None:
+        """Answer a PUBLISH with PUBACK or PUBREC once the node has committed it."""
+        self._held.append(encode_ack(packet_type, packet_id))
+        if packet_type == PUBREC and packet_id not in self.incoming:
+            self.incoming.add(packet_id)
+            self._uncommitted.append(packet_id)
+
+    def client_acknowledges(self, packet_type: int, packet_id: int) -> None:
+        """Take a PUBACK, PUBREC or PUBCOMP for a message that was delivered."""
+        if packet_type == PUBREC:
+            # Answered for unknown ids too: after a restart this is how the client gets rid of one.
+            self._replies.append(encode_ack(PUBREL, packet_id))
+        if packet_id not in self._inflight:
+            return
+        frame = self._inflight[packet_id]
+        qos = 2 if frame is None else frame[0] >> 1 & 3
+        if packet_type == PUBREC and qos == 2 and frame is not None:
+            self._inflight[packet_id] = None
+            self._inflight_bytes -= len(frame)
+        elif (packet_type == PUBACK and qos == 1) or (packet_type == PUBCOMP and frame is None):
+            del self._inflight[packet_id]
+            self._inflight_bytes -= 0 if frame is None else len(frame)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def flush(self, *, committed: bool) -> None:
+        """Write what is due: answers first, then messages; one write unless a long replay runs.
+
+        Without a commit, what waits for it is forgotten, so that the client's repetition counts
+        as new, and the client is cut off.
+        """
+        if not committed and (self._held or self._uncommitted):
+            self.incoming.difference_update(self._uncommitted)
+            self._uncommitted.clear()
+            self._held.clear()
+            if self.output is not None:
+                self._counters.not_committed += 1
+                self.output.drop("what it published could not be kept")
+                self.detach()
+            return
+        self._uncommitted.clear()
+        while (output := self.output) is not None:
+            if self._queue or self._blocked:
+                self._pump()
+            if not (self._ready or self._held or self._replies):
+                return
+            self._counters.messages_out += len(self._ready)
+            data = b"".join((*self._held, *self._replies, *self._ready))
+            self._held.clear()
+            self._replies.clear()
+            self._ready.clear()
+            self._ready_bytes = 0
+            output.write(data)
+
+    def _pump(self) -> None:
+        """Move what waited to the next write, as far as window and socket allow."""
+        limits = self._limits
+        while self._replay and self._ready_bytes < limits.unsent_bytes_high:
+            flags, topic_field, payload = self._replay[0]
+            if self._congested or (flags & 0x06 and not self._window_open()):
+                break
+            self._replay.popleft()
+            if flags & 0x06:
+                self._send_kept(flags, topic_field, payload)
+            else:
+                frame = publish_frame(flags, topic_field, payload)
+                self._ready.append(frame)
+                self._ready_bytes += len(frame)
+        if self._replay:
+            return
+        while self._queue and self._window_open():
+            flags, topic_field, payload = self._queue.popleft()
+            self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
+            self._send_kept(flags, topic_field, payload)
+        if not self._congested:
+            self._ready.extend(self._fresh)
+            self._fresh.clear()
+            self._fresh_bytes = 0
+            self._blocked = False
+
+    def _window_open(self) -> bool:
+        return (
+            len(self._inflight) < self._limits.inflight_messages_max
+            and self._inflight_bytes < self._limits.inflight_bytes_max
+        )
+
+    def _send_kept(self, flags: int, topic_field: bytes, payload: bytes) -> None:
+        packet_id = self._next_id % 65_535 + 1
+        while packet_id in self._inflight:
+            packet_id = packet_id % 65_535 + 1
+        self._next_id = packet_id
+        frame = publish_frame(flags, topic_field, payload, packet_id)
+        self._inflight[packet_id] = frame
+        self._inflight_bytes += len(frame)
+        self._ready.append(frame)
+
+    def _spill(self) -> None:
+        """Put the QoS 0 of this turn, too much for one write, into the queue that sheds."""
+        frames, self._ready = self._ready, []
+        self._ready_bytes = 0
+        self._blocked = True
+        for frame in frames:
+            if frame[0] & 0x06:
+                self._ready.append(frame)
+            else:
+                self._wait_fresh(frame)
+
+    def _wait_fresh(self, frame: bytes) -> None:
+        self._fresh.append(frame)
+        self._fresh_bytes += len(frame) + _OVERHEAD_BYTES
+        while self._fresh_bytes > self._limits.fresh_queue_bytes_max:
+            self._fresh_bytes -= len(self._fresh.popleft()) + _OVERHEAD_BYTES
+            self._counters.shed += 1
+
+    def _queue_full(self) -> bool:
+        return (
+            len(self._queue) > self._limits.kept_queue_messages_max
+            or self._queue_bytes > self._limits.kept_queue_bytes_max
+        )
+
+    def _trim(self) -> None:
+        while self._queue_full():
+            self._queue_bytes -= len(self._queue.popleft()[2]) + _OVERHEAD_BYTES
+            self._counters.dropped_offline += 1
+
+    def _cut_off(self, reason: str) -> None:
+        """End the connection of a slow consumer; a persistent session waits for its return."""
+        self._counters.slow_consumers += 1
+        logger.warning("client %s reads too slowly and is cut off: %s", self.client_id, reason)
+        if self.output is not None:
+            self.output.drop("slow consumer")
+        self.detach()

@@ -1,0 +1,38 @@
+"""What the embedded broker counts, and an immutable record of it for whoever asks.
+
+Decides: nothing. Assumes: one event loop. On failure: nothing can fail. Counts go up only and
+start at zero with the process; a reader takes differences.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since start."""
+
+    messages_in: int = 0  # PUBLISH taken from clients, link frames not included
+    messages_out: int = 0  # PUBLISH written to clients, link frames not included
+    bytes_in: int = 0  # all connections, links included
+    bytes_out: int = 0
+    link_frames_in: int = 0
+    link_frames_out: int = 0
+    shed: int = 0  # QoS 0 dropped because a subscriber does not keep up
+    dropped_offline: int = 0  # QoS 1 and 2 dropped from the full queue of an absent client
+    slow_consumers: int = 0  # connections ended because a client does not keep up
+    malformed: int = 0  # connections ended because of what a client sent
+    ignored: int = 0  # publishes on topics that clients may not write: $... and mesh/...
+    refused: int = 0  # publishes lost at QoS 0, or clients given up on, because the node was full
+    connections_refused: int = 0  # over the limit of connections
+    timed_out: int = 0  # no CONNECT in time, or silent for longer than the keep-alive allows
+    not_committed: int = 0  # connections ended because the node could not keep what they published
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The broker at one moment: how many of each now, and the counters."""
+
+    connections: int
+    sessions: int
+    subscriptions: int
+    counters: Counters

@@ -1,0 +1,228 @@
+"""One connection's bytes: reading, cutting into packets, writing, and the ways to end.
+
+Decides: when reading stops and goes on, how long a peer may be silent, and what happens to one
+that does not read.
+
+Assumes: a transport as asyncio's, calling back from one event loop. On failure: a malformed
+packet ends the connection and is counted; an exception out of a handler is a defect, which
+asyncio reports and answers by closing this connection alone.
+
+Why not amqtt's stream adapters: they await every field of every packet, go on after a malformed
+one, and never enforce keep-alive.
+"""
+
+import abc
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from broker.embedded.limits import READ_BYTES, Limits
+from broker.embedded.packets import PacketParser
+from broker.embedded.quickack import acknowledge_now
+from broker.embedded.statistics import Counters
+from broker.errors import MalformedPacket
+
+logger = logging.getLogger(__name__)
+
+# A connection that is closing but whose peer does not read what is left ends after this long.
+_LINGER_S: Final = 2.0
+# A read of at most this many bytes may be all that Nagle's algorithm lets a client send before it
+# hears from us.
+_NAGLE_BYTES: Final = 4096
+
+
+class Wires:
+    """The connections of one broker, and what they share."""
+
+    def __init__(self, limits: Limits, counters: Counters) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.open: set[Wire] = set()
+        # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
+        # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
+
+
+class Wire(asyncio.BufferedProtocol, abc.ABC):
+    """A connection without MQTT's meaning, which `Connection` adds."""
+
+    def __init__(self, wires: Wires) -> None:
+        self.name = "a client without a name"
+        self._wires = wires
+        self._limits = wires.limits
+        self._counters = wires.counters
+        self._loop = asyncio.get_running_loop()
+        self._parser = PacketParser()
+        self._transport: asyncio.Transport | None = None
+        self._ended = False
+        self._waiting = False  # not reading: packets wait for something on our side
+        self._heard_s = 0.0  # when the peer was last heard, on the loop's clock
+        self._silence_max_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None  # for the next deadline, whichever it is
+
+    # -- hooks ---------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _handle(self, kind: int, flags: int, body: bytes) -> None:
+        """Act on one packet; may raise `MalformedPacket`."""
+
+    @abc.abstractmethod
+    def _after_read(self) -> None:
+        """All packets at hand were handled."""
+
+    @abc.abstractmethod
+    def _will_answer(self) -> bool:
+        """Tell whether this turn's flush writes something to this peer."""
+
+    @abc.abstractmethod
+    def _leave(self) -> None:
+        """Let go of everything beyond the wire; called at least once, and idempotent."""
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock for CONNECT, or hang up when there are too many."""
+        # uvloop's transports are no subclasses of asyncio's, only alike.
+        transport = self._transport = cast("asyncio.Transport", transport)
+        if len(self._wires.open) >= self._limits.connections_max:
+            self._counters.connections_refused += 1
+            self._ended = True
+            transport.abort()
+            return
+        self._wires.open.add(self)
+        transport.set_write_buffer_limits(
+            high=self._limits.unsent_bytes_high, low=self._limits.unsent_bytes_low
+        )
+        self._deadline(self._limits.connect_timeout_s, self._no_connect)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
+        """Lend the shared buffer."""
+        return self._wires.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read into the shared buffer."""
+        self.data_received(bytes(self._wires.read_buffer[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was read, from any transport."""
+        if self._ended:
+            return
+        self._heard_s = self._loop.time()
+        self._counters.bytes_in += len(data)
+        self._parser.feed(data)
+        if not self._waiting:
+            self._process()
+        # An answer within this turn carries the acknowledgement of TCP by itself, unless the
+        # peer's next packet is cut in two and its second half waits for that acknowledgement.
+        if len(data) <= _NAGLE_BYTES and (self._parser.buffered_bytes or not self._will_answer()):
+            acknowledge_now(self._transport)
+
+    def _process(self) -> None:
+        try:
+            for kind, flags, body in self._parser.packets():
+                self._handle(kind, flags, body)
+                if self._waiting or self._ended:
+                    break
+        except MalformedPacket as error:
+            self._counters.malformed += 1
+            logger.warning("%s sent %s", self.name, error)
+            self.end("malformed packet")
+        self._after_read()
+
+    def _stop_reading(self) -> None:
+        """Leave further packets where they are: unparsed, and then with the peer."""
+        self._waiting = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def _go_on_reading(self) -> None:
+        self._waiting = False
+        self._heard_s = self._loop.time()  # it was us who did not listen
+        if self._transport is not None and not self._ended:
+            self._transport.resume_reading()
+            self._process()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write whole packets."""
+        transport = self._transport
+        if transport is None or self._ended:
+            return
+        transport.write(data)
+        self._counters.bytes_out += len(data)
+        if transport.get_write_buffer_size() > self._limits.unsent_bytes_max:
+            self._counters.slow_consumers += 1
+            logger.warning("%s does not read what it is sent and is cut off", self.name)
+            self.drop("slow consumer")
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the kernel has not taken; 0 once it ends."""
+        if self._transport is None or self._ended:
+            return 0
+        return self._transport.get_write_buffer_size()
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def drop(self, reason: str) -> None:
+        """End at once; what was not sent is lost. The rest follows in `connection_lost`."""
+        if self._ended:
+            return
+        logger.info("dropping %s: %s", self.name, reason)
+        self._ended = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def end(self, reason: str) -> None:
+        """Leave now, and close once everything written is sent, or after a while."""
+        if self._ended:
+            return
+        logger.debug("closing %s: %s", self.name, reason)
+        self._leave()
+        self._ended = True
+        if self._transport is not None:
+            self._deadline(_LINGER_S, self._transport.abort)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Clean up; the connection is gone."""
+        logger.debug("lost %s: %s", self.name, exc)
+        self._ended = True
+        self._wires.open.discard(self)
+        self._leave()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport = None
+
+    # -- deadlines -----------------------------------------------------------------------------
+
+    def _deadline(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Set the next deadline in place of the last one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, action)
+
+    def _no_connect(self) -> None:
+        self._counters.timed_out += 1
+        self.drop("no CONNECT in time")
+
+    def _keep_alive(self, keep_alive_s: int) -> None:
+        """Expect to hear from the peer from now on; 0 for never (3.1.2-24)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._silence_max_s = keep_alive_s * self._limits.keep_alive_factor
+        if keep_alive_s:
+            self._check_alive()
+
+    def _check_alive(self) -> None:
+        now_s = self._loop.time()
+        if self._waiting:
+            self._heard_s = now_s
+        left_s = self._heard_s + self._silence_max_s - now_s
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check_alive)
+            return
+        self._counters.timed_out += 1
+        self.drop("silent for longer than its keep-alive allows")
