@@ -52,15 +52,15 @@ class InferenceError(Exception):
         self.reason = reason
 
 
-class ModelRejected(InferenceError):  # noqa: N818
+class ModelRejected(InferenceError):
     """A model does not load, does not run, or has a shape that is not taken."""
 
 
-class InvokeFailed(InferenceError):  # noqa: N818
+class InvokeFailed(InferenceError):
     """The runtime gave up one inference with an error."""
 
 
-class RuntimeUnavailable(InferenceError):  # noqa: N818
+class RuntimeUnavailable(InferenceError):
     """No runtime could be imported and used; `reason` lists what was tried."""
 
 

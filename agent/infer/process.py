@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 SOCKET_CLOSED: Final = "closed its socket"
 
 
-class WorkerLost(InferenceError):  # noqa: N818
+class WorkerLost(InferenceError):
     """The worker ended or had to be ended; `reason` says how."""
 
 
@@ -124,7 +124,7 @@ class WorkerProcess:
                 socket.send_fds(self._channel, [packet], [file])
         except OSError:
             # It is dead and the reader was not told yet. The burial knows of what.
-            self.kill(SOCKET_CLOSED)
+            self._closed_by_worker()
             raise WorkerLost(await self._buried()) from None
         answer = await self._wait(timeout_s)
         if answer.number != self._number:
@@ -148,6 +148,11 @@ class WorkerProcess:
         if not self.lost.is_set():
             self._hang_up("was closed", self._limits.stop_grace_s)
         await self._buried()
+
+    def _closed_by_worker(self) -> None:
+        """Its end is near, and left to itself it comes with a telling status."""
+        if not self.lost.is_set():
+            self._hang_up(SOCKET_CLOSED, self._limits.stop_grace_s)
 
     def _end_process(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -179,7 +184,7 @@ class WorkerProcess:
         # The answer may lie there unread when it was this process that was stopped or busy.
         self._read()
         if self._answer is not None and not self._answer.done():
-            self.kill(f"no answer in {timeout_s:g} s")
+            self.kill(f"gave no answer in {timeout_s:g} s")
             self._fail(self._blame)
 
     def _read(self) -> None:
@@ -199,7 +204,7 @@ class WorkerProcess:
             self._fail(self._blame)
             return
         if message is None:
-            self.kill(SOCKET_CLOSED)
+            self._closed_by_worker()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
@@ -214,7 +219,7 @@ class WorkerProcess:
 
     async def _bury(self, grace_s: float) -> str:
         """Waits for the end of the process and says what it died of."""
-        if not await self._ended_within(grace_s):
+        if grace_s > 0 and not await self._ended_within(grace_s):
             self._end_process()
         cause = self._blame
         if not await self._ended_within(self._limits.kill_timeout_s):

@@ -13,15 +13,15 @@ from agent.infer.backend import FloatArray, InferenceError, TensorInfo
 __all__ = ["Busy", "ClientStatistics", "Inference", "InputRefused", "ModelInfo", "NoModel"]
 
 
-class NoModel(InferenceError):  # noqa: N818
+class NoModel(InferenceError):
     """An inference was asked for before a model was loaded."""
 
 
-class Busy(InferenceError):  # noqa: N818
+class Busy(InferenceError):
     """More callers wait for their turn than `callers_waiting_max`."""
 
 
-class InputRefused(InferenceError):  # noqa: N818
+class InputRefused(InferenceError):
     """The features are not finite float32 of the model's input shape; nothing was run."""
 
 

@@ -34,6 +34,9 @@ __all__ = ["TfliteBackend", "find_runtime"]
 
 RUNTIMES: Final = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 
+FILE_IDENTIFIER: Final = b"TFL3"
+FILE_IDENTIFIER_AT: Final = slice(4, 8)
+
 PROBE_MODEL: Final = base64.b64decode(
     "CAAAAFRGTDPC////FAAAACAAAAAoAAAApAAAAAMAAAABAAAACAAAAAQABAAEAAAABAAAAHRpbnkAAAAAAQAA"
     "ABQAAAAAAA4AGAAUABAADAAIAAQADgAAABQAAAAcAAAAHAAAACAAAAAkAAAABAAAAG1haW4AAAAAAAAAAAEA"
@@ -68,6 +71,8 @@ class TfliteBackend(Backend):
     """
 
     def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
+        if model[FILE_IDENTIFIER_AT] != FILE_IDENTIFIER:
+            raise ModelRejected("is not a TFLite file")
         try:
             self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
             self._interpreter.allocate_tensors()

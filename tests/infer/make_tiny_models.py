@@ -1,31 +1,33 @@
-"""Builds the tiny `.tflite` files that lie beside this script, without TensorFlow.
+"""Builds the tiny `.tflite` files in `tests/data/models`, without TensorFlow.
 
-Run it by hand after changing a model: `python tests/data/models/make_tiny_models.py`. It needs
+Run it by hand after changing a model: `python tests/infer/make_tiny_models.py`. It needs
 `ai-edge-litert` (whose schema classes it uses) and `flatbuffers`; the tests need neither, they read
 the files. A test holds the committed files equal to what this script builds.
 """
 
-from pathlib import Path
 from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from tiny_models import (
+    BIAS,
+    FOLDER,
+    OTHER_BIAS,
+    OTHER_WEIGHTS,
+    WEIGHTS,
+    WIDE_BIAS,
+    WIDE_WEIGHTS,
+    X_SCALE,
+    Y_SCALE,
+)
 
-HERE = Path(__file__).parent
 TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.uint8): schema.TensorType.UINT8,
     np.dtype(np.int32): schema.TensorType.INT32,
 }
-
-WEIGHTS = np.array([[1.0, -0.5, 0.25, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0, 1.0, -1.0, 2.0]])
-BIAS = np.array([0.5, -1.0, 0.25])
-OTHER_WEIGHTS = WEIGHTS[::-1] * 2.0
-OTHER_BIAS = np.array([3.0, 2.0, 1.0])
-WIDE_WEIGHTS = np.arange(16.0).reshape(2, 8) / 8.0
-WIDE_BIAS = np.array([-1.0, 1.0])
 
 
 class Builder:
@@ -113,7 +115,7 @@ def dense(weights: np.ndarray, bias: np.ndarray) -> bytes:
 def dense_quantised(dtype: Any, version: int, zero_points: tuple[int, int, int]) -> bytes:
     """The same layer quantised; zero points of input, weights and output."""
     x_zero, w_zero, y_zero = zero_points
-    x_scale, w_scale, y_scale = 1 / 16, 1 / 32, 1 / 8
+    x_scale, w_scale, y_scale = X_SCALE, 1 / 32, Y_SCALE
     rows, columns = WEIGHTS.shape
     build = Builder()
     x = build.tensor("x", (1, columns), dtype, quantised=(x_scale, x_zero))
@@ -183,4 +185,4 @@ def build_all() -> dict[str, bytes]:
 
 if __name__ == "__main__":
     for file_name, model in build_all().items():
-        (HERE / file_name).write_bytes(model)
+        (FOLDER / file_name).write_bytes(model)
