@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class PayloadInvalid(ValueError):  # noqa: N818 - the name says what happened, as the counters do
+class PayloadInvalid(ValueError):
     """Raised when a payload is not valid for its topic's class; the text is one line of why."""
 
 
