@@ -1,0 +1,298 @@
+"""The unit that travels: what an origin published in one turn on one lane, encoded once.
+
+Decides the bytes of a bundle. A relay reads the header and forwards the same bytes; only a receiver that delivers
+decodes the body. The header alone closes a sequence (an expired bundle travels without its body), therefore an
+integrity tag covers the two separately and the header has its place.
+
+Assumes nothing of the bytes it decodes: every length is checked before use, and anything wrong is a `BundleInvalid`.
+
+Layout of the header, big-endian:
+
+    u8  flags       bit 0: closes an earlier incarnation; bit 1: the earlier one is lost; others must be 0
+    u8  lane        priority * 2 + kept
+    u16 messages    how many the body holds
+    u32 incarnation     u64 sequence (from 1)
+    u64 clock       newest hybrid clock in the body
+    u32 lifetime_ms longest lifetime in the body; 0: does not expire
+    u32 body_bytes
+    u8  length, origin in UTF-8
+    [u32 incarnation, u64 sequence]  the stream's last position before this incarnation, where bit 0 is set
+    u16 n, n * u64  hashes of the topics, on fresh lanes (else n = 0)
+    u8  kind, u16 length, tag        integrity tag; kind 0 has length 0
+
+The body is a msgpack array of messages, each an array of clock, flags, lifetime_ms, rank, topic, payload.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import msgspec
+
+from broker.mesh.limits import (
+    BUNDLE_MESSAGES_MAX,
+    FRAME_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    ORIGIN_BYTES_MAX,
+    TAG_BYTES_MAX,
+    TOPIC_BYTES_MAX,
+)
+
+__all__ = [
+    "PRIORITIES",
+    "BundleInvalid",
+    "Header",
+    "Message",
+    "Position",
+    "body_bytes_estimate",
+    "decode_body",
+    "decode_header",
+    "encode_body",
+    "encode_header",
+    "is_kept",
+    "lane_of",
+    "topic_hash",
+]
+
+Position = tuple[int, int]
+"""(incarnation, sequence): where a stream stands. (0, 0) is before everything."""
+
+PRIORITIES: Final = 5
+"""control, urgent, normal, telemetry, bulk."""
+
+FLAG_RETAINED: Final = 0x01
+QOS_SHIFT: Final = 1
+
+_FIXED: Final = struct.Struct(">BBHIQQII")
+_CLOSES: Final = struct.Struct(">IQ")
+_CLOSES_BIT: Final = 0x01
+_LOST_BIT: Final = 0x02
+INTEGER_MAX: Final = 1 << 63
+"""Clocks and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
+_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
+MESSAGE_OVERHEAD_BYTES: Final = 32
+
+
+class BundleInvalid(ValueError):
+    """Raised when bytes that claim to be a bundle are not one. The text says what is wrong."""
+
+
+class Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One published message as it travels."""
+
+    clock: int
+    """Hybrid logical clock of the publish."""
+    flags: int
+    """Bit 0: retained. Bits 1 and 2: QoS."""
+    lifetime_ms: int
+    """How long it may be delivered after its publish; 0: for ever."""
+    rank: int
+    """Orders retained values before the clock does; 0 where the topic contract names none."""
+    topic: str
+    payload: bytes
+
+    @property
+    def retained(self) -> bool:
+        """Whether it is the topic's retained value."""
+        return bool(self.flags & FLAG_RETAINED)
+
+    @property
+    def qos(self) -> int:
+        """The QoS of the publish, 0 to 2."""
+        return (self.flags >> QOS_SHIFT) & 3
+
+
+class Header(NamedTuple):
+    """What a relay knows of a bundle."""
+
+    origin: str
+    lane: int
+    incarnation: int
+    sequence: int
+    messages: int
+    clock: int
+    lifetime_ms: int
+    body_bytes: int
+    closes: Position | None = None
+    """The last position of the stream before this incarnation; only on sequence 1."""
+    closes_lost: bool = False
+    """The origin does not know how its earlier incarnation ended."""
+    topics: tuple[int, ...] = ()
+    tag_kind: int = 0
+    tag: bytes = b""
+
+    @property
+    def position(self) -> Position:
+        """Where the bundle stands in its stream."""
+        return (self.incarnation, self.sequence)
+
+    @property
+    def before(self) -> Position:
+        """The position that the bundle follows in its stream."""
+        if self.sequence > 1:
+            return (self.incarnation, self.sequence - 1)
+        return self.closes or (0, 0)
+
+    @property
+    def stream(self) -> tuple[str, int]:
+        """(origin, lane): within it sequence and order hold."""
+        return (self.origin, self.lane)
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[Message])
+
+
+def lane_of(priority: int, *, kept: bool) -> int:
+    """The lane of a priority (0 control to 4 bulk), kept (QoS 1 and 2) or fresh (QoS 0)."""
+    return priority * 2 + kept
+
+
+def is_kept(lane: int) -> bool:
+    """Whether a lane's bundles are logged, repaired and delivered exactly once."""
+    return bool(lane & 1)
+
+
+def topic_hash(topic: str) -> int:
+    """64 bits that stand for a topic in headers and tables."""
+    return int.from_bytes(blake2b(topic.encode(), digest_size=8).digest(), "big")
+
+
+def body_bytes_estimate(topic: str, payload: bytes) -> int:
+    """About how much a message adds to a body; never less than it does."""
+    return len(topic) * 4 + len(payload) + MESSAGE_OVERHEAD_BYTES
+
+
+def encode_body(messages: list[Message]) -> bytes:
+    """The body of a bundle."""
+    return _encoder.encode(messages)
+
+
+def decode_body(header: Header, body: bytes) -> list[Message]:
+    """The messages of a bundle.
+
+    Raises:
+        BundleInvalid: The body is not what the header announced.
+    """
+    try:
+        messages = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleInvalid(f"body does not decode: {error}") from None
+    if len(messages) != header.messages:
+        raise BundleInvalid(f"{len(messages)} messages where the header says {header.messages}")
+    kept = is_kept(header.lane)
+    for message in messages:
+        topic = message.topic
+        if not topic or len(topic) > TOPIC_BYTES_MAX or len(message.payload) > MESSAGE_BYTES_MAX:
+            raise BundleInvalid("a message outside its limits")
+        if message.qos > 2 or (message.qos > 0) is not kept:
+            raise BundleInvalid("a message whose QoS does not fit its lane")
+        if not 0 < message.clock <= header.clock or not 0 <= message.rank < INTEGER_MAX:
+            raise BundleInvalid("a message with an impossible clock or rank")
+        if not 0 <= message.lifetime_ms <= header.lifetime_ms:
+            raise BundleInvalid("a message that outlives its bundle")
+        if "\0" in topic or "+" in topic or "#" in topic:
+            raise BundleInvalid("a message whose topic is a filter or holds NUL")
+    return messages
+
+
+def encode_header(header: Header) -> bytes:
+    """The bytes of a header."""
+    origin = header.origin.encode()
+    flags = (_CLOSES_BIT if header.closes else 0) | (_LOST_BIT if header.closes_lost else 0)
+    parts = [
+        _FIXED.pack(
+            flags,
+            header.lane,
+            header.messages,
+            header.incarnation,
+            header.sequence,
+            header.clock,
+            header.lifetime_ms,
+            header.body_bytes,
+        ),
+        bytes((len(origin),)),
+        origin,
+    ]
+    if header.closes:
+        parts.append(_CLOSES.pack(*header.closes))
+    parts.append(struct.pack(f">H{len(header.topics)}Q", len(header.topics), *header.topics))
+    parts.append(struct.pack(">BH", header.tag_kind, len(header.tag)))
+    parts.append(header.tag)
+    return b"".join(parts)
+
+
+def decode_header(data: bytes) -> Header:
+    """Read a header that fills `data` exactly.
+
+    Raises:
+        BundleInvalid: It does not, or a field is impossible.
+    """
+    try:
+        return _decode_header(data)
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise BundleInvalid("header cut short or not UTF-8") from None
+
+
+def _decode_header(data: bytes) -> Header:
+    flags, lane, messages, incarnation, sequence, clock, lifetime_ms, body_bytes = (
+        _FIXED.unpack_from(data)
+    )
+    at = _FIXED.size
+    length = data[at]
+    origin = data[at + 1 : at + 1 + length].decode()
+    at += 1 + length
+    closes: Position | None = None
+    if flags & _CLOSES_BIT:
+        closes = _CLOSES.unpack_from(data, at)
+        at += _CLOSES.size
+    (count,) = struct.unpack_from(">H", data, at)
+    topics = struct.unpack_from(f">{count}Q", data, at + 2)
+    at += 2 + 8 * count
+    tag_kind, tag_length = struct.unpack_from(">BH", data, at)
+    tag = data[at + 3 : at + 3 + tag_length]
+    if at + 3 + tag_length != len(data):
+        raise BundleInvalid("header length does not add up")
+    _check_header(flags, lane, messages, incarnation, sequence, body_bytes, closes)
+    if not 0 < clock < INTEGER_MAX or sequence >= INTEGER_MAX:
+        raise BundleInvalid("clock or sequence is impossible")
+    if not 0 < length <= ORIGIN_BYTES_MAX or tag_length > TAG_BYTES_MAX or (count and lane & 1):
+        raise BundleInvalid("origin, tag or topic hashes outside their limits")
+    return Header(
+        origin,
+        lane,
+        incarnation,
+        sequence,
+        messages,
+        clock,
+        lifetime_ms,
+        body_bytes,
+        closes,
+        bool(flags & _LOST_BIT),
+        topics,
+        tag_kind,
+        tag,
+    )
+
+
+def _check_header(
+    flags: int,
+    lane: int,
+    messages: int,
+    incarnation: int,
+    sequence: int,
+    body_bytes: int,
+    closes: Position | None,
+) -> None:
+    if flags & ~(_CLOSES_BIT | _LOST_BIT):
+        raise BundleInvalid("unknown flags")
+    if lane >= PRIORITIES * 2:
+        raise BundleInvalid(f"no lane {lane}")
+    if not 0 < messages <= BUNDLE_MESSAGES_MAX or not incarnation or not sequence:
+        raise BundleInvalid("message count, incarnation or sequence is impossible")
+    if body_bytes > _BODY_BYTES_MAX:
+        raise BundleInvalid(f"body of {body_bytes} bytes is over the limit")
+    if (flags and sequence != 1) or (closes and closes[0] >= incarnation):
+        raise BundleInvalid("closes an earlier incarnation where it cannot")

@@ -1,0 +1,245 @@
+"""What neighbours say of themselves and ask of each other: hello, pings, digests, requests, retained tables.
+
+Nothing but a hello is listened to before the hello: it carries the protocol version, the highest incarnation that the
+neighbour knows of this device (a lost disk shows here), and its clock (a device that woke in 1970 takes it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.mesh import frame
+from broker.mesh.bundle import FLAG_RETAINED, INTEGER_MAX, QOS_SHIFT, Message, is_kept
+from broker.mesh.events import CloseLink, OwnBundle
+from broker.mesh.frame import Ask, Digest, Entries, FrameInvalid, Hello, Table, Want
+from broker.mesh.limits import (
+    MESSAGE_BYTES_MAX,
+    MS,
+    ORIGIN_BYTES_MAX,
+    RETAINED_HARD_FACTOR,
+    RETAINED_TOPICS_MAX,
+    STREAMS_MAX,
+    TABLE_ENTRIES_MAX,
+    TABLE_MS,
+    TOPIC_BYTES_MAX,
+)
+
+if TYPE_CHECKING:
+    from broker.mesh.intake import Intake
+    from broker.mesh.peer import Peer
+    from broker.mesh.state import State
+
+__all__ = ["Dialogue"]
+
+
+class Dialogue:
+    """Control records in."""
+
+    __slots__ = ("_intake", "_state")
+
+    def __init__(self, state: State, intake: Intake) -> None:
+        self._state = state
+        self._intake = intake
+
+    def hear(self, peer: Peer, kind: int, body: bytes, now_ns: int) -> None:
+        """Take a control record.
+
+        Raises:
+            FrameInvalid: It is not what it claims.
+        """
+        if kind == frame.HELLO:
+            self._hello(peer, body, now_ns)
+        elif kind == frame.PING:
+            peer.pong(body[:8])
+        elif kind == frame.PONG:
+            peer.pinged(int.from_bytes(body[:8], "big"), now_ns)
+        elif kind == frame.RESYNC:
+            peer.told_stamp = 0
+            peer.digest_due = True
+        elif kind in (frame.DIGEST, frame.WANT, frame.TABLE, frame.ENTRIES, frame.ASK):
+            self._control(peer, frame.decode_control(kind, body), now_ns)
+
+    def _control(self, peer: Peer, control: frame.Control, now_ns: int) -> None:
+        match control:
+            case Digest():
+                self._digest(peer, control, now_ns)
+            case Want(ranges=ranges):
+                for origin, lane, after_inc, after_seq, upto_inc, upto_seq in ranges:
+                    stream = (origin, lane)
+                    after, upto = (after_inc, after_seq), (upto_inc, upto_seq)
+                    for stored in self._state.log.between(stream, after, upto):
+                        peer.serving[stream, stored.header.position] = stored
+            case Table():
+                self._table(peer, control)
+            case Entries():
+                self._entries(peer, control)
+            case Ask(hashes=hashes):
+                found = (self._state.retained.by_hash(key) for key in hashes)
+                peer.entries_due.update(dict.fromkeys(pair[0] for pair in found if pair))
+            case Hello():
+                raise AssertionError("hellos have a handler of their own")
+
+    def say_hello(self, peer: Peer, now_ns: int) -> None:
+        """Introduce this device."""
+        state = self._state
+        peer.say(
+            Hello(
+                frame.PROTOCOL,
+                state.device,
+                state.origin.incarnation,
+                state.incarnations.get(peer.name, 0),
+                state.clock.read(now_ns),
+                not state.joining,
+                peer.established,
+            )
+        )
+
+    def _hello(self, peer: Peer, body: bytes, now_ns: int) -> None:
+        hello = frame.decode_control(frame.HELLO, body)
+        assert isinstance(hello, Hello)
+        state = self._state
+        if peer.hello is not None:
+            if not hello.heard:
+                self.say_hello(peer, now_ns)
+            return
+        if hello.protocol != frame.PROTOCOL or hello.device != peer.name:
+            reason = (
+                f"calls itself {hello.device} and speaks protocol {hello.protocol}, "
+                f"expected {peer.name} and {frame.PROTOCOL}"
+            )
+            state.events.append(CloseLink(peer.name, reason))
+            return
+        if not 0 <= hello.clock < INTEGER_MAX or not 0 <= hello.known < (1 << 32) - 1:
+            raise FrameInvalid("hello with an impossible clock or incarnation")
+        state.clock.observe(hello.clock, now_ns)
+        mine = state.origin.incarnation
+        if hello.known > mine or (hello.known == mine and not state.spoken):
+            self._raise_incarnation(hello.known)
+        state.spoken = True
+        peer.hello = hello
+        peer.digest_due = True
+        if not hello.heard:
+            self.say_hello(peer, now_ns)
+
+    def _raise_incarnation(self, known: int) -> None:
+        """Go above an incarnation that somebody knows from before this device lost its memory."""
+        state = self._state
+        state.counters["incarnation_raised"] += 1
+        before = state.origin.incarnation
+        lanes = [stream for stream in state.kept if stream[0] == state.device]
+        unheard = {
+            stream: [
+                stored
+                for stored in state.log.between(stream, (before, 0), (before + 1, 0))
+                if stored.header.incarnation == before
+            ]
+            for stream in lanes
+        }
+        renumbered = state.origin.renumber(
+            known + 1, [s for rows in unheard.values() for s in rows]
+        )
+        for stream in lanes:
+            bundles = [s for s in renumbered if s.header.stream == stream]
+            state.log.replace_stream(stream, bundles)
+            if bundles:
+                state.kept[stream].position = bundles[-1].header.position
+                state.mark_passed(stream)
+        for peer in state.peers.values():
+            peer.outbox.clear()
+        state.hear_of(state.device, known + 1)
+        state.changes.incarnation = known + 1
+        state.changes.own_replaced = True
+        state.changes.own = [
+            OwnBundle(s.header.lane, s.header.position, s.head, s.body) for s in renumbered
+        ]
+
+    def _digest(self, peer: Peer, digest: Digest, now_ns: int) -> None:
+        state = self._state
+        for origin, lane, *numbers in digest.entries:
+            if not 0 < len(origin) <= ORIGIN_BYTES_MAX or not is_kept(lane) or min(numbers) < 0:
+                raise FrameInvalid("digest of an impossible stream")
+        adds_up = state.repair.hear(peer, digest)
+        if len(peer.theirs) > STREAMS_MAX:
+            raise FrameInvalid("digest of too many streams")
+        named = [(origin, lane) for origin, lane, *_ in digest.entries]
+        assert peer.hello is not None
+        for stream in named:
+            self._own_held(stream, peer)
+            if state.joining and peer.hello.settled and stream not in state.kept:
+                state.settle(stream, peer.theirs[stream][0])
+        state.repair.note_behind(peer, named, now_ns, at_once=peer.digests_heard <= 1)
+        if digest.more:
+            return
+        if not adds_up:
+            state.counters["digests_resynced"] += 1
+            peer.say_record(frame.record(frame.RESYNC, b""))
+            return
+        if state.rebuild_until_ns is not None:
+            for want in state.repair.pages(state.repair.rebuild_ranges(peer)):
+                peer.say(want)
+        self._compare_retained(peer, digest.retained_hash, now_ns)
+        if peer.hello.settled:
+            state.joining = False
+
+    def _own_held(self, stream: tuple[str, int], peer: Peer) -> None:
+        """A neighbour says how far it holds one of our own streams."""
+        state = self._state
+        if stream[0] != state.device:
+            return
+        position = peer.theirs[stream][0]
+        mine = state.kept.get(stream)
+        if position[0] == state.origin.incarnation and (mine is None or position > mine.position):
+            self._raise_incarnation(position[0])
+        elif mine is not None:
+            state.changes.own_held[stream[1]] = min(position, mine.position)
+
+    def _compare_retained(self, peer: Peer, retained_hash: int, now_ns: int) -> None:
+        """Exchange tables when the maps differ for longer than bundles can be under way."""
+        state = self._state
+        if retained_hash == state.retained.hash:
+            peer.retained_differs = 0
+            return
+        peer.retained_differs += 1
+        leads = state.joining or (peer.retained_differs >= 2 and state.device < peer.name)
+        if not leads or now_ns < peer.table_after_ns:
+            return
+        peer.table_after_ns = now_ns + TABLE_MS * MS
+        peer.table_due, peer.table_at = state.retained.versions(), 0
+        state.counters["tables_sent"] += 1
+
+    def _table(self, peer: Peer, table: Table) -> None:
+        if table.first:
+            peer.table_rows = []
+        peer.table_rows += table.versions
+        if len(peer.table_rows) > RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR:
+            peer.table_rows = []
+            raise FrameInvalid("table of too many topics")
+        if not table.last:
+            return
+        newer_here, newer_there = self._state.retained.compare(peer.table_rows)
+        peer.table_rows = []
+        peer.entries_due.update(dict.fromkeys(topic for topic, _ in newer_here))
+        for at in range(0, len(newer_there), TABLE_ENTRIES_MAX):
+            peer.say(Ask(newer_there[at : at + TABLE_ENTRIES_MAX]))
+
+    def _entries(self, peer: Peer, entries: Entries) -> None:
+        state = self._state
+        for topic, payload, qos, rank, clock, origin in entries.entries:
+            if (
+                not 0 < len(topic) <= TOPIC_BYTES_MAX
+                or any(c in topic for c in "\0+#")
+                or len(payload) > MESSAGE_BYTES_MAX
+                or not 0 <= qos <= 2
+                or not 0 <= rank < INTEGER_MAX
+                or not 0 < clock < INTEGER_MAX
+                or not 0 < len(origin) <= ORIGIN_BYTES_MAX
+            ):
+                raise FrameInvalid("retained value outside its limits")
+        for topic, payload, qos, rank, clock, origin in entries.entries:
+            message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
+            if self._intake.retain(origin, message):
+                state.counters["reconciled"] += 1
+                state.deliver(origin, 0, [message])
+        for other in state.peers.values():
+            if other is not peer and other.established:
+                other.digest_due = True

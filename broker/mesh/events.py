@@ -1,0 +1,111 @@
+"""What comes out of the mesh: events for the driver, and changes that must be stored before anything else leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from broker.mesh.bundle import Message, Position
+    from broker.mesh.retained import Entry
+
+__all__ = [
+    "Changes",
+    "CloseLink",
+    "Deliver",
+    "Event",
+    "Gap",
+    "MeshFull",
+    "Misbehaved",
+    "OwnBundle",
+    "Restored",
+]
+
+
+class Deliver(NamedTuple):
+    """Messages for this device's subscribers, in order."""
+
+    origin: str
+    incarnation: int
+    messages: list[Message]
+    rebuild: bool
+    """Memory, not news: feeds the world, and is not delivered to MQTT subscribers or counted again."""
+
+
+class Gap(NamedTuple):
+    """Messages of a stream that are lost for this device, past everyone's retention."""
+
+    origin: str
+    lane: int
+    after: Position
+    upto: Position
+
+
+class Misbehaved(NamedTuple):
+    """A neighbour sent something that is not right. It was dropped and counted."""
+
+    peer: str
+    reason: str
+
+
+class CloseLink(NamedTuple):
+    """The driver must close the link; `link_down` follows when it has."""
+
+    peer: str
+    reason: str
+
+
+Event = Deliver | Gap | Misbehaved | CloseLink
+
+
+class OwnBundle(NamedTuple):
+    """One of this device's own kept bundles, as it is stored until a neighbour holds it."""
+
+    lane: int
+    position: Position
+    head: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class Changes:
+    """What the store must commit before this turn's deliveries and frames leave."""
+
+    incarnation: int | None = None
+    clock_bound: int | None = None
+    own: list[OwnBundle] = field(default_factory=list)
+    own_held: dict[int, Position] = field(default_factory=dict)
+    """By lane: own bundles up to here are held by a neighbour and need not be stored any longer."""
+    own_replaced: bool = False
+    """All stored own bundles are void; `own` holds their replacements (the incarnation was raised)."""
+    passed: dict[tuple[str, int], Position] = field(default_factory=dict)
+    retained: dict[str, Entry | None] = field(default_factory=dict)
+    """By topic; None: forget it altogether."""
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.own
+            or self.passed
+            or self.retained
+            or self.own_held
+            or self.own_replaced
+            or self.clock_bound is not None
+            or self.incarnation is not None
+        )
+
+
+@dataclass(slots=True)
+class Restored:
+    """What the store gives back at boot. The defaults are those of a device without any memory."""
+
+    incarnation: int = 1
+    """This boot's: one more than the last, and stored already."""
+    clock_bound: int = 0
+    own: list[OwnBundle] = field(default_factory=list)
+    passed: dict[tuple[str, int], Position] = field(default_factory=dict)
+    retained: dict[str, Entry] = field(default_factory=dict)
+    first_boot: bool = True
+
+
+class MeshFull(Exception):
+    """Raised by `publish` when a limit is reached. The text names it; the publisher tries again later."""

@@ -1,0 +1,288 @@
+"""What one MQTT publish between two neighbours holds: a checksum and a row of records.
+
+Decides the outer wire format. A frame is `u8 version, u32 crc32 of the rest, records`; a record is `u8 kind, u32
+length, body`. Unknown kinds are passed over, so a newer neighbour can say more. A record larger than a frame travels
+as PARTs. Anything wrong is a `FrameInvalid` for the whole frame: what a damaged frame held comes back by repair.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+
+from broker.mesh.bundle import BundleInvalid, Header, decode_header
+from broker.mesh.limits import (
+    DIGEST_ENTRIES_MAX,
+    FRAME_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    RECORDS_MAX,
+    TABLE_ENTRIES_MAX,
+    WANT_RANGES_MAX,
+)
+
+__all__ = [
+    "Ask",
+    "Digest",
+    "Entries",
+    "FrameInvalid",
+    "Hello",
+    "Table",
+    "Want",
+    "decode_bundle",
+    "decode_control",
+    "decode_frame",
+    "encode_bundle",
+    "encode_control",
+    "encode_frame",
+    "record",
+]
+
+VERSION: Final = 1
+PROTOCOL: Final = 1
+
+HELLO: Final = 1
+PING: Final = 2
+PONG: Final = 3
+BUNDLE: Final = 4
+PART: Final = 5
+DIGEST: Final = 6
+WANT: Final = 7
+TABLE: Final = 8
+ENTRIES: Final = 9
+ASK: Final = 10
+RESYNC: Final = 11
+
+NEVER: Final = 0xFFFFFFFF
+"""Remaining lifetime of a bundle that does not expire."""
+
+_HEAD: Final = struct.Struct(">BI")
+_RECORD: Final = struct.Struct(">BI")
+_BUNDLE: Final = struct.Struct(">IBH")
+_PART: Final = struct.Struct(">IHH")
+HEAD_BYTES: Final = _HEAD.size
+RECORD_BYTES: Final = _RECORD.size
+PART_BYTES: Final = 48 * 1024
+"""Payload of one PART: leaves room in a frame, so that a part never waits for a frame of its own size."""
+PARTS_MAX: Final = (2 * MESSAGE_BYTES_MAX) // PART_BYTES + 1
+
+
+class FrameInvalid(ValueError):
+    """Raised when a frame or a record in it is not what it claims. The text says what is wrong."""
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True):
+    """The first record on a link, in both directions; nothing else is said before it was heard."""
+
+    protocol: int
+    device: str
+    incarnation: int
+    known: int
+    """The highest incarnation that the sender knows of the receiver (0: none)."""
+    clock: int
+    settled: bool
+    """Whether the sender has a memory; false on a device that is just joining."""
+    heard: bool
+    """Whether the sender has heard the receiver's hello; if not, it is to be said again."""
+
+
+class Digest(msgspec.Struct, array_like=True, frozen=True):
+    """Where the sender's streams stand: all of them (`full`), or those that changed since it last said so."""
+
+    full: bool
+    more: bool
+    """Whether another record continues this digest."""
+    vector_hash: int
+    """Over all the sender's streams, so that the receiver notices what it missed."""
+    retained_hash: int
+    entries: list[tuple[str, int, int, int, int, int]]
+    """origin, lane, passed incarnation, passed sequence, held after incarnation, held after sequence."""
+
+
+class Want(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for logged bundles: origin, lane, after (incarnation, sequence), up to (incarnation, sequence)."""
+
+    ranges: list[tuple[str, int, int, int, int, int]]
+
+
+class Table(msgspec.Struct, array_like=True, frozen=True):
+    """Versions of the sender's retained map, whole, in pages: topic hash, rank, clock, origin."""
+
+    first: bool
+    last: bool
+    versions: list[tuple[int, int, int, str]]
+
+
+class Entries(msgspec.Struct, array_like=True, frozen=True):
+    """Retained values: topic, payload (empty: deleted), qos, rank, clock, origin."""
+
+    entries: list[tuple[str, bytes, int, int, int, str]]
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for retained values by topic hash."""
+
+    hashes: list[int]
+
+
+Control = Hello | Digest | Want | Table | Entries | Ask
+_KINDS: Final[dict[type, int]] = {
+    Hello: HELLO,
+    Digest: DIGEST,
+    Want: WANT,
+    Table: TABLE,
+    Entries: ENTRIES,
+    Ask: ASK,
+}
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoders: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
+    kind: msgspec.msgpack.Decoder(of) for of, kind in _KINDS.items()
+}
+
+
+def record(kind: int, body: bytes) -> bytes:
+    """One record."""
+    return _RECORD.pack(kind, len(body)) + body
+
+
+def encode_control(control: Control) -> bytes:
+    """A control message as a record."""
+    return record(_KINDS[type(control)], _encoder.encode(control))
+
+
+def decode_control(kind: int, body: bytes) -> Control:
+    """A control message from a record.
+
+    Raises:
+        FrameInvalid: It does not decode, or holds more than a record may.
+    """
+    try:
+        control: Control = _decoders[kind].decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FrameInvalid(f"record {kind} does not decode: {error}") from None
+    match control:
+        case Digest(entries=rows) if len(rows) > DIGEST_ENTRIES_MAX:
+            raise FrameInvalid("digest with too many entries")
+        case Want(ranges=rows) if len(rows) > WANT_RANGES_MAX:
+            raise FrameInvalid("request with too many ranges")
+        case Table(versions=versions) if len(versions) > TABLE_ENTRIES_MAX:
+            raise FrameInvalid("table page with too many versions")
+        case _:
+            return control
+
+
+def encode_frame(records: list[bytes]) -> bytes:
+    """A frame of these records."""
+    body = b"".join(records)
+    return _HEAD.pack(VERSION, crc32(body)) + body
+
+
+def decode_frame(frame: bytes) -> list[tuple[int, bytes]]:
+    """The (kind, body) records of a frame.
+
+    Raises:
+        FrameInvalid: Too long, cut short, damaged, or of another version.
+    """
+    if len(frame) > FRAME_BYTES_MAX:
+        raise FrameInvalid(f"frame of {len(frame)} bytes is over the limit of {FRAME_BYTES_MAX}")
+    if len(frame) < HEAD_BYTES:
+        raise FrameInvalid("frame cut short")
+    version, checksum = _HEAD.unpack_from(frame)
+    if version != VERSION:
+        raise FrameInvalid(f"frame version {version}, this device speaks {VERSION}")
+    if crc32(memoryview(frame)[HEAD_BYTES:]) != checksum:
+        raise FrameInvalid("frame checksum does not match")
+    records: list[tuple[int, bytes]] = []
+    at, end = HEAD_BYTES, len(frame)
+    while at < end:
+        if at + RECORD_BYTES > end or len(records) >= RECORDS_MAX:
+            raise FrameInvalid("record cut short, or too many of them")
+        kind, length = _RECORD.unpack_from(frame, at)
+        at += RECORD_BYTES
+        if at + length > end:
+            raise FrameInvalid("record longer than its frame")
+        records.append((kind, frame[at : at + length]))
+        at += length
+    return records
+
+
+def encode_bundle(head: bytes, body: bytes, remaining_ms: int, hops: int) -> bytes:
+    """A bundle as a record. An empty body travels for an expired bundle."""
+    return record(BUNDLE, _BUNDLE.pack(remaining_ms, min(hops, 255), len(head)) + head + body)
+
+
+def decode_bundle(data: bytes) -> tuple[Header, bytes, bytes, int, int]:
+    """Header, header bytes, body bytes (empty: expired), remaining_ms (NEVER: does not expire), hops.
+
+    Raises:
+        FrameInvalid: The record does not hold a bundle.
+    """
+    if len(data) < _BUNDLE.size:
+        raise FrameInvalid("bundle cut short")
+    remaining_ms, hops, head_bytes = _BUNDLE.unpack_from(data)
+    at = _BUNDLE.size + head_bytes
+    head, body = data[_BUNDLE.size : at], data[at:]
+    try:
+        header = decode_header(head)
+    except BundleInvalid as error:
+        raise FrameInvalid(str(error)) from None
+    if (remaining_ms == NEVER) is not (header.lifetime_ms == 0):
+        raise FrameInvalid("remaining lifetime does not fit the bundle's")
+    if remaining_ms != NEVER and remaining_ms > header.lifetime_ms:
+        raise FrameInvalid("a bundle with more lifetime left than it began with")
+    if len(body) != (header.body_bytes if remaining_ms else 0):
+        raise FrameInvalid("bundle body is not as long as its header says")
+    return header, head, body, remaining_ms, hops
+
+
+def split(record_bytes: bytes, number: int) -> list[bytes]:
+    """A record that is larger than a frame, as PART records."""
+    chunks = [record_bytes[at : at + PART_BYTES] for at in range(0, len(record_bytes), PART_BYTES)]
+    return [
+        record(PART, _PART.pack(number, index, len(chunks)) + chunk)
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+class Assembly:
+    """Puts the PARTs of one neighbour together again; at most one record is under way at a time.
+
+    Parts of a record follow each other in order, because one queue feeds the link. A part out of order means that
+    something between was lost: the record is given up, and repair brings it back.
+    """
+
+    __slots__ = ("_chunks", "_number")
+
+    def __init__(self) -> None:
+        self._number = -1
+        self._chunks: list[bytes] = []
+
+    def add(self, data: bytes) -> tuple[int, bytes] | None:
+        """The (kind, body) that this part completes, or None.
+
+        Raises:
+            FrameInvalid: The part is impossible.
+        """
+        if len(data) <= _PART.size or len(data) > PART_BYTES + _PART.size:
+            raise FrameInvalid("part of an impossible size")
+        number, index, total = _PART.unpack_from(data)
+        if not 0 < total <= PARTS_MAX or index >= total:
+            raise FrameInvalid("part of an impossible record")
+        if index == 0:
+            self._number, self._chunks = number, []
+        if number != self._number or index != len(self._chunks):
+            self._number, self._chunks = -1, []
+            return None
+        self._chunks.append(data[_PART.size :])
+        if len(self._chunks) < total:
+            return None
+        whole = b"".join(self._chunks)
+        self._number, self._chunks = -1, []
+        if len(whole) < RECORD_BYTES or _RECORD.unpack_from(whole)[1] != len(whole) - RECORD_BYTES:
+            raise FrameInvalid("parts do not add up to a record")
+        kind = whole[0]
+        if kind == PART:
+            raise FrameInvalid("parts within parts")
+        return kind, whole[RECORD_BYTES:]

@@ -1,0 +1,198 @@
+"""What a bundle does when it arrives: told from a copy, logged, passed on, and delivered in its turn.
+
+A kept bundle is decoded once it is known to be news and before it counts as heard: a relay that damaged the body
+costs a frame, not the message, since the next copy is still welcome.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.mesh import frame
+from broker.mesh.bundle import BundleInvalid, Header, Message, decode_body, is_kept
+from broker.mesh.events import Gap
+from broker.mesh.frame import NEVER, FrameInvalid
+from broker.mesh.limits import (
+    CLOCK_AHEAD_MAX_MS,
+    FRESH_TOPICS_MAX,
+    MS,
+    STREAMS_MAX,
+    WAITING_BYTES_MAX,
+)
+from broker.mesh.log import Stored
+from broker.mesh.retained import Entry
+from broker.mesh.streams import FreshStream, KeptStream, Verdict
+
+if TYPE_CHECKING:
+    from broker.mesh.bundle import Position
+    from broker.mesh.state import State
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """Bundles in."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def bundle(self, peer: str, data: bytes, now_ns: int) -> None:
+        """Take a bundle record from a neighbour.
+
+        Raises:
+            FrameInvalid: It is not a bundle, or its body is not what its header says.
+        """
+        state = self._state
+        header, head, body, remaining_ms, hops = frame.decode_bundle(data)
+        kept = is_kept(header.lane)
+        if header.stream not in (state.kept if kept else state.fresh) and (
+            len(state.kept) + len(state.fresh) >= STREAMS_MAX
+        ):
+            state.counters["streams_refused"] += 1
+            return
+        if (
+            header.origin == peer
+            and state.clock.synchronised
+            and state.clock.ahead_ms(header.clock, now_ns) > CLOCK_AHEAD_MAX_MS
+        ):
+            state.counters["held_back"] += 1
+            return
+        expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
+        stored = Stored(header, head, body, expires_ns, hops + 1)
+        if kept:
+            self._kept(peer, stored, remaining_ms, now_ns)
+        else:
+            self._fresh(peer, stored, remaining_ms, now_ns)
+
+    def _fresh(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
+        state, header = self._state, stored.header
+        if header.origin == state.device:
+            state.counters["duplicates"] += 1
+            return
+        stream = state.fresh.get(header.stream)
+        if stream is None:
+            stream = state.fresh[header.stream] = FreshStream()
+        if not stream.accept(header.incarnation, header.sequence):
+            state.counters["duplicates"] += 1
+            return
+        state.hear_of(header.origin, header.incarnation)
+        if not remaining_ms:
+            state.counters["expired"] += header.messages
+            return
+        messages = _decode(stored)
+        state.clock.observe(header.clock, now_ns)
+        state.forward(stored, peer)
+        self.hand_on(header, messages, remaining_ms)
+
+    def _kept(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
+        state, header = self._state, stored.header
+        stream = state.kept.get(header.stream)
+        if stream is None:
+            stream = state.kept[header.stream] = KeptStream()
+        if stream.knows(header.position):
+            state.counters["duplicates"] += 1
+            return
+        if state.waiting_bytes + stored.weight_bytes > WAITING_BYTES_MAX and not stream.follows(
+            header.position
+        ):
+            state.counters["waiting_full"] += 1
+            return
+        stored.messages = _decode(stored) if remaining_ms else []
+        before = stream.waiting_bytes
+        verdict = stream.accept(stored)
+        if verdict is Verdict.NEW:
+            state.hear_of(header.origin, header.incarnation)
+            state.clock.observe(header.clock, now_ns)
+            state.log_add(stored)
+            state.forward(stored, peer)
+            self.advance(header.stream, now_ns)
+            if stream.waiting:
+                state.repair.note_waiting(header.stream, peer, now_ns)
+        elif verdict is Verdict.REBUILD:
+            state.log_add(stored)
+            if state.log.lower_floor(header.stream):
+                state.vector.touch(header.stream)
+            self._pass(stored, now_ns, rebuild=True)
+        else:
+            state.counters["waiting_full"] += 1
+        state.waiting_bytes += stream.waiting_bytes - before
+
+    def advance(self, name: tuple[str, int], now_ns: int) -> None:
+        """Deliver what now follows in a stream."""
+        stream = self._state.kept[name]
+        passed = stream.advance()
+        if passed:
+            self._state.mark_passed(name)
+            for stored in passed:
+                self._pass(stored, now_ns)
+
+    def give_up(self, name: tuple[str, int], to: Position, now_ns: int) -> None:
+        """Declare the rest of a stream up to `to` lost, and go on from there."""
+        state = self._state
+        stream = state.kept.get(name)
+        if stream is None:
+            stream = state.kept[name] = KeptStream()
+        state.events.append(Gap(name[0], name[1], stream.position, to))
+        state.counters["gaps"] += 1
+        before = stream.waiting_bytes
+        stream.jump(to)
+        state.log.held_after[name] = max(to, state.log.held_after.get(name, to))
+        state.mark_passed(name)
+        self.advance(name, now_ns)
+        state.waiting_bytes += stream.waiting_bytes - before
+
+    def _pass(self, stored: Stored, now_ns: int, *, rebuild: bool = False) -> None:
+        messages, stored.messages = stored.messages, None
+        remaining_ms = stored.remaining_ms(now_ns)
+        if not messages or not remaining_ms:
+            self._state.counters["expired"] += stored.header.messages
+            return
+        self.hand_on(stored.header, messages, remaining_ms, rebuild=rebuild)
+
+    def hand_on(
+        self, header: Header, messages: list[Message], remaining_ms: int, *, rebuild: bool = False
+    ) -> None:
+        """Deliver what of these messages is neither expired nor superseded."""
+        state = self._state
+        age_ms = header.lifetime_ms - remaining_ms if header.lifetime_ms else 0
+        fresh = not is_kept(header.lane)
+        wanted = []
+        for message in messages:
+            if 0 < message.lifetime_ms <= age_ms:
+                state.counters["expired"] += 1
+            elif message.flags & 1:
+                if self.retain(header.origin, message):
+                    wanted.append(message)
+            elif not fresh or self._is_newest(message):
+                wanted.append(message)
+        state.deliver(header.origin, header.incarnation, wanted, rebuild=rebuild)
+
+    def retain(self, origin: str, message: Message) -> bool:
+        """Offer a retained message to the map. False: superseded, it reaches nobody."""
+        state = self._state
+        entry = Entry(message.rank, message.clock, origin, message.payload, message.qos)
+        if not state.retained.merge(message.topic, entry):
+            state.counters["superseded"] += 1
+            return False
+        state.changes.retained[message.topic] = entry
+        return True
+
+    def _is_newest(self, message: Message) -> bool:
+        newest = self._state.newest
+        if newest.get(message.topic, 0) >= message.clock:
+            self._state.counters["superseded"] += 1
+            return False
+        newest[message.topic] = message.clock
+        newest.move_to_end(message.topic)
+        if len(newest) > FRESH_TOPICS_MAX:
+            newest.popitem(last=False)
+        return True
+
+
+def _decode(stored: Stored) -> list[Message]:
+    try:
+        return decode_body(stored.header, stored.body)
+    except BundleInvalid as error:
+        raise FrameInvalid(str(error)) from None

@@ -1,0 +1,101 @@
+"""Every bound of the mesh core, with the reason for its number.
+
+Units stand last in each name. "Guess" means that nobody has measured it yet.
+"""
+
+from typing import Final
+
+MS: Final = 1_000_000
+"""Nanoseconds in a millisecond."""
+
+# What travels
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+"""Payload of one message. Larger things travel as chunks, so that nothing urgent waits behind them."""
+TOPIC_BYTES_MAX: Final = 1024
+"""MQTT allows 65,535; nobody's hierarchy needs a thousand, and retained maps hold every topic."""
+BUNDLE_BYTES_MAX: Final = 64 * 1024
+"""A bundle is sealed early at this size; measured: 50 to 200 messages a bundle already reach the plateau."""
+FRAME_BYTES_MAX: Final = 64 * 1024
+"""One MQTT publish between neighbours. About 0.5 ms on 1 Gbit/s, 50 ms on a 10 Mbit/s radio."""
+ORIGIN_BYTES_MAX: Final = 32
+"""Device ids are `[a-z0-9-]{1,32}` by the topic contract."""
+BUNDLE_MESSAGES_MAX: Final = 4096
+"""Bounds the work that one header can announce; 64 KiB of the smallest messages are about 4,000."""
+TAG_BYTES_MAX: Final = 256
+"""An Ed25519 signature and a SHA-256 body digest are 96 bytes; the rest is room."""
+
+# What is remembered
+STREAMS_MAX: Final = 20_000
+"""(origin, lane) pairs: 2,000 devices with every lane in use. About 300 bytes each."""
+LOG_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Kept bundles held for repair: 60 s of 2,000 messages a second at 130 bytes; a Pi Zero 2 has 512 MB."""
+LOG_BUNDLES_MAX: Final = 50_000
+"""Small bundles cost about 500 bytes of objects each, which LOG_BYTES_MAX does not see."""
+WAITING_BUNDLES_MAX: Final = 1_024
+"""Bundles of one stream that wait for a gap to close. Beyond it the farthest is dropped; repair brings it back."""
+WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The same over all streams. Guess: half the log."""
+FRESH_WINDOW_SEQUENCES: Final = 1_024
+"""How far behind the newest a fresh bundle may arrive and still be told from a duplicate."""
+FRESH_TOPICS_MAX: Final = 20_000
+"""Topics whose newest clock is remembered, so that an older value never follows a newer one."""
+RETAINED_TOPICS_MAX: Final = 20_000
+"""Where a message enters. At 200 bytes each: 4 MB."""
+RETAINED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""The same in payload and topic bytes."""
+RETAINED_HARD_FACTOR: Final = 2
+"""A merge may reach this many times the two limits above, then the oldest version goes, everywhere the same."""
+TOMBSTONE_MS: Final = 10 * 24 * 3600 * 1000
+"""How long a deletion is remembered: Pekko's durable figure of 10 days, since edge fleets sleep for days."""
+
+# Links
+OUTBOX_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Queued for one neighbour. More is dropped and repaired by digest: a queue is never the promise."""
+OUTBOX_BUNDLES_MAX: Final = 8_192
+"""The same in bundles."""
+CONTROL_RECORDS_MAX: Final = 1_024
+"""Control records queued for one neighbour; one that asks without reading is not answered any more."""
+RECORDS_MAX: Final = 2_048
+"""Records in one frame; bounds the work of decoding it."""
+BAD_FRAMES_MAX: Final = 8
+"""Bad frames from one neighbour before its link is closed. One may be a cosmic ray, eight are a fault. Guess."""
+BAD_FRAMES_FORGET_MS: Final = 60_000
+"""Bad frames are counted within this window. Guess."""
+DIGEST_ENTRIES_MAX: Final = 1_024
+"""Entries in one digest record (about 40 bytes each); the rest follows in the next record."""
+WANT_RANGES_MAX: Final = 512
+"""Ranges in one request."""
+TABLE_ENTRIES_MAX: Final = 800
+"""Retained versions in one record of a table exchange: about 60 bytes each, under a frame."""
+OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Published and not yet sealed, within one turn: a publisher that never yields is told."""
+
+# Time
+TICK_MS: Final = 1_000
+"""Housekeeping: expiry of logged bodies, end of joining and rebuilding."""
+PING_MS: Final = 500
+"""Round-trip probe of each link; four may be lost before SILENCE_MS."""
+SILENCE_MS: Final = 2_000
+"""A link that says nothing for so long is closed and dialled again. TCP alone would wait for minutes."""
+DIGEST_MS: Final = 1_000
+"""One random link is compared this often. VerneMQ: 5 s; Scuttlebutt: 1 s; zenoh: 10 s."""
+WANT_DELAY_MS: Final = 40
+"""How long a hole may be merely reordering before it is asked for. Plumtree's second timer in iroh: 40 ms."""
+WANT_RETRY_MS: Final = 400
+"""An unanswered request is put to another neighbour after this long. Guess: a slow radio's round trip."""
+TABLE_MS: Final = 5_000
+"""Retained tables are exchanged with one neighbour at most this often: a table costs 60 bytes per topic."""
+GAP_WAIT_MS: Final = 5_000
+"""A hole that no neighbour can fill is declared lost after this long without its origin. Guess."""
+JOIN_WAIT_MS: Final = 3_000
+"""A device without any memory waits so long for a neighbour with history before it counts what it hears. Guess."""
+REBUILD_MS: Final = 60_000
+"""After a boot, older bundles are still taken as memory for so long; longer than any demo obstacle lives. Guess."""
+CLOCK_AHEAD_MAX_MS: Final = 500
+"""A neighbour's own bundles from farther in the future wait. uhlc's default."""
+CLOCK_BOUND_MS: Final = 10_000
+"""The clock bound is written for its own sake at most once in so long: 4 KB of WAL a time on an SD card."""
+
+assert BUNDLE_BYTES_MAX <= MESSAGE_BYTES_MAX
+assert PING_MS * 3 < SILENCE_MS
+assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS

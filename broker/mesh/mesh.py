@@ -1,0 +1,410 @@
+"""The mesh: publishes and frames in; deliveries, frames and changes to store out.
+
+Theory of operation. The driver calls in turns. Whatever arrives in a turn (`publish`, `receive`) changes state at
+once; at the end of the turn the driver calls `seal`, commits `take_changes()`, hands on `next_event()` until None,
+and writes `frames_to_send` to each link. That order is the promise: nothing is acknowledged, delivered or sent before
+what must survive is stored.
+
+A bundle that is heard for the first time goes into the log (kept), to every other neighbour, and, when its turn in
+its stream has come, to this device's subscribers. A neighbour that misbehaves yields an event and a count; an
+exception from here is our own defect.
+
+Assumes one driver, monotonic `now_ns`, and a `Choice` whose draws are the only randomness.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.mesh import frame
+from broker.mesh.bundle import (
+    FLAG_RETAINED,
+    QOS_SHIFT,
+    BundleInvalid,
+    Message,
+    body_bytes_estimate,
+    decode_body,
+    decode_header,
+    is_kept,
+    lane_of,
+)
+from broker.mesh.dialogue import Dialogue
+from broker.mesh.events import Changes, CloseLink, Event, MeshFull, Misbehaved, OwnBundle, Restored
+from broker.mesh.frame import FrameInvalid
+from broker.mesh.intake import Intake
+from broker.mesh.limits import (
+    DIGEST_MS,
+    JOIN_WAIT_MS,
+    MESSAGE_BYTES_MAX,
+    MS,
+    OPEN_BYTES_MAX,
+    SILENCE_MS,
+    TICK_MS,
+    TOPIC_BYTES_MAX,
+)
+from broker.mesh.log import Stored
+from broker.mesh.peer import Peer
+from broker.mesh.retained import Entry, RetainedMap
+from broker.mesh.state import PeerStatistics, State, Statistics
+from broker.mesh.streams import KeptStream
+
+if TYPE_CHECKING:
+    from broker.mesh.state import Choice
+
+__all__ = ["Mesh"]
+
+
+class Mesh:
+    """The mesh of one device.
+
+    Args:
+        device: This device's id.
+        choice: The source of chance, `random.Random(seed)`.
+        now_ns: Monotonic time.
+        wall_ms: What the wall clock shows, in milliseconds since 1970.
+        restored: What the store gave back; without it a device without memory.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        choice: Choice,
+        *,
+        now_ns: int,
+        wall_ms: int,
+        restored: Restored | None = None,
+    ) -> None:
+        restored = restored or Restored()
+        self._state = State(device, choice, restored, now_ns)
+        self._intake = Intake(self._state)
+        self._dialogue = Dialogue(self._state, self._intake)
+        self._open_bytes = 0
+        self._local_open: list[Message] = []
+        self._next_digest_ns = now_ns + DIGEST_MS * MS
+        self._next_tick_ns = now_ns + TICK_MS * MS
+        self.set_wall_clock(wall_ms, now_ns, synchronised=False)
+        self._remember(restored, now_ns)
+
+    # What the driver tells.
+
+    def set_wall_clock(self, wall_ms: int, now_ns: int, *, synchronised: bool) -> None:
+        """Say what the wall clock shows, and whether it is known to be right."""
+        self._state.clock.set_wall(wall_ms, now_ns, synchronised=synchronised)
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        now_ns: int,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+        priority: int = 2,
+        lifetime_ms: int = 0,
+        rank: int = 0,
+        local: bool = False,
+    ) -> int:
+        """Publish a message; it leaves with this turn's `seal`.
+
+        Args:
+            topic: A valid topic name.
+            payload: At most MESSAGE_BYTES_MAX; empty and retained: deletes the topic's value.
+            now_ns: Monotonic time.
+            qos: 0 is fresh, 1 and 2 are kept.
+            retained: Whether it becomes the topic's value.
+            priority: 0 control, 1 urgent, 2 normal, 3 telemetry, 4 bulk.
+            lifetime_ms: 0: it does not expire.
+            rank: Orders retained values before the clock does. A deletion takes the rank of what it deletes.
+            local: It never leaves this device.
+
+        Returns:
+            The message's hybrid clock.
+
+        Raises:
+            MeshFull: A limit is reached; nothing was taken.
+        """
+        state = self._state
+        size = body_bytes_estimate(topic, payload)
+        if len(payload) > MESSAGE_BYTES_MAX or len(topic) > TOPIC_BYTES_MAX:
+            raise MeshFull(
+                f"a message of {len(payload)} bytes on a topic of {len(topic)} is over the limit of "
+                f"{MESSAGE_BYTES_MAX} and {TOPIC_BYTES_MAX}; send large things in chunks"
+            )
+        if self._open_bytes + size > OPEN_BYTES_MAX:
+            raise MeshFull(f"more than {OPEN_BYTES_MAX} bytes published in one turn")
+        clock = state.clock.tick(now_ns)
+        if retained:
+            held = state.local if local else state.retained
+            if not held.has_room(topic, payload):
+                raise MeshFull(
+                    "the retained map is full; delete topics by an empty retained publish"
+                )
+            if not payload and (present := held.get(topic)) is not None:
+                rank = present.rank
+        message = Message(clock, qos << QOS_SHIFT | retained, lifetime_ms, rank, topic, payload)
+        if local:
+            if retained:
+                state.local.merge(topic, Entry(rank, clock, state.device, payload, qos))
+            self._local_open.append(message)
+        elif not retained or self._intake.retain(state.device, message):
+            self._open_bytes += size
+            state.origin.add(lane_of(priority, kept=qos > 0), message)
+        return clock
+
+    def seal(self, now_ns: int) -> None:
+        """End the turn: what was published becomes bundles, queued for the neighbours and delivered here."""
+        state = self._state
+        if self._local_open:
+            state.deliver(state.device, state.origin.incarnation, self._local_open)
+            self._local_open = []
+        if not state.origin.pending:
+            return
+        self._open_bytes = 0
+        positions = (
+            {
+                lane: stream.position
+                for (origin, lane), stream in state.kept.items()
+                if origin == state.device
+            }
+            if state.origin.starting
+            else {}
+        )
+        for stored, messages in state.origin.seal(positions, now_ns):
+            header = stored.header
+            if is_kept(header.lane):
+                if header.stream not in state.kept:
+                    state.kept[header.stream] = KeptStream()
+                state.kept[header.stream].position = header.position
+                state.mark_passed(header.stream)
+                state.log_add(stored)
+                state.changes.own.append(
+                    OwnBundle(header.lane, header.position, stored.head, stored.body)
+                )
+            state.forward(stored)
+            state.deliver(state.device, header.incarnation, messages)
+
+    def link_up(self, peer: str, now_ns: int) -> None:
+        """A link to a neighbour is there; the mesh says hello first."""
+        state = self._state
+        if peer in state.peers:
+            self.link_down(peer, now_ns)
+        state.peers[peer] = Peer(peer, now_ns)
+        self._dialogue.say_hello(state.peers[peer], now_ns)
+        if state.joining and state.join_until_ns is None:
+            state.join_until_ns = now_ns + JOIN_WAIT_MS * MS
+
+    def link_down(self, peer: str, now_ns: int) -> None:
+        """The link is gone."""
+        del now_ns  # the verb takes it as all do
+        if self._state.peers.pop(peer, None) is not None:
+            self._state.repair.forget_peer(peer)
+
+    def receive(self, peer: str, data: bytes, now_ns: int) -> None:
+        """A frame came from a neighbour. Never raises: a bad frame is dropped, counted and told."""
+        state = self._state
+        link = state.peers.get(peer)
+        if link is None:
+            state.counters["frames_without_link"] += 1
+            return
+        link.heard_ns = now_ns
+        link.frames_in += 1
+        link.bytes_in += len(data)
+        try:
+            for kind, body in frame.decode_frame(data):
+                self._record(link, kind, body, now_ns)
+        except FrameInvalid as error:
+            state.counters["bad_frames"] += 1
+            state.events.append(Misbehaved(peer, str(error)))
+            if link.count_bad(now_ns):
+                self._close(link, f"too many bad frames, the last: {error}")
+
+    def handle_timer(self, now_ns: int) -> None:
+        """Do what is due; the driver calls it at `next_timer`."""
+        state = self._state
+        for peer in state.peers.values():
+            if now_ns - peer.heard_ns >= SILENCE_MS * MS:
+                self._close(peer, f"silent for {SILENCE_MS} ms")
+            elif now_ns >= peer.next_ping_ns:
+                peer.ping(now_ns)
+                if not peer.established:
+                    self._dialogue.say_hello(peer, now_ns)
+        if now_ns >= self._next_digest_ns:
+            self._next_digest_ns = now_ns + DIGEST_MS * MS
+            names = sorted(name for name, peer in state.peers.items() if peer.established)
+            if names:
+                state.peers[state.choice.choice(names)].digest_due = True
+        repair_ns = state.repair.next_ns()
+        if repair_ns is not None and now_ns >= repair_ns:
+            self._repair(now_ns)
+        if now_ns >= self._next_tick_ns:
+            self._next_tick_ns = now_ns + TICK_MS * MS
+            self._tick(now_ns)
+
+    # What the driver takes.
+
+    def next_timer(self) -> int:
+        """When `handle_timer` wants to be called next, in monotonic nanoseconds."""
+        state = self._state
+        times = [self._next_digest_ns, self._next_tick_ns]
+        for peer in state.peers.values():
+            times.append(peer.next_ping_ns)
+            if not peer.closing:
+                times.append(peer.heard_ns + SILENCE_MS * MS)
+        repair_ns = state.repair.next_ns()
+        if repair_ns is not None:
+            times.append(repair_ns)
+        return min(times)
+
+    def take_changes(self) -> Changes:
+        """What must be stored before this turn's events and frames leave."""
+        state = self._state
+        changes, state.changes = state.changes, Changes()
+        changes.clock_bound = state.clock.store(with_others=bool(changes))
+        return changes
+
+    def next_event(self) -> Event | None:
+        """The next event, or None."""
+        return self._state.events.popleft() if self._state.events else None
+
+    def frames_to_send(self, peer: str, budget_bytes: int, now_ns: int) -> list[bytes]:
+        """Frames for a neighbour, of together about `budget_bytes`; empty when there is nothing to say."""
+        state = self._state
+        link = state.peers.get(peer)
+        if link is None or budget_bytes <= 0:
+            return []
+        if link.digest_due and link.established:
+            link.digest_due = False
+            for digest in state.vector.digests(link, state.retained.hash):
+                link.say(digest)
+        return link.frames(budget_bytes, state.retained, now_ns)
+
+    @property
+    def retained(self) -> RetainedMap:
+        """The retained values that all devices share."""
+        return self._state.retained
+
+    @property
+    def retained_local(self) -> RetainedMap:
+        """The retained values of topics that stay on this device."""
+        return self._state.local
+
+    @property
+    def incarnation(self) -> int:
+        """This boot's incarnation."""
+        return self._state.origin.incarnation
+
+    def clock(self, now_ns: int) -> int:
+        """The hybrid clock's present."""
+        return self._state.clock.read(now_ns)
+
+    def statistics(self) -> Statistics:
+        """What was counted so far."""
+        state = self._state
+        return Statistics(
+            device=state.device,
+            incarnation=state.origin.incarnation,
+            joining=state.joining,
+            counters={**dict(sorted(state.counters.items())), "wants": state.repair.wants},
+            streams=len(state.kept) + len(state.fresh),
+            log_bundles=len(state.log),
+            log_bytes=state.log.size_bytes,
+            retained=state.retained.live,
+            peers=tuple(_peer_statistics(state.peers[name]) for name in sorted(state.peers)),
+        )
+
+    # Inside.
+
+    def _record(self, link: Peer, kind: int, body: bytes, now_ns: int) -> None:
+        if kind == frame.PART:
+            whole = link.assembly.add(body)
+            if whole is None:
+                return
+            kind, body = whole
+        if link.hello is None and kind != frame.HELLO:
+            self._state.counters["records_before_hello"] += 1
+        elif kind == frame.BUNDLE:
+            self._intake.bundle(link.name, body, now_ns)
+        else:
+            self._dialogue.hear(link, kind, body, now_ns)
+
+    def _close(self, link: Peer, reason: str) -> None:
+        if not link.closing:
+            link.closing = True
+            self._state.counters["links_closed"] += 1
+            self._state.events.append(CloseLink(link.name, reason))
+
+    def _repair(self, now_ns: int) -> None:
+        wants, lost = self._state.repair.due(now_ns)
+        for name, pages in wants.items():
+            for want in pages:
+                self._state.peers[name].say(want)
+        for stream, position in lost:
+            self._intake.give_up(stream, position, now_ns)
+
+    def _tick(self, now_ns: int) -> None:
+        state = self._state
+        state.log.expire(now_ns)
+        if state.join_until_ns is not None and now_ns >= state.join_until_ns:
+            state.joining = False
+        if state.rebuild_until_ns is not None and now_ns >= state.rebuild_until_ns:
+            state.rebuild_until_ns = None
+            for stream in state.kept.values():
+                stream.end_rebuild()
+        for topic in state.retained.purge(state.clock.read(now_ns)):
+            state.changes.retained[topic] = None
+
+    def _remember(self, restored: Restored, now_ns: int) -> None:
+        """Take up what the store gave back; all of it is memory."""
+        state = self._state
+        for stream, position in restored.passed.items():
+            state.settle(stream, position)
+        state.changes = Changes()
+        for topic, entry in restored.retained.items():
+            if state.retained.merge(topic, entry) and entry.payload:
+                flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
+                message = Message(entry.clock, flags, 0, entry.rank, topic, entry.payload)
+                state.deliver(entry.origin, 0, [message], rebuild=True)
+        for own in restored.own:
+            self._remember_own(own, now_ns)
+        for lane in {own.lane for own in restored.own}:
+            state.log.lower_floor((state.device, lane))
+
+    def _remember_own(self, own: OwnBundle, now_ns: int) -> None:
+        """An own bundle that no neighbour was known to hold: it waits for a link again."""
+        state = self._state
+        try:
+            header = decode_header(own.head)
+            messages = decode_body(header, own.body)
+        except BundleInvalid:
+            state.counters["store_damaged"] += 1
+            return
+        expires_ns = None
+        if header.lifetime_ms:
+            age_ms = max(0, state.clock.ahead_ms(header.clock, now_ns) * -1)
+            expires_ns = now_ns + (header.lifetime_ms - age_ms) * MS
+        stored = Stored(header, own.head, own.body, expires_ns, 0)
+        stream = header.stream
+        if stream not in state.kept:
+            state.settle(stream, header.position)
+        state.log_add(stored)
+        state.kept[stream].accept(stored)
+        remaining_ms = stored.remaining_ms(now_ns)
+        if remaining_ms:
+            self._intake.hand_on(header, messages, remaining_ms, rebuild=True)
+
+
+def _peer_statistics(peer: Peer) -> PeerStatistics:
+    return PeerStatistics(
+        name=peer.name,
+        established=peer.established,
+        rtt_ms=None if peer.rtt_ns is None else peer.rtt_ns / MS,
+        frames_in=peer.frames_in,
+        frames_out=peer.frames_out,
+        bytes_in=peer.bytes_in,
+        bytes_out=peer.bytes_out,
+        queued_bundles=len(peer.outbox),
+        queued_bytes=peer.outbox.size_bytes,
+        dropped=peer.outbox.dropped,
+        conflated=peer.outbox.conflated,
+        bad_frames=len(peer.bad),
+    )

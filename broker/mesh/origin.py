@@ -1,0 +1,137 @@
+"""What this device itself publishes: one open bundle per lane, sealed at the end of each turn.
+
+Decides incarnation and sequence of own bundles, and that a bundle is sealed early when it grows over its bound. The
+first bundle of a stream in an incarnation names the position where the stream stood before, so receivers can close
+the old incarnation.
+
+Assumes that the incarnation was stored before the first bundle leaves. When a neighbour knows a higher one (the disk
+was lost), `renumber` moves the bundles that nobody has heard yet into a new incarnation.
+"""
+
+from __future__ import annotations
+
+from broker.mesh.bundle import (
+    Header,
+    Message,
+    Position,
+    body_bytes_estimate,
+    encode_body,
+    encode_header,
+    is_kept,
+    topic_hash,
+)
+from broker.mesh.limits import BUNDLE_BYTES_MAX, BUNDLE_MESSAGES_MAX, MS
+from broker.mesh.log import Stored
+
+__all__ = ["Origin"]
+
+Sealed = tuple[Stored, list[Message]]
+
+
+class _Open:
+    """The bundle that is being filled on one lane."""
+
+    __slots__ = ("lifetime_ms", "messages", "size")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.size = 0
+        self.lifetime_ms: int | None = None
+
+
+class Origin:
+    """Own lanes of one device."""
+
+    __slots__ = ("_full", "_next", "_open", "device", "incarnation", "lost")
+
+    def __init__(self, device: str, incarnation: int) -> None:
+        self.device = device
+        self.incarnation = incarnation
+        self.lost = False
+        """Whether earlier incarnations are known to exist, but not how they ended."""
+        self._open: dict[int, _Open] = {}
+        self._full: list[tuple[int, _Open]] = []
+        self._next: dict[int, int] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to seal."""
+        return bool(self._open or self._full)
+
+    @property
+    def starting(self) -> bool:
+        """Whether a lane's next bundle is its first in this incarnation."""
+        return any(
+            lane not in self._next for lane in (*self._open, *(lane for lane, _ in self._full))
+        )
+
+    def add(self, lane: int, message: Message) -> None:
+        """Put a message into its lane's open bundle."""
+        size = body_bytes_estimate(message.topic, message.payload)
+        bundle = self._open.get(lane)
+        if bundle is None:
+            bundle = self._open[lane] = _Open()
+        elif bundle.size + size > BUNDLE_BYTES_MAX or len(bundle.messages) >= BUNDLE_MESSAGES_MAX:
+            self._full.append((lane, bundle))
+            bundle = self._open[lane] = _Open()
+        bundle.messages.append(message)
+        bundle.size += size
+        lifetime_ms = message.lifetime_ms
+        if bundle.lifetime_ms is None or (bundle.lifetime_ms and lifetime_ms > bundle.lifetime_ms):
+            bundle.lifetime_ms = lifetime_ms
+        elif not lifetime_ms:
+            bundle.lifetime_ms = 0
+
+    def seal(self, positions: dict[int, Position], now_ns: int) -> list[Sealed]:
+        """Close all open bundles; `positions` says where each own stream stands."""
+        bundles = self._full
+        bundles += self._open.items()
+        self._full, self._open = [], {}
+        return [
+            self._seal(lane, bundle, positions.get(lane, (0, 0)), now_ns)
+            for lane, bundle in bundles
+        ]
+
+    def _seal(self, lane: int, bundle: _Open, before: Position, now_ns: int) -> Sealed:
+        messages = bundle.messages
+        sequence = self._next.get(lane, 1)
+        self._next[lane] = sequence + 1
+        first = sequence == 1 and is_kept(lane)
+        body = encode_body(messages)
+        lifetime_ms = bundle.lifetime_ms or 0
+        header = Header(
+            self.device,
+            lane,
+            self.incarnation,
+            sequence,
+            len(messages),
+            messages[-1].clock,
+            lifetime_ms,
+            len(body),
+            before if first and before > (0, 0) else None,
+            first and self.lost and before == (0, 0),
+            () if is_kept(lane) else tuple({topic_hash(m.topic): None for m in messages}),
+        )
+        expires_ns = now_ns + lifetime_ms * MS if lifetime_ms else None
+        return Stored(header, encode_header(header), body, expires_ns, 0), messages
+
+    def renumber(self, incarnation: int, unheard: list[Stored]) -> list[Stored]:
+        """Raise the incarnation; returns the unheard bundles under it, in the same order per lane."""
+        self.incarnation = incarnation
+        self.lost = True
+        self._next = {}
+        renumbered = []
+        for stored in unheard:
+            lane = stored.header.lane
+            sequence = self._next.get(lane, 1)
+            self._next[lane] = sequence + 1
+            header = stored.header._replace(
+                incarnation=incarnation,
+                sequence=sequence,
+                closes=None,
+                closes_lost=sequence == 1,
+            )
+            renumbered.append(
+                Stored(header, encode_header(header), stored.body, stored.expires_ns, 0)
+            )
+        return renumbered

@@ -1,0 +1,141 @@
+"""Everything that one mesh knows, in one place that its parts share.
+
+`Intake` changes what bundles change, `Dialogue` what neighbours say of themselves, `Mesh` what the driver does. None
+of them keeps state of its own, so what a device knows can be read here from top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from broker.mesh.clock import HybridClock
+from broker.mesh.events import Changes, Deliver, Event, Restored
+from broker.mesh.limits import MS, REBUILD_MS
+from broker.mesh.log import Log
+from broker.mesh.origin import Origin
+from broker.mesh.repair import Repair, Vector
+from broker.mesh.retained import RetainedMap
+from broker.mesh.streams import FreshStream, KeptStream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.mesh.bundle import Message, Position
+    from broker.mesh.log import Stored
+    from broker.mesh.peer import Peer
+
+__all__ = ["Choice", "PeerStatistics", "State", "Statistics"]
+
+Stream = tuple[str, int]
+
+
+class Choice(Protocol):
+    """The only randomness of the mesh; `random.Random(seed)` fits."""
+
+    def choice(self, seq: Sequence[str]) -> str:
+        """One of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """One neighbour, as `status` shows it."""
+
+    name: str
+    established: bool
+    rtt_ms: float | None
+    frames_in: int
+    frames_out: int
+    bytes_in: int
+    bytes_out: int
+    queued_bundles: int
+    queued_bytes: int
+    dropped: int
+    conflated: int
+    bad_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a mesh has counted since its start."""
+
+    device: str
+    incarnation: int
+    joining: bool
+    counters: dict[str, int]
+    streams: int
+    log_bundles: int
+    log_bytes: int
+    retained: int
+    peers: tuple[PeerStatistics, ...]
+
+
+class State:
+    """The knowledge of one device's mesh."""
+
+    def __init__(self, device: str, choice: Choice, restored: Restored, now_ns: int) -> None:
+        self.device = device
+        self.choice = choice
+        self.clock = HybridClock(restored.clock_bound)
+        self.origin = Origin(device, restored.incarnation)
+        self.log = Log()
+        self.kept: dict[Stream, KeptStream] = {}
+        self.fresh: dict[Stream, FreshStream] = {}
+        self.newest: OrderedDict[str, int] = OrderedDict()
+        """By topic: the newest clock that a fresh message was delivered with."""
+        self.incarnations: dict[str, int] = {}
+        """By origin: the highest that was heard of."""
+        self.retained = RetainedMap()
+        self.local = RetainedMap()
+        """Retained values of `local/` topics, which never leave."""
+        self.peers: dict[str, Peer] = {}
+        self.vector = Vector(self.kept, self.log)
+        self.repair = Repair(self.kept, self.peers)
+        self.events: deque[Event] = deque()
+        self.changes = Changes()
+        self.counters: Counter[str] = Counter()
+        self.waiting_bytes = 0
+        self.spoken = False
+        """Whether a neighbour may have heard of this incarnation."""
+        self.joining = restored.first_boot
+        self.join_until_ns: int | None = None
+        self.rebuild_until_ns: int | None = now_ns + REBUILD_MS * MS
+
+    def settle(self, stream: Stream, position: Position) -> None:
+        """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""
+        self.kept[stream] = KeptStream(position, rebuild=True)
+        self.log.held_after[stream] = position
+        self.hear_of(stream[0], position[0])
+        self.mark_passed(stream)
+
+    def mark_passed(self, stream: Stream) -> None:
+        """A stream's position has changed."""
+        self.vector.touch(stream)
+        self.changes.passed[stream] = self.kept[stream].position
+
+    def hear_of(self, origin: str, incarnation: int) -> None:
+        """Note an origin's incarnation."""
+        if incarnation > self.incarnations.get(origin, 0):
+            self.incarnations[origin] = incarnation
+
+    def log_add(self, stored: Stored) -> None:
+        """Log a kept bundle; streams that lose an old one for it have another floor."""
+        for stream in self.log.add(stored):
+            if stream in self.kept:
+                self.vector.touch(stream)
+
+    def forward(self, stored: Stored, but: str | None = None) -> None:
+        """Queue a bundle for every neighbour that has introduced itself, but one."""
+        for name, peer in self.peers.items():
+            if name != but and peer.hello is not None:
+                peer.outbox.add(stored)
+
+    def deliver(
+        self, origin: str, incarnation: int, messages: list[Message], *, rebuild: bool = False
+    ) -> None:
+        """Hand messages to this device's subscribers."""
+        if messages:
+            self.counters["rebuilt" if rebuild else "delivered"] += len(messages)
+            self.events.append(Deliver(origin, incarnation, messages, rebuild))

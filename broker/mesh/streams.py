@@ -1,0 +1,155 @@
+"""What has been heard of each stream: exactly once, in order when kept, newest only when fresh.
+
+Theory of operation. A stream is one lane of one origin. Its kept bundles are numbered from 1 within an incarnation,
+and the first bundle of an incarnation names the position at which the stream stood before (`closes`). So a stream is
+one chain over all incarnations, and one position, (incarnation, sequence), says all that was passed of it:
+
+    ... (3,40) -> (3,41) -> (7,1 closes 3,41) -> (7,2) ...
+
+`KeptStream.accept` takes a bundle in any order; `advance` passes what follows the position. What does not follow yet
+waits, bounded. A hole closes by repair, or is given up by `jump` when nobody can fill it.
+
+After a boot the stored position says what was delivered before; bundles at or before `rebuild_upto` that are asked
+for again are memory: they are handed on marked `rebuild`, once, and move nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, WAITING_BUNDLES_MAX
+
+if TYPE_CHECKING:
+    from broker.mesh.bundle import Position
+    from broker.mesh.log import Stored
+
+__all__ = ["FreshStream", "KeptStream", "Verdict"]
+
+START: Position = (0, 0)
+
+
+class Verdict(Enum):
+    """What became of a bundle."""
+
+    NEW = auto()
+    REBUILD = auto()
+    FULL = auto()
+    """Too much is waiting already: not taken, repair brings it back."""
+
+
+class KeptStream:
+    """One kept lane of one origin."""
+
+    __slots__ = (
+        "_rebuilt",
+        "position",
+        "rebuild_upto",
+        "waiting",
+        "waiting_bytes",
+    )
+
+    def __init__(self, position: Position = START, *, rebuild: bool = False) -> None:
+        self.position = position
+        self.waiting: dict[Position, Stored] = {}
+        self.waiting_bytes = 0
+        self.rebuild_upto = position if rebuild else START
+        self._rebuilt: set[Position] = set()
+
+    def knows(self, position: Position) -> bool:
+        """Whether a bundle at this position would be a copy."""
+        if position > self.position:
+            return position in self.waiting
+        return position > self.rebuild_upto or position in self._rebuilt
+
+    def follows(self, position: Position) -> bool:
+        """Whether a bundle at this position would not have to wait."""
+        incarnation, sequence = self.position
+        return position <= (incarnation, sequence + 1)
+
+    def accept(self, stored: Stored) -> Verdict:
+        """Take a bundle that `knows` nothing of."""
+        position = stored.header.position
+        if position <= self.position:
+            self._rebuilt.add(position)
+            return Verdict.REBUILD
+        if len(self.waiting) >= WAITING_BUNDLES_MAX:
+            farthest = max(self.waiting)
+            if position > farthest:
+                return Verdict.FULL
+            self._take(farthest)
+        self.waiting[position] = stored
+        self.waiting_bytes += stored.weight_bytes
+        return Verdict.NEW
+
+    def advance(self) -> list[Stored]:
+        """Pass every waiting bundle that follows; returns them in order."""
+        passed: list[Stored] = []
+        while self.waiting:
+            incarnation, sequence = self.position
+            position = (incarnation, sequence + 1)
+            if position not in self.waiting:
+                next_incarnation = self._next_incarnation()
+                if next_incarnation is None:
+                    break
+                position = next_incarnation
+            following = self._take(position)
+            self.position = following.header.position
+            passed.append(following)
+        return passed
+
+    def jump(self, to: Position) -> None:
+        """Give up everything up to `to`."""
+        self.position = max(self.position, to)
+        for position in [p for p in self.waiting if p <= self.position]:
+            self._take(position)
+
+    def end_rebuild(self) -> None:
+        """From now on older bundles are duplicates again."""
+        self.rebuild_upto = START
+        self._rebuilt.clear()
+
+    def _take(self, position: Position) -> Stored:
+        stored = self.waiting.pop(position)
+        self.waiting_bytes -= stored.weight_bytes
+        return stored
+
+    def _next_incarnation(self) -> Position | None:
+        """Where the first bundle of the next incarnation waits, if it closes the present one where we stand."""
+        firsts = [p for p in self.waiting if p[1] == 1 and p[0] > self.position[0]]
+        if not firsts:
+            return None
+        first = min(firsts)
+        header = self.waiting[first].header
+        if header.closes is not None and not header.closes_lost and header.closes > self.position:
+            return None
+        return first
+
+
+class FreshStream:
+    """One fresh lane of one origin: a window of sequences, so that a copy is told from news."""
+
+    __slots__ = ("_seen", "incarnation", "newest")
+
+    def __init__(self) -> None:
+        self.incarnation = 0
+        self.newest = 0
+        self._seen = 0
+
+    def accept(self, incarnation: int, sequence: int) -> bool:
+        """Whether the bundle is news."""
+        if incarnation < self.incarnation:
+            return False
+        if incarnation > self.incarnation:
+            self.incarnation, self.newest, self._seen = incarnation, sequence, 1
+            return True
+        ahead = sequence - self.newest
+        if ahead > 0:
+            kept_bits = FRESH_WINDOW_SEQUENCES - ahead
+            self._seen = (self._seen & ((1 << kept_bits) - 1)) << ahead | 1 if kept_bits > 0 else 1
+            self.newest = sequence
+            return True
+        if -ahead >= FRESH_WINDOW_SEQUENCES or self._seen >> -ahead & 1:
+            return False
+        self._seen |= 1 << -ahead
+        return True
