@@ -1,0 +1,58 @@
+"""Messages and shared memory between a device and its worker."""
+
+import os
+
+import numpy as np
+import pytest
+
+from agent.infer import wire
+from agent.infer.backend import TensorInfo
+from agent.infer.wire import Message, Verb
+
+SMALL = TensorInfo((1, 3), "int8", 0.5, -3)
+LARGE = TensorInfo((2, 5), "float32")
+
+
+def test_message_survives_the_wire():
+    message = Message(Verb.DONE, 2**32 - 1, 2**64 - 1, "größer".encode())
+    assert Message.unpack(message.pack()) == message
+    assert message.text == "größer"
+
+
+@pytest.mark.parametrize("packet", [b"\x01", bytes(15), bytes(16), b"\xff" + bytes(15)])
+def test_packet_that_is_no_message_is_refused(packet):
+    with pytest.raises(ValueError):
+        Message.unpack(packet)
+
+
+def test_long_tail_is_cut_to_what_a_packet_holds():
+    packet = Message(Verb.REJECTED, 1, 0, b"x" * 5000).pack()
+    assert len(packet) == wire.MESSAGE_BYTES_MAX
+
+
+def test_tensors_survive_the_wire():
+    assert wire.unpack_tensors(wire.pack_tensors(SMALL, LARGE)) == (SMALL, LARGE)
+
+
+def test_both_sides_see_the_same_memory_and_older_mappings_stay():
+    with wire.nameless_file() as memory:
+        wire.reserve(memory.fileno(), SMALL, SMALL)
+        ours, _ = wire.map_tensors(memory.fileno(), SMALL, SMALL)
+        wire.reserve(memory.fileno(), SMALL, LARGE)
+        model_input, model_output = wire.map_tensors(memory.fileno(), SMALL, LARGE)
+        theirs, their_output = wire.map_tensors(memory.fileno(), SMALL, LARGE)
+        ours[...] = [[1, 2, 3]]
+        model_output[...] = 7
+        np.testing.assert_array_equal(theirs, [[1, 2, 3]])
+        np.testing.assert_array_equal(model_input, [[1, 2, 3]])
+        np.testing.assert_array_equal(their_output, np.full((2, 5), 7))
+        assert os.fstat(memory.fileno()).st_nlink == 0
+
+
+def test_memory_is_reserved_and_never_shrinks():
+    with wire.nameless_file() as memory:
+        wire.reserve(memory.fileno(), LARGE, LARGE)
+        size = os.fstat(memory.fileno()).st_size
+        assert os.fstat(memory.fileno()).st_blocks > 0
+        wire.reserve(memory.fileno(), SMALL, SMALL)
+        assert os.fstat(memory.fileno()).st_size == size
