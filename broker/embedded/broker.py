@@ -177,14 +177,13 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
     async def shutdown(self) -> None:
-        """Close the listeners and every connection; their wills are published, sessions are gone.
+        """Close the listeners and every connection; their wills are published.
 
         Mends: amqtt closes its listeners last, so that clients come back while it is going down.
         """
         for server in self._servers.values():
             server.instance.close()
-        for wire in list(self._wires.open):
-            wire.end("the broker is shutting down")
+        await self._wires.end_all("the broker is shutting down")
         await super().shutdown()
         self._servers.clear()
 

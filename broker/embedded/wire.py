@@ -42,6 +42,20 @@ class Wires:
         # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self._one_gone = asyncio.Event()
+
+    def gone(self, wire: "Wire") -> None:
+        """Let go of a connection that is no more."""
+        self.open.discard(wire)
+        self._one_gone.set()
+
+    async def end_all(self, reason: str) -> None:
+        """End every connection and wait until they are gone, lingering ones included."""
+        while self.open:
+            for wire in list(self.open):
+                wire.end(reason)
+            self._one_gone.clear()
+            await self._one_gone.wait()
 
 
 class Wire(asyncio.BufferedProtocol, abc.ABC):
@@ -190,7 +204,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         """Clean up; the connection is gone."""
         logger.debug("lost %s: %s", self.name, exc)
         self._ended = True
-        self._wires.open.discard(self)
+        self._wires.gone(self)
         self._leave()
         if self._timer is not None:
             self._timer.cancel()
