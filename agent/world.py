@@ -18,7 +18,7 @@ write where; clocks are hybrid logical, one integer `wall_ms << 16 | logical`. `
 and only ages and liveness look at it.
 On failure: an invalid payload is counted, its reason remembered, and nothing else happens: the
 value before it stands, and the next one is applied.
-Source: DESIGN's rule that a map and a world never disagree about who won; see `agent.crdt`.
+Source: state-based replicated types (Shapiro et al. 2011), one per row of `topics.md`.
 """
 
 from collections.abc import Iterable
@@ -52,11 +52,11 @@ from agent.outcomes import Applied, Invalid, Outcome, Statistics
 from agent.replicas import counter_of, task_set_of
 from agent.snapshot import Heard, Seen, Snapshot
 from agent.view import View
+from broker.mesh.clock import LOGICAL_BITS
 from broker.topics import TABLE, classify, parse
 
 __all__ = ["Applied", "Invalid", "Outcome", "Statistics", "World"]
 
-_LOGICAL_BITS: Final = 16
 _DIGEST_BYTES: Final = 16
 """128 bits: two worlds that differ never show the same by accident."""
 _DELETABLE: Final = {row.name for row in TABLE if row.retained}
@@ -201,7 +201,7 @@ class World:
             return Outcome.INVALID
         weight = stamp = Stamp(message.rank, message.clock, message.origin)
         if isinstance(value, Obstacle):
-            until = message.clock + (value.ttl_ms << _LOGICAL_BITS)
+            until = message.clock + (value.ttl_ms << LOGICAL_BITS)
             if until <= self._expired_until:
                 return Outcome.EXPIRED
             stamp = Stamp(value.version, message.clock, message.origin)

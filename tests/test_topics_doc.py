@@ -18,9 +18,7 @@ def _row(row: TopicClass) -> list[str]:
         published if row.retained is None else ("yes" if row.retained else "no"),
         row.route.value,
         row.priority.name.lower(),
-        lifetime.value
-        if isinstance(lifetime, Lifetime)
-        else f"{lifetime // 1000} s" * bool(lifetime),
+        str(lifetime),
         row.written_by,
         row.merged_as,
     ]

@@ -13,6 +13,7 @@ from agent.messages import PayloadInvalid, decode, encode
 from agent.replicas import counter_of, replica_name, task_set_of, to_count, to_task_set
 from agent.world import Outcome, World
 from broker import topics
+from broker.mesh import limits
 
 SITE = "town"
 WALL_MS = 1_760_000_000_000
@@ -155,6 +156,12 @@ def test_obstacles_expire_by_the_clock_of_their_event(subject):
     assert subject.expire(0) == 0, "time does not run back"
 
 
+def test_an_obstacles_version_comes_before_its_clock(subject):
+    subject.apply(obstacle(version=2, at=clock(1)), 1)
+    assert subject.apply(obstacle(version=1, at=clock(5), state="gone"), 1) is Outcome.STALE
+    assert subject.apply(obstacle(version=3, at=clock(0), state="gone"), 1) is Outcome.APPLIED
+
+
 def test_a_shorter_ttl_does_not_bring_the_expiry_forward():
     long, short = obstacle(version=1, ttl_ms=9_000), obstacle(version=2, ttl_ms=1_000, state="gone")
     for order in ([long, short], [short, long]):
@@ -173,6 +180,10 @@ def test_too_many_obstacles_the_first_to_expire_goes(subject, monkeypatch):
         subject.apply_batch(order, 1)
         assert set(subject.snapshot().obstacles) == {("j-1", "o-7"), ("j-1", "o-9")}
     assert subject.statistics().evicted == 2
+
+
+def test_the_mesh_evicts_retained_topics_before_the_world_does():
+    assert limits.RETAINED_TOPICS_MAX * limits.RETAINED_HARD_FACTOR <= world.KEPT_TOPICS_MAX
 
 
 def test_too_many_topics_the_lowest_rank_goes(monkeypatch):
