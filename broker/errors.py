@@ -4,7 +4,9 @@
     ├── Refused             the node cannot take a publish now; the publisher waits, nothing is lost
     ├── RemoteError         the other side did what MQTT forbids; its connection ends, ours goes on
     │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
-    └── PortInUse           a listener's address is taken; says what, where and the way out
+    ├── PortInUse           a listener's address is taken; says what, where and the way out
+    ├── StateInUse          another process uses the state directory
+    └── StoreFailed         the store cannot be opened or written; nothing was stored
 
 Decides: who is to blame. A `RemoteError` is a peer's fault: counted, its connection closed.
 `Refused` is nobody's fault: the publisher is held back and tried again. `PortInUse` is for the
@@ -17,7 +19,7 @@ class FlockmqError(Exception):
     """Root of everything this package raises on purpose."""
 
 
-class Refused(FlockmqError):  # noqa: N818 - reads as what happened, as MQTT words it
+class Refused(FlockmqError):
     """The node cannot take this publish now (its log or its lane is full); try again later."""
 
 
@@ -25,11 +27,11 @@ class RemoteError(FlockmqError):
     """The other side of a connection broke the protocol; close that connection and count it."""
 
 
-class MalformedPacket(RemoteError):  # noqa: N818 - MQTT's own word for it
+class MalformedPacket(RemoteError):
     """These bytes are not an MQTT 3.1.1 control packet, or not one that this side may send."""
 
 
-class PortInUse(FlockmqError):  # noqa: N818 - the condition that the person has to end
+class PortInUse(FlockmqError):
     """Another program listens on the address that a listener wants."""
 
     def __init__(self, listener: str, host: str, port: int) -> None:
@@ -40,3 +42,17 @@ class PortInUse(FlockmqError):  # noqa: N818 - the condition that the person has
         self.listener = listener
         self.host = host
         self.port = port
+
+
+class StateInUse(FlockmqError):
+    """Another process uses the state directory."""
+
+    def __init__(self, directory: object) -> None:
+        super().__init__(
+            f"the state directory {directory} is in use by another flockmq process; "
+            "stop that one, or give this device a directory of its own"
+        )
+
+
+class StoreFailed(FlockmqError):
+    """The store could not be opened or written (disk full, read-only, gone); nothing was stored."""

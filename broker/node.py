@@ -1,0 +1,442 @@
+"""One device's driver: a mesh, its links, an embedded broker, a store, and the agent's subscriptions.
+
+Decides nothing of the protocol. Whatever arrives in one turn of the event loop is flushed together, in the order that
+the mesh's promise rests on: seal, commit, deliver, send. See docs/architecture.md, "One turn".
+
+When the disk cannot be written, the node goes on without acknowledging anything, says so in its statistics, and tries
+again with the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from broker.embedded.broker import EmbeddedBroker
+from broker.errors import Refused, StoreFailed
+from broker.link import Dialler, Neighbour
+from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved
+from broker.mesh.mesh import Mesh
+from broker.radio import Radio
+from broker.store import CHECKPOINT_S
+from broker.topics import Route, is_id, place, topic_matches
+from broker.wall_clock import is_synchronised, wall_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from broker.embedded.ingress import Pipe
+    from broker.embedded.statistics import Statistics as BrokerStatistics
+    from broker.mesh.state import Statistics as MeshStatistics
+    from broker.store import Store
+
+__all__ = ["Delivered", "Node", "NodeStatistics"]
+
+logger = logging.getLogger(__name__)
+
+UNSENT_HIGH_BYTES: Final = 128 * 1024
+"""What a link's socket may hold before the mesh keeps the rest: two frames."""
+LINKS_MAX: Final = 64
+"""Degree of one device. Plumtree and HyParView work with 5; a hub of a small site may have more. Guess."""
+WALL_CLOCK_S: Final = 1.0
+"""How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
+
+
+class Delivered(NamedTuple):
+    """A message as the agent gets it."""
+
+    origin: str
+    incarnation: int
+    clock: int
+    topic: str
+    payload: bytes
+    retained: bool
+    rebuild: bool
+
+
+class _Link(NamedTuple):
+    pipe: Pipe
+    dialled_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """What a node has counted since its start."""
+
+    mesh: MeshStatistics
+    broker: BrokerStatistics
+    commits: int
+    commits_failed: int
+    gaps: int
+    last_problem: str
+    """The last thing a neighbour or the disk did wrong, as a sentence."""
+    dial_failures: dict[str, str]
+    """By neighbour without a link: why the last attempt failed."""
+
+
+class Node:
+    """One device on the mesh.
+
+    Args:
+        device: This device's id.
+        store: Its memory.
+        host: Address that its broker listens on.
+        port: Port; 0 picks a free one.
+        websocket_port: The same for MQTT over WebSocket; None: none.
+        neighbours: Whom it dials.
+        seed: Seeds the random choices (digest partners, back-off); by default drawn from the system.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        store: Store,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 1883,
+        websocket_port: int | None = None,
+        neighbours: Sequence[Neighbour] = (),
+        seed: int | None = None,
+    ) -> None:
+        self.device = device
+        self.radio = Radio()
+        self._store = store
+        self._random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
+        self._broker = EmbeddedBroker(
+            self, device, host=host, port=port, websocket_port=websocket_port
+        )
+        self._mesh = Mesh(
+            device,
+            self._random,
+            now_ns=time.monotonic_ns(),
+            wall_ms=wall_ms(),
+            restored=store.boot(),
+        )
+        self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
+        self._neighbours = list(neighbours)
+        self._diallers: dict[str, Dialler] = {}
+        self._links: dict[str, _Link] = {}
+        self._link_gone = asyncio.Event()
+        self._subscribers: list[Callable[[list[Delivered]], None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_due = False
+        self._committed: asyncio.Future[None] | None = None
+        self._commits = self._commits_failed = self._gaps = 0
+        self._last_problem = ""
+        self._closed = False
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open the listeners and dial the neighbours.
+
+        Raises:
+            PortInUse: Another program listens there.
+        """
+        await self._broker.start()
+        for neighbour in self._neighbours:
+            self.dial(neighbour)
+        self._spawn(self._keep_clock(), "clock")
+        self._spawn(self._keep_disk(), "disk")
+        self.request_flush()
+
+    async def stop(self) -> None:
+        """Close everything. What was published before is stored."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in list(self._links.values()):
+            link.pipe.close()
+        self.radio.restore()
+        await self._broker.shutdown()
+        self._flush()
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.to_thread(self._store.checkpoint)
+        self._store.close()
+
+    def dial(self, neighbour: Neighbour) -> None:
+        """Keep a link to this neighbour up from now on."""
+        dialler = Dialler(self.device, neighbour, self, self._wait_wanted, self._random)
+        self._diallers[neighbour.name] = dialler
+        self._spawn(dialler.run(), f"dial {neighbour.name}")
+
+    @property
+    def port(self) -> int:
+        """The port that the broker listens on."""
+        return self._broker.port
+
+    @property
+    def websocket_port(self) -> int:
+        """The port that the broker listens on for WebSocket."""
+        return self._broker.websocket_port
+
+    # For the agent, in process.
+
+    def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
+        """Have every delivery of the mesh, own publishes included, in batches and in order."""
+        self._subscribers.append(callback)
+
+    def publish_nowait(
+        self, topic: str, payload: bytes, *, qos: int = 0, retained: bool = False
+    ) -> int:
+        """Publish; it leaves with this turn. QoS and retained are the contract's for contract topics.
+
+        Returns:
+            The message's hybrid clock.
+
+        Raises:
+            Refused: A limit is reached; try again later.
+        """
+        placed = place(topic, payload, qos, retained)
+        try:
+            clock = self._mesh.publish(
+                topic,
+                payload,
+                time.monotonic_ns(),
+                qos=placed.qos,
+                retained=placed.retained,
+                priority=placed.priority,
+                lifetime_ms=placed.lifetime_ms,
+                rank=placed.rank,
+                local=placed.route is Route.LOCAL,
+            )
+        except MeshFull as error:
+            raise Refused(str(error)) from None
+        self.request_flush()
+        return clock
+
+    async def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retained: bool = False
+    ) -> int:
+        """Publish, and return when it is stored: from then on it survives this process.
+
+        Raises:
+            Refused: A limit is reached; try again later.
+            StoreFailed: The disk could not be written.
+        """
+        clock = self.publish_nowait(topic, payload, qos=qos, retained=retained)
+        if self._committed is None:
+            self._committed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._committed)
+        return clock
+
+    def clock(self) -> int:
+        """The hybrid clock's present: milliseconds since 1970 << 16."""
+        return self._mesh.clock(time.monotonic_ns())
+
+    @property
+    def incarnation(self) -> int:
+        """How often this device has booted."""
+        return self._mesh.incarnation
+
+    def statistics(self) -> NodeStatistics:
+        """What was counted so far."""
+        return NodeStatistics(
+            mesh=self._mesh.statistics(),
+            broker=self._broker.statistics(),
+            commits=self._commits,
+            commits_failed=self._commits_failed,
+            gaps=self._gaps,
+            last_problem=self._last_problem,
+            dial_failures={
+                name: dialler.last_failure
+                for name, dialler in self._diallers.items()
+                if dialler.failures and name not in self._links
+            },
+        )
+
+    # For the embedded broker (Ingress) and the dialled links.
+
+    def client_publish(
+        self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
+    ) -> None:
+        """A client published."""
+        del client_id  # who may write what is decided before
+        self.publish_nowait(topic, payload, qos=qos, retained=retained)
+
+    def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
+        """Retained values that a filter matches."""
+        return [
+            (topic, entry.payload, entry.qos)
+            for held in (self._mesh.retained, self._mesh.retained_local)
+            for topic, entry in held.items()
+            if entry.payload and topic_matches(topic_filter, topic)
+        ]
+
+    def link_attached(self, peer: str, pipe: Pipe) -> None:
+        """A neighbour has dialled."""
+        self._attach(peer, pipe, dialled_by=peer)
+
+    def link_dialled(self, peer: str, pipe: Pipe) -> None:
+        """A neighbour has answered."""
+        self._attach(peer, pipe, dialled_by=self.device)
+
+    def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
+        """A neighbour sent a frame."""
+        link = self._links.get(peer)
+        if link is not None and link.pipe is pipe and self.radio.hears(peer):
+            self._mesh.receive(peer, frame, time.monotonic_ns())
+            self.request_flush()
+
+    def link_detached(self, peer: str, pipe: Pipe) -> None:
+        """A link's connection is gone."""
+        link = self._links.get(peer)
+        if link is not None and link.pipe is pipe:
+            self._drop_link(peer)
+
+    def request_flush(self) -> None:
+        """End this turn with a flush."""
+        if not self._flush_due and not self._closed:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    # Inside.
+
+    def _attach(self, peer: str, pipe: Pipe, *, dialled_by: str) -> None:
+        """Take a link. Of two to the same neighbour stays the one that the smaller id dialled."""
+        if peer == self.device or not is_id(peer) or self._closed or not self.radio.hears(peer):
+            pipe.close()
+            return
+        link = self._links.get(peer)
+        if link is None and len(self._links) >= LINKS_MAX:
+            self._last_problem = f"no room for a link to {peer}: there are {LINKS_MAX} already"
+            pipe.close()
+            return
+        if link is not None:
+            if dialled_by != link.dialled_by and dialled_by != min(peer, self.device):
+                pipe.close()
+                return
+            self._drop_link(peer)
+            link.pipe.close()
+        self._links[peer] = _Link(pipe, dialled_by)
+        self._mesh.link_up(peer, time.monotonic_ns())
+        logger.info("%s: link to %s is up, dialled by %s", self.device, peer, dialled_by)
+        self.request_flush()
+
+    def _drop_link(self, peer: str) -> None:
+        del self._links[peer]
+        self._mesh.link_down(peer, time.monotonic_ns())
+        self._link_gone.set()
+        logger.info("%s: link to %s is down", self.device, peer)
+
+    async def _wait_wanted(self, peer: str) -> None:
+        """Until there is no link to the neighbour, and it can be reached."""
+        while True:
+            await self.radio.wait_hears(peer)
+            if peer not in self._links:
+                return
+            self._link_gone.clear()
+            await self._link_gone.wait()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        now_ns = time.monotonic_ns()
+        self._mesh.seal(now_ns)
+        committed = self._commit()
+        self._hand_out()
+        self._broker.flush(committed=committed)
+        for peer, link in list(self._links.items()):
+            if self.radio.hears(peer):
+                room = UNSENT_HIGH_BYTES - link.pipe.unsent_bytes
+                frames = self._mesh.frames_to_send(peer, room, now_ns)
+                if frames:
+                    link.pipe.send(frames)
+        if not self._closed:
+            self._arm(now_ns)
+
+    def _commit(self) -> bool:
+        changes = self._mesh.take_changes()
+        error: StoreFailed | None = None
+        if changes:
+            try:
+                self._store.commit(changes)
+                self._commits += 1
+            except StoreFailed as failed:
+                error = failed
+                self._commits_failed += 1
+                self._problem(str(failed))
+        waiting, self._committed = self._committed, None
+        if waiting is not None and not waiting.done():
+            if error is None:
+                waiting.set_result(None)
+            else:
+                waiting.set_exception(error)
+        return error is None
+
+    def _hand_out(self) -> None:
+        while (event := self._mesh.next_event()) is not None:
+            match event:
+                case Deliver():
+                    self._deliver(event)
+                case CloseLink(peer, reason):
+                    self._problem(f"link to {peer} closed: {reason}")
+                    link = self._links.get(peer)
+                    if link is not None:
+                        self._drop_link(peer)
+                        self.radio.close(peer, link.pipe)
+                case Gap(origin, lane, after, upto):
+                    self._gaps += 1
+                    self._problem(f"lost for good: {origin} lane {lane} after {after} up to {upto}")
+                case Misbehaved(peer, reason):
+                    self._problem(f"bad frame from {peer}: {reason}")
+
+    def _deliver(self, event: Deliver) -> None:
+        origin, incarnation, messages, rebuild = event
+        if not rebuild:
+            for message in messages:
+                self._broker.route(message.topic, message.payload, message.qos)
+        if not self._subscribers:
+            return
+        batch = [
+            Delivered(origin, incarnation, m.clock, m.topic, m.payload, bool(m.flags & 1), rebuild)
+            for m in messages
+        ]
+        for callback in self._subscribers:
+            try:
+                callback(batch)
+            except Exception:
+                # The agent's fault must not stop the mesh; its message is lost to that agent only.
+                logger.exception("%s: a subscriber failed", self.device)
+
+    def _arm(self, now_ns: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(0.0, (self._mesh.next_timer() - now_ns) / 1e9)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._mesh.handle_timer(time.monotonic_ns())
+        self._flush()
+
+    def _problem(self, text: str) -> None:
+        if text != self._last_problem:
+            logger.warning("%s: %s", self.device, text)
+        self._last_problem = text
+
+    async def _keep_clock(self) -> None:
+        while True:
+            await asyncio.sleep(WALL_CLOCK_S)
+            self._mesh.set_wall_clock(
+                wall_ms(), time.monotonic_ns(), synchronised=is_synchronised()
+            )
+
+    async def _keep_disk(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(self._store.checkpoint)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(coroutine, name=f"{self.device} {name}"))

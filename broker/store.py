@@ -1,0 +1,219 @@
+"""What survives a restart, in one SQLite file: incarnation, clock bound, positions, retained map, unsent publishes.
+
+Decides how durable a commit is. The file is in WAL mode with `synchronous=NORMAL`: a commit is a write to the page
+cache (tens of microseconds, no wait for the disk), so it survives the process being killed; a checkpoint, at most
+every CHECKPOINT_S and in a thread, syncs it to the disk, so a power cut loses at most that long. One transaction per
+turn of the event loop holds whatever the turn changed.
+
+A file that is not a database, or a damaged one, is put aside under the name `.damaged` and the device starts without
+memory, as a new one would. Only one process may use a state directory at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import StateInUse, StoreFailed
+from broker.mesh.events import Changes, OwnBundle, Restored
+from broker.mesh.retained import Entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["CHECKPOINT_S", "Store"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_S: Final = 5.0
+"""At most this much is lost by a power cut; one sync in so long wears an SD card little. Guess."""
+FILE: Final = "mesh.sqlite"
+VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS own (
+    lane INTEGER, incarnation INTEGER, sequence INTEGER, head BLOB NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (lane, incarnation, sequence)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passed (
+    origin TEXT, lane INTEGER, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
+    PRIMARY KEY (origin, lane)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS retained (
+    topic TEXT PRIMARY KEY, rank INTEGER NOT NULL, clock INTEGER NOT NULL, origin TEXT NOT NULL,
+    payload BLOB NOT NULL, qos INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """The memory of one device.
+
+    Args:
+        directory: The state directory; made if it is missing.
+
+    Raises:
+        StateInUse: Another process uses the directory.
+        StoreFailed: The directory cannot be written to.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreFailed(
+                f"the state directory {directory} cannot be used: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StateInUse(directory) from None
+        self._database = self._open()
+        self._dirty = False
+
+    def boot(self) -> Restored:
+        """Begin a new incarnation, stored before this returns, and give back what is remembered.
+
+        Raises:
+            StoreFailed: The database cannot be written.
+        """
+        try:
+            return self._boot()
+        except sqlite3.OperationalError as error:
+            raise StoreFailed(f"{self._path} cannot be written: {error}") from None
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+            self._database.close()
+            self._put_aside(error)
+            self._database = self._open()
+            return self._boot()
+
+    def _boot(self) -> Restored:
+        database = self._database
+        numbers = dict(database.execute("SELECT name, value FROM number"))
+        incarnation = numbers.get("incarnation", 0) + 1
+        restored = Restored(
+            incarnation=incarnation,
+            clock_bound=numbers.get("clock_bound", 0),
+            own=[
+                OwnBundle(lane, (incarnation_of, sequence), head, body)
+                for lane, incarnation_of, sequence, head, body in database.execute(
+                    "SELECT * FROM own ORDER BY lane, incarnation, sequence"
+                )
+            ],
+            passed={
+                (origin, lane): (incarnation_of, sequence)
+                for origin, lane, incarnation_of, sequence in database.execute(
+                    "SELECT * FROM passed"
+                )
+            },
+            retained={
+                topic: Entry(rank, clock, origin, payload, qos)
+                for topic, rank, clock, origin, payload, qos in database.execute(
+                    "SELECT * FROM retained"
+                )
+            },
+            first_boot=incarnation == 1,
+        )
+        with database:
+            self._set(database, "incarnation", incarnation)
+        self.checkpoint()
+        return restored
+
+    def commit(self, changes: Changes) -> None:
+        """Store what a turn changed, all or nothing.
+
+        Raises:
+            StoreFailed: Nothing was stored (the disk is full, or gone).
+        """
+        try:
+            with self._database as database:
+                self._write(database, changes)
+        except sqlite3.Error as error:
+            raise StoreFailed(f"{self._path} cannot be written: {error}") from None
+        self._dirty = True
+
+    def _write(self, database: sqlite3.Connection, changes: Changes) -> None:
+        if changes.incarnation is not None:
+            self._set(database, "incarnation", changes.incarnation)
+        if changes.clock_bound is not None:
+            self._set(database, "clock_bound", changes.clock_bound)
+        if changes.own_replaced:
+            database.execute("DELETE FROM own")
+        if changes.own:
+            database.executemany(
+                "INSERT OR REPLACE INTO own VALUES (?, ?, ?, ?, ?)",
+                [(own.lane, *own.position, own.head, own.body) for own in changes.own],
+            )
+        for lane, upto in changes.own_held.items():
+            database.execute(
+                "DELETE FROM own WHERE lane = ? AND (incarnation, sequence) <= (?, ?)",
+                (lane, *upto),
+            )
+        if changes.passed:
+            database.executemany(
+                "INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?)",
+                [(*stream, *position) for stream, position in changes.passed.items()],
+            )
+        for topic, entry in changes.retained.items():
+            if entry is None:
+                database.execute("DELETE FROM retained WHERE topic = ?", (topic,))
+            else:
+                database.execute(
+                    "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?)", (topic, *entry)
+                )
+
+    def checkpoint(self) -> None:
+        """Sync to the disk what was committed. Blocks for as long as the disk takes: call it in a thread."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        with contextlib.closing(sqlite3.connect(self._path, timeout=1.0)) as database:
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Let go of the file and the directory."""
+        self._database.close()
+        os.close(self._lock)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.OperationalError as error:
+            raise StoreFailed(f"{self._path} cannot be opened: {error}") from None
+        except sqlite3.DatabaseError as error:
+            self._put_aside(error)
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=1.0)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute("PRAGMA wal_autocheckpoint = 0")
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, VERSION):
+                raise sqlite3.DatabaseError(f"it has version {version}, this program {VERSION}")
+            database.executescript(_SCHEMA + f"PRAGMA user_version = {VERSION};")
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _put_aside(self, error: Exception) -> None:
+        """A device with a damaged memory is better than none: it starts as a new one."""
+        aside = self._path.with_suffix(".damaged")
+        logger.error(
+            "%s is damaged (%s); kept as %s, starting without memory", self._path, error, aside
+        )
+        self._path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+
+    @staticmethod
+    def _set(database: sqlite3.Connection, name: str, value: int) -> None:
+        database.execute("INSERT OR REPLACE INTO number VALUES (?, ?)", (name, value))

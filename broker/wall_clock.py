@@ -1,0 +1,36 @@
+"""What the wall clock shows, and whether anything keeps it right.
+
+Decides whether this device may refuse bundles from the future: only one whose own clock is synchronised may. Asks the
+kernel (`adjtimex`), which is what NTP daemons report to. Where it cannot be asked, the clock counts as not
+synchronised, which is the harmless answer.
+"""
+
+import ctypes
+import functools
+import time
+
+__all__ = ["is_synchronised", "wall_ms"]
+
+_TIMEX_BYTES = 256
+"""struct timex is 208 bytes on 64-bit Linux; zeros mean: only read."""
+_TIME_ERROR = 5
+"""adjtimex(2): the clock is not synchronised."""
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970, as this device believes."""
+    return time.time_ns() // 1_000_000
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def is_synchronised() -> bool:
+    """Whether the kernel says that a time daemon keeps the clock right."""
+    try:
+        state: int = _libc().adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    except (OSError, AttributeError):
+        return False
+    return 0 <= state < _TIME_ERROR
