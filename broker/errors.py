@@ -4,13 +4,14 @@
     ├── Refused             the node cannot take a publish now; the publisher waits, nothing is lost
     ├── RemoteError         the other side did what MQTT forbids; its connection ends, ours goes on
     │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
-    ├── PortInUse           a listener's address is taken; says what, where and the way out
+    ├── CannotListen        a listener's address cannot be used; says what, where and why
+    │   └── PortInUse       another program has it; says the way out too
     ├── StateInUse          another process uses the state directory
     └── StoreFailed         the store cannot be opened or written; nothing was stored
 
 Decides: who is to blame. A `RemoteError` is a peer's fault: counted, its connection closed.
-`Refused` is nobody's fault: the publisher is held back and tried again. `PortInUse` is for the
-person who starts the program. Assumes: callers catch the narrowest class they can answer. On
+`Refused` is nobody's fault: the publisher is held back and tried again. `CannotListen` is for
+the person who starts the program. Assumes: callers catch the narrowest class they can answer. On
 failure: anything outside this tree that escapes the broker is a defect of ours.
 """
 
@@ -31,17 +32,27 @@ class MalformedPacket(RemoteError):
     """These bytes are not an MQTT 3.1.1 control packet, or not one that this side may send."""
 
 
-class PortInUse(FlockmqError):
+class CannotListen(FlockmqError):
+    """The system does not let a listener have its address."""
+
+    def __init__(self, listener: str, host: str, port: int, reason: str) -> None:
+        super().__init__(f"the {listener} listener cannot use {host}:{port}: {reason}")
+        self.listener = listener
+        self.host = host
+        self.port = port
+
+
+class PortInUse(CannotListen):
     """Another program listens on the address that a listener wants."""
 
     def __init__(self, listener: str, host: str, port: int) -> None:
         super().__init__(
-            f"the {listener} listener cannot use {host}:{port}: another program listens there; "
-            f"stop it (`ss -ltnp 'sport = :{port}'` names it) or choose another port"
+            listener,
+            host,
+            port,
+            "another program listens there; "
+            f"stop it (`ss -ltnp 'sport = :{port}'` names it) or choose another port",
         )
-        self.listener = listener
-        self.host = host
-        self.port = port
 
 
 class StateInUse(FlockmqError):

@@ -5,7 +5,7 @@ its client loop, central queue, session table and retained store are never enter
 saying which defect it keeps away. Nothing is patched: the overrides below are all of it.
 
 Assumes: amqtt 0.12.x, whose private names are used here and nowhere else; made and used inside a
-running event loop, asyncio's or uvloop's. On failure: `start` raises `PortInUse` and leaves
+running event loop, asyncio's or uvloop's. On failure: `start` raises `CannotListen` and leaves
 nothing open; after that a client's fault ends that client alone.
 """
 
@@ -34,7 +34,7 @@ from broker.embedded.limits import Limits
 from broker.embedded.statistics import Statistics
 from broker.embedded.websocket import serve
 from broker.embedded.wire import Wires
-from broker.errors import PortInUse
+from broker.errors import CannotListen, PortInUse
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
         Raises:
             PortInUse: another program has one of the ports.
+            CannotListen: another reason why an address cannot be used.
 
         """
         self.transitions.start()
@@ -179,8 +180,12 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     async def shutdown(self) -> None:
         """Close the listeners and every connection; their wills are published.
 
+        Harmless when the broker is not running.
+
         Mends: amqtt closes its listeners last, so that clients come back while it is going down.
         """
+        if self.transitions.state != "started":
+            return
         for server in self._servers.values():
             server.instance.close()
         await self._wires.end_all("the broker is shutting down")
@@ -216,10 +221,11 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
                 compression=None,
             )
         except OSError as error:
+            kind = "TCP" if listener_type == ListenerType.TCP else "WebSocket"
             if error.errno == errno.EADDRINUSE:
-                kind = "TCP" if listener_type == ListenerType.TCP else "WebSocket"
                 raise PortInUse(kind, host or "*", port) from None
-            raise
+            reason = error.strerror or str(error)
+            raise CannotListen(kind, host or "*", port, reason) from None
 
     def _connection(self) -> Connection:
         return Connection(self._wires, self._exchange, self._allowed)

@@ -208,7 +208,11 @@ class Connection(Wire):
         self._retry = None
         if self._session is None or self._ended:
             return
-        self._on_publish(self._session, flags, body)
+        try:
+            self._on_publish(self._session, flags, body)
+        except Exception:
+            self.drop("a defect of ours")  # as asyncio does for one in `buffer_updated`
+            raise
         if self._refused_since_s is None:
             self._go_on_reading()
 
@@ -251,9 +255,8 @@ class Connection(Wire):
             return
         self.write(suback)  # before the first frame, which may come within link_attached
         assert self._transport is not None, "a packet came through it"
-        self._transport.set_write_buffer_limits(
-            high=self._limits.link_unsent_bytes_high, low=self._limits.link_unsent_bytes_low
-        )
+        low = self._limits.link_unsent_bytes_low
+        self._transport.set_write_buffer_limits(high=low, low=low // 2)
         self._pipe = LinkPipe(self, self._exchange.device, peer, self._counters)
         self._exchange.ingress.link_attached(peer, self._pipe)
         self._published = True

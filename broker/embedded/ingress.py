@@ -16,9 +16,9 @@ class Pipe(Protocol):
     def unsent_bytes(self) -> int:
         """Bytes written and not yet taken by the kernel.
 
-        Send while this is at most `Limits.link_unsent_bytes_high`. Once it was above,
-        `Ingress.request_flush` is called when it falls below the low-water mark. 0 on a closed
-        pipe.
+        Send as long as this stays within `Limits.link_unsent_bytes_high`. Whenever it was above
+        `Limits.link_unsent_bytes_low`, `Ingress.request_flush` is called once half of that is
+        left. 0 on a closed pipe.
         """
 
     def send(self, frames: list[bytes]) -> None:

@@ -68,6 +68,8 @@ class Limits:
     unsent_bytes_low: int = 64 * KIB
     unsent_bytes_max: int = 4 * MIB
     # Links: two frames of 64 KiB on their way, so that urgent frames wait for at most that much.
+    # Above low the node is called once half of it is left: with at most low unsent it has room for
+    # a whole frame anyway.
     link_unsent_bytes_high: int = 128 * KIB
     link_unsent_bytes_low: int = 32 * KIB
 

@@ -96,6 +96,10 @@ class Session:
         """Take a connection, and put what was in flight on it again."""
         self.output = output
         self._congested = False
+        # Left by packets that were handled after the last connection was cut off.
+        self._held.clear()
+        self._replies.clear()
+        self._ready.clear()
         for packet_id, frame in self._inflight.items():
             if frame is None:
                 self._replies.append(encode_ack(PUBREL, packet_id))

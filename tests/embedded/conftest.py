@@ -1,4 +1,4 @@
-"""Runs coroutine tests, each on asyncio's own loop and on uvloop unless its `loops` says which."""
+"""Runs coroutine tests, each on asyncio's own loop and on uvloop."""
 
 import asyncio
 import inspect
@@ -12,7 +12,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
         metafunc.fixturenames.append("loop_name")
-        metafunc.parametrize("loop_name", getattr(metafunc.function, "loops", LOOPS))
+        metafunc.parametrize("loop_name", LOOPS)
 
 
 @pytest.hookimpl(tryfirst=True)

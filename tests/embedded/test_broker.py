@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from broker.embedded import EmbeddedBroker, Limits, packets
-from broker.errors import PortInUse
+from broker.errors import CannotListen, PortInUse
 
 from .harness import FakeNode, client, connect_packet, running, socket_to
 
@@ -496,6 +496,35 @@ async def test_a_port_in_use_says_so_and_leaves_nothing_open() -> None:
         with pytest.raises(PortInUse):
             await half.start()
         assert half._servers == {}
+        await half.shutdown()
+
+
+async def test_an_address_that_is_not_ours_is_named() -> None:
+    with pytest.raises(CannotListen, match=r"TCP listener cannot use 203\.0\.113\.1:0: "):
+        await EmbeddedBroker(FakeNode(), "x", host="203.0.113.1", port=0).start()
+
+
+async def test_a_publisher_cut_off_as_its_own_slow_reader_finds_no_stale_answers() -> None:
+    limits = Limits(inflight_messages_max=1, kept_queue_messages_max=1)
+    async with running(limits=limits) as node:
+        async with client(node, "both", clean=False) as both:
+            await both.subscribe("t", 1)
+            both.send(*(publish("t", b"%d" % number, 1, packet_id=7) for number in range(3)))
+            await both.closed()
+        async with client(node, "both", clean=False) as both:
+            assert (await both.publish())[2] == b"0"
+            await both.quiet()
+
+
+async def test_a_defect_of_the_node_ends_the_connection_that_met_it() -> None:
+    async with running() as node, client(node) as victim, client(node) as other:
+        reported = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, seen: reported.append(seen))
+        node.client_publish = None
+        victim.send(publish("t", b"x"))
+        assert await victim.closed() == []
+        await other.quiet()
+        assert len(reported) == 1
 
 
 async def test_shutdown_publishes_wills_and_closes_everything() -> None:
@@ -504,7 +533,7 @@ async def test_shutdown_publishes_wills_and_closes_everything() -> None:
         assert await one.closed() == []
         assert node.published[0][1] == "gone"
         assert node.broker.statistics().sessions == 0
-        await node.broker.start()  # for the fixture to end, and it can
+        await node.broker.shutdown()
 
 
 async def test_statistics_are_a_copy() -> None:
