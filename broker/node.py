@@ -53,6 +53,7 @@ class Delivered(NamedTuple):
     origin: str
     incarnation: int
     clock: int
+    rank: int
     topic: str
     payload: bytes
     retained: bool
@@ -225,10 +226,19 @@ class Node:
             StoreFailed: The disk could not be written.
         """
         clock = self.publish_nowait(topic, payload, qos=qos, retained=retained)
+        await self.committed()
+        return clock
+
+    async def committed(self) -> None:
+        """Return when everything published so far is stored.
+
+        Raises:
+            StoreFailed: The disk could not be written.
+        """
         if self._committed is None:
             self._committed = asyncio.get_running_loop().create_future()
+            self.request_flush()
         await asyncio.shield(self._committed)
-        return clock
 
     def clock(self) -> int:
         """The hybrid clock's present: milliseconds since 1970 << 16."""
@@ -398,7 +408,9 @@ class Node:
         if not self._subscribers:
             return
         batch = [
-            Delivered(origin, incarnation, m.clock, m.topic, m.payload, bool(m.flags & 1), rebuild)
+            Delivered(
+                origin, incarnation, m.clock, m.rank, m.topic, m.payload, bool(m.flags & 1), rebuild
+            )
             for m in messages
         ]
         for callback in self._subscribers:

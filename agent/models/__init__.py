@@ -1,0 +1,1 @@
+"""Which model a device runs: its files, and following the fleet's version."""

@@ -1,0 +1,1 @@
+"""Where observations come from: the seam, and the recorded trace."""

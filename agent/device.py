@@ -1,0 +1,245 @@
+"""One device, put together: node, world, sensor, model, and what it says of itself.
+
+Decides who is wired to whom. Everything that decides something else stands in a file of its own. Deliveries go
+straight from the mesh into the world, in batches and in process; what the sensor sees goes out as reading and
+obstacle events, and makes the inference loop look at the world as it is at that moment.
+
+A sensor that ends or fails is logged and leaves the device a relay with a picture of the world; a model that cannot
+run leaves it without forecasts. Neither stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.config import resolve
+from agent.errors import AgentError
+from agent.forecast import SENSOR_NAME
+from agent.forecasting import Forecasting
+from agent.messages import Obstacle, PayloadInvalid, decode, encode
+from agent.obstacles import ObstacleBook
+from agent.presence import Presence
+from agent.publisher import Publisher
+from agent.report import device_report
+from agent.rhythm import Rhythm
+from agent.world import World
+from broker import topics
+from broker.link import Neighbour
+from broker.node import Node
+from broker.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from agent.config import Config
+    from agent.observer import Observer
+    from agent.sensors.sensor import Observation, Sensor
+    from broker.node import Delivered
+
+__all__ = ["STATUS_TOPIC", "Device"]
+
+logger = logging.getLogger(__name__)
+
+STATUS_TOPIC: Final = "local/flockmq/status"
+STATUS_S: Final = 1.0
+"""How often the report for `flockmq status` is made: as often as a person looks."""
+TTL_MS: Final = 60_000
+"""Lifetime of a sensorless device's obstacles, of which there are none."""
+
+
+class Device:
+    """A device of the fleet.
+
+    Args:
+        config: What device.toml says.
+        observer: Is told what happens; for drills.
+
+    Raises:
+        AgentError: The sensor, the features or the models that the configuration names are not there.
+        FlockmqError: The state directory cannot be used.
+    """
+
+    def __init__(self, config: Config, observer: Observer | None = None) -> None:
+        self._observer = observer
+        self._name = config.device
+        self._sensor: Sensor | None = None
+        if config.sensor is not None:
+            self._sensor = resolve(config.sensor.factory)(config.device, config.sensor.options)
+        self._book = ObstacleBook(self._sensor.ttl_ms if self._sensor else TTL_MS)
+        self.world = World(config.site, config.device)
+        self._forecasting: Forecasting | None = None
+        if config.model is not None:
+            self._forecasting = Forecasting(config.device, config.model, self.world, observer)
+        self.node = Node(
+            config.device,
+            Store(Path(config.state)),
+            host=config.broker.host,
+            port=config.broker.port,
+            websocket_port=config.broker.websocket_port,
+            neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
+        )
+        self._publisher = Publisher(self.node, config.site)
+        self._presence = Presence(config.device, self.node.incarnation)
+        self._status_topic = topics.status_topic(site=config.site, device=config.device)
+        self._rhythm = Rhythm(
+            self._publisher, self.world, self._presence, self._worker_pid, observer
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sensor_task: asyncio.Task[None] | None = None
+        if self._forecasting is not None:
+            self._forecasting.attach(self._publisher)
+        self.node.subscribe(self._deliver)
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open the broker, dial the neighbours, start sensor and model.
+
+        Raises:
+            PortInUse: Another program has the broker's port.
+        """
+        await self.node.start()
+        self._publisher.say(self._status_topic, self._presence.say("up", self._publisher.now_ms()))
+        self._spawn(self._rhythm.run(), "rhythm")
+        self._spawn(self._show_status(), "status")
+        if self._forecasting is not None:
+            self._spawn(self._forecasting.run(), "forecasting")
+        if self._sensor is not None:
+            self._sensor_task = self._spawn(self._sense(self._sensor), "sensor")
+
+    async def stop(self) -> None:
+        """Say goodbye and close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._forecasting is not None:
+            await self._forecasting.stop()
+        self._publisher.say(
+            self._status_topic, self._presence.say("down", self._publisher.now_ms())
+        )
+        await self.node.committed()
+        await self.node.stop()
+
+    def stop_sensors(self) -> None:
+        """Observe nothing any more; everything else goes on."""
+        if self._sensor_task is not None:
+            self._sensor_task.cancel()
+
+    # What can be asked.
+
+    def clock(self) -> int:
+        """The hybrid clock's present."""
+        return self.node.clock()
+
+    def digest(self, clock: int) -> str:
+        """What all devices must agree on at `clock`."""
+        return self.world.digest(clock)
+
+    def report(self) -> dict[str, Any]:
+        """The device at this moment, as `flockmq status` shows it."""
+        report = device_report(self.node.statistics(), self.world, self._rhythm.uptime_s)
+        if self._forecasting is not None:
+            report |= self._forecasting.report()
+        return report
+
+    async def publish_model(self, version: str | None = None) -> None:
+        """Make a version that is on this device the fleet's current one; by default the oldest.
+
+        Raises:
+            ModelMissing: It is not on this device.
+        """
+        assert self._forecasting is not None, "a device without a model has none to publish"
+        manifest = self._forecasting.manifest(version)
+        topic = topics.model_topic(site=self._publisher.site, name=manifest.name)
+        await self.node.publish(topic, encode(manifest))
+
+    # What arrives.
+
+    def _deliver(self, batch: list[Delivered]) -> None:
+        self.world.apply_batch(batch, time.monotonic_ns())
+        for message in batch:
+            name = topics.classify(message.topic).name
+            if name == "obstacle":
+                self._note_obstacle(message)
+            elif name == "status":
+                self._note_status(message)
+            elif name == "model" and self._forecasting is not None:
+                self._forecasting.look()
+
+    def _note_obstacle(self, message: Delivered) -> None:
+        """Own ones that come back as memory go on; others' are told to the observer."""
+        own = message.origin == self._name
+        if (own and not message.rebuild) or (not own and self._observer is None):
+            return
+        try:
+            event = decode("obstacle", message.payload)
+        except PayloadInvalid:
+            return  # the world has counted it
+        ids = topics.parse(message.topic)
+        assert isinstance(event, Obstacle)
+        if own:
+            self._book.remember(ids["id"], event)
+        elif self._observer is not None:
+            key = f"{ids['device']}/{ids['id']}/{event.version}/{event.state}"
+            applied_ns = time.monotonic_ns()
+            self._observer.obstacle_applied(message.origin, key, applied_ns, message.rebuild)
+
+    def _note_status(self, message: Delivered) -> None:
+        """Answer when somebody calls this device lost."""
+        if message.topic != self._status_topic or message.origin == self._name:
+            return
+        heard = self.world.snapshot().status.get(self._name)
+        if heard is not None:
+            answer = self._presence.refute(heard, self._publisher.now_ms())
+            if answer is not None:
+                self._publisher.say(self._status_topic, answer)
+
+    # What is seen.
+
+    async def _sense(self, sensor: Sensor) -> None:
+        try:
+            async for observation in sensor.observations():
+                await self._observe(observation)
+            logger.info("%s: the sensor has ended", self._name)
+        except AgentError as error:
+            logger.error("%s: the sensor has failed: %s", self._name, error)
+
+    async def _observe(self, observation: Observation) -> None:
+        site = self._publisher.site
+        self._publisher.say(
+            topics.sensor_topic(site=site, device=self._name, name=SENSOR_NAME),
+            observation.reading,
+        )
+        published: list[tuple[str, int]] = []
+        for obstacle, event in self._book.see(observation.sightings, self._publisher.now_ms()):
+            topic = topics.obstacle_topic(site=site, device=self._name, obstacle=obstacle)
+            published_ns = time.monotonic_ns()
+            if self._publisher.say(topic, event):
+                self._rhythm.count(event.state == "present")
+                key = f"{self._name}/{obstacle}/{event.version}/{event.state}"
+                published.append((key, published_ns))
+        if self._forecasting is not None:
+            self._forecasting.observe(observation)
+        if published and self._observer is not None:
+            await self.node.committed()
+            for key, published_ns in published:
+                self._observer.obstacle_published(key, published_ns)
+
+    # Inside.
+
+    async def _show_status(self) -> None:
+        while True:
+            self._publisher.show(STATUS_TOPIC, self.report())
+            await asyncio.sleep(STATUS_S)
+
+    def _worker_pid(self) -> int | None:
+        return self._forecasting.worker_pid if self._forecasting is not None else None
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name} {name}")
+        self._tasks.append(task)
+        return task

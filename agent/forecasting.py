@@ -1,0 +1,193 @@
+"""A device's model at work: readings in, forecasts out, and how good they were.
+
+Wires features, inference loop, worker and model follower together. If the runtime is missing or the worker cannot be
+started, this device makes no forecasts and says why; everything else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.config import resolve
+from agent.forecast import Judge
+from agent.infer.backend import InferenceError
+from agent.infer.client import InferenceClient
+from agent.infer.limits import Limits
+from agent.infer.loop import Decision, Filled, InferenceLoop
+from agent.infer.records import InputRefused
+from agent.messages import Inference, ModelStatus
+from agent.models.follower import ModelFollower
+from agent.models.shipped import ModelFiles
+from broker import topics
+
+if TYPE_CHECKING:
+    from agent.config import ModelConfig
+    from agent.forecast import Features
+    from agent.infer.backend import FloatArray
+    from agent.messages import Model
+    from agent.observer import Observer
+    from agent.publisher import Publisher
+    from agent.sensors.sensor import Observation
+    from agent.world import World
+
+__all__ = ["Forecasting"]
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS_MAX: Final = 16
+"""Values of a model's output that are published, as the topic contract has it."""
+
+
+class Forecasting:
+    """The model of one device.
+
+    Args:
+        device: The device's id.
+        config: `[model]` of device.toml.
+        world: What features look at.
+        observer: Is told of decisions.
+
+    Raises:
+        AgentError: The features or the models that the configuration names are not there.
+    """
+
+    def __init__(
+        self, device: str, config: ModelConfig, world: World, observer: Observer | None
+    ) -> None:
+        self._device = device
+        self._name = config.name
+        self._world = world
+        self._observer = observer
+        self._models = ModelFiles(config.directory)
+        self._features: Features = resolve(config.features)(device, config.options)
+        self._client = InferenceClient(Limits(), num_threads=config.threads)
+        self._loop: InferenceLoop[Observation] = InferenceLoop(
+            self._client, self._fill, self._decided
+        )
+        self._judge = Judge(self._features.horizon_s)
+        self._used: Observation | None = None
+        self._forecast: tuple[float, ...] = ()
+        self._publisher: Publisher | None = None
+        self._follower: ModelFollower | None = None
+
+    def attach(self, publisher: Publisher) -> None:
+        """Publish through this from now on; before `run`."""
+        self._publisher = publisher
+        self._follower = ModelFollower(
+            self._client, self._models, self._tell_model, publisher.now_ms
+        )
+
+    async def run(self) -> None:
+        """Follow the fleet's model and decide on what is observed, until `stop`."""
+        assert self._follower is not None, "attach comes first"
+        try:
+            await self._client.start()
+        except InferenceError as error:
+            logger.error("%s: no inference: %s", self._device, error.reason)
+            return
+        await asyncio.gather(self._follower.run(), self._loop.run())
+
+    async def stop(self) -> None:
+        """End the worker; `run` must have been cancelled before."""
+        await self._client.stop()
+
+    def manifest(self, version: str | None) -> Model:
+        """What an operator publishes of a version on this device.
+
+        Raises:
+            ModelMissing: It is not here.
+        """
+        return self._models.manifest(self._name, version)
+
+    def look(self) -> None:
+        """The fleet's models may have changed."""
+        model = self._world.snapshot().models.get(self._name)
+        if model is not None and self._follower is not None:
+            self._follower.want(model)
+
+    def observe(self, observation: Observation) -> None:
+        """Take in an observation: it feeds the features, judges an old forecast, and asks for a new one."""
+        self._features.note(observation, self._world.snapshot())
+        reading = observation.reading
+        judged = self._judge.came(reading.tick_s, reading.standing)
+        if judged is not None and self._observer is not None:
+            self._observer.forecast_judged(*judged)
+        self._loop.submit_nowait(observation)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker process, while there is one."""
+        return self._client.statistics().worker_pid
+
+    def report(self) -> dict[str, Any]:
+        """Model, runtime and worker at this moment."""
+        client, loop = self._client.statistics(), self._loop.statistics()
+        models: dict[str, Any] = {}
+        if self._follower is not None and self._follower.status is not None:
+            status, active = self._follower.status, self._follower.active
+            models[self._name] = {
+                "version": active.version if active else None,
+                "sha256": active.sha256 if active else None,
+                "state": status.state,
+                "reason": status.reason,
+            }
+        return {
+            "models": models,
+            "forecast": list(self._forecast) or None,
+            "runtime": client.runtime,
+            "worker": {
+                "pid": client.worker_pid,
+                "inferences": client.inferences,
+                "superseded": loop.superseded,
+                "failed": loop.failed,
+                "last_failure": loop.last_failure,
+                "workers_lost": client.workers_lost,
+            },
+        }
+
+    def _fill(self, observation: Observation, into: FloatArray) -> Filled:
+        try:
+            self._features.fill(into)
+        except ValueError as error:
+            raise InputRefused(str(error)) from None
+        self._used = observation
+        return Filled(observation.captured_ns, self._features.state_age_ns())
+
+    def _decided(self, decision: Decision) -> None:
+        used = self._used
+        assert used is not None, "a decision follows a fill"
+        assert self._publisher is not None
+        self._forecast = tuple(
+            round(float(value), 3) for value in decision.output.ravel()[:OUTPUTS_MAX]
+        )
+        self._judge.forecast(used.reading.tick_s, used.reading.standing, self._forecast)
+        if self._observer is not None:
+            self._observer.decided(decision.latency_ns)
+        active = self._follower.active if self._follower else None
+        if active is None:
+            return
+        message = Inference(
+            name=active.name,
+            version=active.version,
+            tick_s=used.reading.tick_s,
+            horizon_s=self._features.horizon_s,
+            forecast=self._forecast,
+            latency_ms=decision.latency_ns / 1e6,
+            state_age_ms=decision.state_age_ns / 1e6,
+            at_ms=self._publisher.now_ms(),
+        )
+        topic = topics.inference_topic(
+            site=self._publisher.site, device=self._device, name=active.name
+        )
+        self._publisher.say(topic, message)
+
+    def _tell_model(self, status: ModelStatus) -> None:
+        assert self._publisher is not None
+        topic = topics.model_status_topic(
+            site=self._publisher.site, device=self._device, name=status.name
+        )
+        self._publisher.say(topic, status)
+        if status.state == "active" and self._observer is not None:
+            self._observer.model_active(status.name, status.version, status.sha256)

@@ -1,0 +1,71 @@
+"""What a device shows of itself to `flockmq status`: one JSON object, made of statistics."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from agent.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from agent.world import World
+    from broker.node import NodeStatistics
+
+__all__ = ["device_report", "node_report"]
+
+
+def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
+    """What there is to say of a broker and its mesh, with or without an agent."""
+    mesh = statistics.mesh
+    return {
+        "device": mesh.device,
+        "incarnation": mesh.incarnation,
+        "uptime_s": round(uptime_s, 1),
+        "links": [
+            {
+                "name": peer.name,
+                "rtt_ms": None if peer.rtt_ms is None else round(peer.rtt_ms, 2),
+                "established": peer.established,
+                "queued_bundles": peer.queued_bundles,
+                "dropped": peer.dropped,
+                "bad_frames": peer.bad_frames,
+            }
+            for peer in mesh.peers
+        ],
+        "last_problem": statistics.last_problem,
+        "dial_failures": statistics.dial_failures,
+        "counters": {
+            **mesh.counters,
+            "retained": mesh.retained,
+            "log_bundles": mesh.log_bundles,
+            "log_bytes": mesh.log_bytes,
+            "commits": statistics.commits,
+            "commits_failed": statistics.commits_failed,
+            "lost_for_good": statistics.gaps,
+        },
+    }
+
+
+def device_report(statistics: NodeStatistics, world: World, uptime_s: float) -> dict[str, Any]:
+    """The same with what the agent knows."""
+    snapshot = world.snapshot()
+    counted = world.statistics()
+    alive = set(snapshot.alive(time.monotonic_ns()))
+    return node_report(statistics, uptime_s) | {
+        "site": world.site,
+        "peers": {name: name in alive for name in sorted(snapshot.peers)},
+        "obstacles": len(snapshot.obstacles),
+        "invalid": {
+            name: outcomes[Outcome.INVALID]
+            for name, outcomes in counted.outcomes.items()
+            if outcomes.get(Outcome.INVALID)
+        },
+        "last_invalid": "; ".join(
+            f"{last.topic} from {last.origin}: {last.reason}"
+            for last in counted.last_invalid.values()
+        ),
+        "models": {},
+        "forecast": None,
+        "runtime": None,
+        "worker": {},
+    }

@@ -1,0 +1,148 @@
+"""What a device says once in a while: heartbeat, counts, links, resources, and who has fallen silent.
+
+Decides the rhythm and nothing else. The failure detector of the others expects HEARTBEAT_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from agent.messages import Heartbeat, Link, Resources
+from agent.replicas import replica_name, to_count
+from agent.resources import CpuMeter, rss_mb, temperature_c
+from broker import topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.observer import Observer
+    from agent.presence import Presence
+    from agent.publisher import Publisher
+    from agent.world import World
+
+__all__ = ["Rhythm"]
+
+HEARTBEAT_S: Final = 1.0
+"""The interval that the failure detector expects (agent/liveness.py)."""
+SLOW_S: Final = 5.0
+"""Resources and links: half their lifetime on the mesh."""
+COUNT_NAME: Final = "obstacles"
+
+
+class Rhythm:
+    """The regular speech of one device.
+
+    Args:
+        publisher: How it speaks.
+        world: What it knows.
+        presence: What it says of presence.
+        worker_pid: The inference worker, for its memory.
+        observer: Is told of links.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        world: World,
+        presence: Presence,
+        worker_pid: Callable[[], int | None],
+        observer: Observer | None,
+    ) -> None:
+        self._publisher = publisher
+        self._node = publisher.node
+        self._site, self._device = publisher.site, publisher.device
+        self._world = world
+        self._presence = presence
+        self._worker_pid = worker_pid
+        self._observer = observer
+        self._links_up: set[str] = set()
+        self._links_lost: set[str] = set()
+        self._counted = 0
+        self._sequence = 0
+        self._loop_lag_ms = 0.0
+        self._cpu = CpuMeter()
+        self._started_ns = time.monotonic_ns()
+
+    @property
+    def uptime_s(self) -> float:
+        """Since the device was made."""
+        return (time.monotonic_ns() - self._started_ns) / 1e9
+
+    def count(self, obstacles: int) -> None:
+        """So many new obstacles were reported."""
+        self._counted += obstacles
+
+    async def run(self) -> None:
+        """Speak until cancelled."""
+        slow_at = 0.0
+        while True:
+            before = time.monotonic()
+            self._speak()
+            if before >= slow_at:
+                slow_at = before + SLOW_S
+                self._speak_slowly()
+            await asyncio.sleep(HEARTBEAT_S)
+            lag_s = max(0.0, time.monotonic() - before - HEARTBEAT_S)
+            self._loop_lag_ms = lag_s * 1000
+            self._world.liveness.loop_lag(int(lag_s * 1e9))
+
+    def _speak(self) -> None:
+        now_ms = self._publisher.now_ms()
+        self._world.expire(self._node.clock())
+        self._watch_links()
+        self._sequence += 1
+        self._publisher.say(
+            topics.heartbeat_topic(site=self._site, device=self._device),
+            Heartbeat(
+                at_ms=now_ms,
+                incarnation=self._node.incarnation,
+                uptime_s=self.uptime_s,
+                links=len(self._links_up),
+                sequence=self._sequence,
+            ),
+        )
+        snapshot = self._world.snapshot()
+        lost = self._presence.lost(self._links_lost, snapshot, time.monotonic_ns(), now_ms)
+        for name, status in lost:
+            self._publisher.say(topics.status_topic(site=self._site, device=name), status)
+        self._say_count()
+
+    def _watch_links(self) -> None:
+        up = {peer.name for peer in self._node.statistics().mesh.peers if peer.established}
+        for name in sorted(up ^ self._links_up):
+            if name not in up:
+                self._world.liveness.link_lost(name)
+            if self._observer is not None:
+                self._observer.link_changed(name, name in up, time.monotonic_ns())
+        self._links_lost = (self._links_lost | self._links_up) - up
+        self._links_up = up
+
+    def _say_count(self) -> None:
+        if not self._counted:
+            return
+        replica = replica_name(self._device, self._node.incarnation)
+        counter = self._world.counter(COUNT_NAME).add(replica, self._counted)
+        topic = topics.count_topic(site=self._site, device=self._device, name=COUNT_NAME)
+        if self._publisher.say(topic, to_count(self._device, counter)):
+            self._counted = 0
+
+    def _speak_slowly(self) -> None:
+        now_ms = self._publisher.now_ms()
+        worker = self._worker_pid()
+        self._publisher.say(
+            topics.resources_topic(site=self._site, device=self._device),
+            Resources(
+                cpu_percent=self._cpu.percent(),
+                rss_mb=rss_mb() + (rss_mb(worker) if worker else 0.0),
+                loop_lag_ms=self._loop_lag_ms,
+                temperature_c=temperature_c(),
+                at_ms=now_ms,
+            ),
+        )
+        for peer in self._node.statistics().mesh.peers:
+            self._publisher.say(
+                topics.link_topic(site=self._site, device=self._device, neighbour=peer.name),
+                Link(state="up" if peer.established else "down", rtt_ms=peer.rtt_ms, at_ms=now_ms),
+            )

@@ -1,0 +1,60 @@
+"""The seam of sensors: whatever yields observations is one.
+
+A sensor of one's own is a module with a `make(device, options)` that returns a `Sensor`; `device.toml` names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from agent.messages import Reading
+
+__all__ = ["Observation", "Sensor", "SensorFactory", "Sighting"]
+
+
+class Sighting(NamedTuple):
+    """Something in the way, as long as the sensor sees it."""
+
+    id: str
+    """The observer's id for it, `[a-z0-9-]{1,32}`; the same from one observation to the next."""
+    kind: str
+    approach: str
+    distance_m: float
+
+
+class Observation(NamedTuple):
+    """What a sensor saw at one moment."""
+
+    captured_ns: int
+    """Monotonic."""
+    reading: Reading
+    sightings: tuple[Sighting, ...]
+    """All that is in the way now; what was there before and is missing here is gone."""
+
+
+class Sensor(Protocol):
+    """A source of observations."""
+
+    ttl_ms: int
+    """How long a sighting holds at the others without being repeated."""
+
+    def observations(self) -> AsyncIterator[Observation]:
+        """Observations as they are made, until the sensor ends.
+
+        Raises:
+            SensorError: The sensor is gone for good.
+        """
+
+
+class SensorFactory(Protocol):
+    """What `[sensor] factory` names."""
+
+    def __call__(self, device: str, options: Mapping[str, Any]) -> Sensor:
+        """Make the sensor of a device.
+
+        Raises:
+            SensorError: The options do not fit, or the source is not there.
+        """
