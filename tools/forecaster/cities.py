@@ -16,7 +16,7 @@ import numpy.typing as npt
 from agent.infer.features import CHANNELS, HISTORY_S, HORIZON_S, Reading, fill_row
 
 TRAIN_SEEDS = tuple(range(100, 124))
-HELD_OUT_SEEDS = (900, 901, 902, 903, 904)
+HELD_OUT_SEEDS = (910, 911, 912, 913, 914)
 TRAIN_SECONDS = 3000
 HELD_OUT_SECONDS = 2400
 

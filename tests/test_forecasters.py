@@ -1,0 +1,82 @@
+"""The shipped forecasters: what the list says of them is true, and neighbours make them better."""
+
+import gzip
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import agent
+from agent.infer.features import (
+    APPROACHES,
+    HORIZON_S,
+    INPUT_SHAPE,
+    FeatureWindow,
+    Reading,
+    forecast_persistence,
+)
+from agent.infer.tflite import find_runtime
+
+DATA = Path(agent.__file__).parent / "data"
+MODELS = json.loads((DATA / "models" / "models.json").read_text(encoding="utf-8"))
+JUNCTION = "j-1-1"
+STRIDE_S = 7
+SIZE_BYTES_MAX = 200_000
+
+
+@cache
+def trace(junction: str) -> list[Reading]:
+    lines = gzip.decompress((DATA / "traffic" / f"{junction}.jsonl.gz").read_bytes()).splitlines()
+    seconds = [json.loads(line) for line in lines]
+    return [Reading(*(second[key] for key in Reading._fields)) for second in seconds]
+
+
+def replay(model: bytes | None, *, with_neighbours: bool) -> float:
+    """Mean absolute error in vehicles on the shipped trace; persistence without a model."""
+    network = json.loads((DATA / "traffic" / "network.json").read_text(encoding="utf-8"))
+    junction = next(entry for entry in network["junctions"] if entry["id"] == JUNCTION)
+    upstream = [approach["upstream"] for approach in junction["approaches"]]
+    window = FeatureWindow(upstream)
+    features = np.zeros(INPUT_SHAPE, dtype=np.float32)
+    backend = find_runtime().load(model, 1) if model is not None else None
+    own = trace(JUNCTION)
+    errors = []
+    for tick_s in range(len(own) - HORIZON_S):
+        around = {name: trace(name)[tick_s] for name in upstream if name} if with_neighbours else {}
+        window.push(tick_s, own[tick_s], around)
+        if tick_s % STRIDE_S == 0:
+            said = forecast_persistence(own[tick_s])
+            if backend is not None:
+                window.write_into(features)
+                said = backend.invoke(features)[0]
+            errors.append(np.abs(said - own[tick_s + HORIZON_S].standing))
+    return float(np.mean(errors))
+
+
+@pytest.mark.parametrize("listed", MODELS, ids=lambda listed: listed["file"])
+def test_list_is_true(listed: dict[str, object]) -> None:
+    model = (DATA / "models" / str(listed["file"])).read_bytes()
+    backend = find_runtime().load(model, 1)
+    assert hashlib.sha256(model).hexdigest() == listed["sha256"]
+    assert len(model) == listed["size_bytes"]
+    assert len(model) <= SIZE_BYTES_MAX
+    assert list(backend.input.shape) == listed["input_shape"] == list(INPUT_SHAPE)
+    assert list(backend.output.shape) == listed["output_shape"] == [1, APPROACHES]
+    assert backend.input.dtype == backend.output.dtype == "int8"
+
+
+def test_two_versions_that_differ_are_listed() -> None:
+    assert [(entry["version"], entry["counter"]) for entry in MODELS] == [("1", 1), ("2", 2)]
+    assert {entry["name"] for entry in MODELS} == {"forecaster"}
+    assert MODELS[0]["sha256"] != MODELS[1]["sha256"]
+
+
+def test_neighbours_and_the_newer_version_forecast_better() -> None:
+    first, second = ((DATA / "models" / entry["file"]).read_bytes() for entry in MODELS)
+    with_neighbours = replay(second, with_neighbours=True)
+    assert with_neighbours < 0.8 * replay(first, with_neighbours=True)
+    assert with_neighbours < 0.8 * replay(second, with_neighbours=False)
+    assert with_neighbours < 0.5 * replay(None, with_neighbours=True)
