@@ -53,6 +53,7 @@ class Connection(Wire):
         self._published = False  # since the last flush was asked for
         self._refused_since_s: float | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._lag_ends: asyncio.TimerHandle | None = None
         self._handlers: dict[int, Callable[[Session, bytes], None]] = {
             packets.PUBACK: self._on_puback,
             packets.PUBREC: self._on_pubrec,
@@ -121,6 +122,20 @@ class Connection(Wire):
                 self._counters.refused += 1
                 logger.warning("the will of %s is lost: the node is full", self.name)
         self._exchange.ingress.request_flush()
+
+    def lags(self, *, now: bool) -> None:
+        """Give the client a while to catch up, or note that it has."""
+        if self._lag_ends is not None:
+            self._lag_ends.cancel()
+            self._lag_ends = None
+        session = self._session
+        if now and session is not None:
+            self._lag_ends = self._loop.call_later(
+                self._limits.lag_max_s, session.cut_off, "it did not catch up in time"
+            )
+            self._exchange.lagging.add(self)
+        else:
+            self._exchange.caught_up(self)
 
     def taken_over(self) -> None:
         """Make room for a new connection with the same client id (3.1.4-2)."""

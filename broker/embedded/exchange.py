@@ -38,7 +38,9 @@ class Exchange:
         self.counters = Counters()
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
+        self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
         self._dirty: list[Session] = []
+        self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
 
@@ -92,7 +94,23 @@ class Exchange:
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             session.dirty = False
-            session.flush(committed=committed)
+            session.flush(committed=committed, acknowledge=not self.lagging)
+            if session.owes:
+                self._owed.append(session)
+        if self._owed and not self.lagging:
+            self._acknowledge_again()
+
+    def caught_up(self, output: Output) -> None:
+        """Let publishers go on, if this was the last connection that lagged."""
+        self.lagging.discard(output)
+        if not self.lagging:
+            self._acknowledge_again()
+
+    def _acknowledge_again(self) -> None:
+        for session in self._owed:
+            self.touch(session)
+        self._owed.clear()
+        self.ingress.request_flush()
 
     def touch(self, session: Session) -> None:
         """Include a session in the next flush."""

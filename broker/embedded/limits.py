@@ -56,6 +56,11 @@ class Limits:
     # QoS 1 and 2 waiting for that window, or for an absent client to come back.
     kept_queue_messages_max: int = 10_000
     kept_queue_bytes_max: int = 8 * MIB
+    # A connected client whose queue is over half full lags. Meanwhile local publishers get no
+    # PUBACK and PUBREC, which stops them at their own window (20 for most clients); after this
+    # long without catching up to 3/8 the laggard is cut off, so one stuck reader holds them up
+    # once.
+    lag_max_s: float = 2.0
     # Retained messages on their way to one subscriber: references, not copies, so many are cheap;
     # a client that subscribes over and over without reading stops here.
     replay_messages_max: int = 100_000

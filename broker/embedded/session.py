@@ -3,13 +3,14 @@
 Decides: what is written next, what waits, what is dropped.
 
 - QoS 0 waits only while the socket does not drain, in a queue of limited bytes that sheds its
-oldest. - QoS 1 and 2 go out through a window of in-flight messages. Behind it stands a queue. A
-connected client that lets
-  the queue fill is a slow consumer: counted, logged and cut off (MQTT 3.1.1 has no other way to
-  tell it). For an absent client the oldest message goes.
-- Retained messages for a new subscription go first, as fast as window and socket allow; live
-messages wait behind
-  them, so that nobody gets the past after the present.
+  oldest.
+- QoS 1 and 2 go out through a window of in-flight messages, and behind it stands a queue. While
+  that is over half full the client lags, and local publishers wait for their acknowledgements
+  (`Exchange.lagging`). A client that lets it fill, or lags for too long, is a slow consumer:
+  counted, logged and cut off; MQTT 3.1.1 has no other way to tell it. For an absent client the
+  oldest message goes.
+- Retained messages for a new subscription go first, as fast as window and socket allow. Live
+  messages wait behind them, so that nobody gets the past after the present.
 - Acknowledgements of what the client published wait for the node's commit.
 
 Assumes: `output` is written to from one event loop, and `flush` follows every change. On failure:
@@ -56,6 +57,9 @@ class Output(Protocol):
     def drop(self, reason: str) -> None:
         """End the connection at once."""
 
+    def lags(self, *, now: bool) -> None:
+        """Learn that the session's queue is filling, or that it has caught up or gone."""
+
     def taken_over(self) -> None:
         """Leave the session to a new connection of the same client, and end."""
 
@@ -74,6 +78,8 @@ class Session:
         self._counters = counters
         self._held: list[bytes] = []  # PUBACK and PUBREC that wait for the commit
         self._uncommitted: list[int] = []  # the QoS 2 ids among them
+        self._acknowledgements: list[bytes] = []  # committed, and not written while somebody lags
+        self._lags = False
         self._replies: list[bytes] = []
         self._ready: list[bytes] = []  # PUBLISH for the next write
         self._ready_bytes = 0
@@ -98,6 +104,7 @@ class Session:
         self._congested = False
         # Left by packets that were handled after the last connection was cut off.
         self._held.clear()
+        self._acknowledgements.clear()
         self._replies.clear()
         self._ready.clear()
         for packet_id, frame in self._inflight.items():
@@ -109,9 +116,11 @@ class Session:
 
     def detach(self) -> None:
         """Lose the connection: QoS 0 and answers go with it, QoS 1 and 2 stay."""
+        self._lag(now=False)
         self.output = None
         self._blocked = True
         self._held.clear()
+        self._acknowledgements.clear()
         self._replies.clear()
         self._ready.clear()
         self._ready_bytes = 0
@@ -132,7 +141,12 @@ class Session:
     @property
     def answers_wait(self) -> bool:
         """Whether the next flush answers the client."""
-        return bool(self._held or self._replies)
+        return bool(self._held or self._acknowledgements or self._replies)
+
+    @property
+    def owes(self) -> bool:
+        """Whether acknowledgements were left out of the last flush."""
+        return bool(self._acknowledgements)
 
     @property
     def more_waits(self) -> bool:
@@ -168,14 +182,16 @@ class Session:
             if self.output is None:
                 self._trim()
             else:
-                self._cut_off(f"{len(self._queue)} messages wait")
+                self.cut_off(f"{len(self._queue)} messages wait")
+        elif not self._lags and self._fill() > 1 / 2:
+            self._lag(now=True)
 
     def replay(self, messages: Iterable[Message]) -> None:
         """Deliver retained messages ahead of everything that comes from now on."""
         self._replay.extend(messages)
         self._blocked = self._blocked or bool(self._replay)
         if len(self._replay) > self._limits.replay_messages_max:
-            self._cut_off(f"{len(self._replay)} retained messages wait")
+            self.cut_off(f"{len(self._replay)} retained messages wait")
 
     # -- what the client says ------------------------------------------------------------------
 
@@ -208,8 +224,10 @@ class Session:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def flush(self, *, committed: bool) -> None:
+    def flush(self, *, committed: bool, acknowledge: bool) -> None:
         """Write what is due: answers first, then messages; one write unless a long replay runs.
+
+        Without `acknowledge`, PUBACK and PUBREC stay for a later flush (see `owes`).
 
         Without a commit, what waits for it is forgotten, so that the client's repetition counts
         as new, and the client is cut off.
@@ -224,14 +242,18 @@ class Session:
                 self.detach()
             return
         self._uncommitted.clear()
+        self._acknowledgements += self._held
+        self._held.clear()
         while (output := self.output) is not None:
             if self._queue or self._blocked:
                 self._pump()
-            if not (self._ready or self._held or self._replies):
+            if acknowledge:
+                self._replies += self._acknowledgements
+                self._acknowledgements.clear()
+            if not (self._ready or self._replies):
                 return
             self._counters.messages_out += len(self._ready)
-            data = b"".join((*self._held, *self._replies, *self._ready))
-            self._held.clear()
+            data = b"".join((*self._replies, *self._ready))
             self._replies.clear()
             self._ready.clear()
             self._ready_bytes = 0
@@ -257,6 +279,8 @@ class Session:
             flags, topic_field, payload = self._queue.popleft()
             self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
             self._send_kept(flags, topic_field, payload)
+        if self._lags and self._fill() < 3 / 8:
+            self._lag(now=False)
         if not self._congested:
             self._ready.extend(self._fresh)
             self._fresh.clear()
@@ -297,18 +321,27 @@ class Session:
             self._fresh_bytes -= len(self._fresh.popleft()) + _OVERHEAD_BYTES
             self._counters.shed += 1
 
-    def _queue_full(self) -> bool:
-        return (
-            len(self._queue) > self._limits.kept_queue_messages_max
-            or self._queue_bytes > self._limits.kept_queue_bytes_max
+    def _fill(self) -> float:
+        """How full the queue is: 1 is the limit."""
+        return max(
+            len(self._queue) / self._limits.kept_queue_messages_max,
+            self._queue_bytes / self._limits.kept_queue_bytes_max,
         )
+
+    def _queue_full(self) -> bool:
+        return self._fill() > 1
+
+    def _lag(self, *, now: bool) -> None:
+        if self._lags != now and self.output is not None:
+            self._lags = now
+            self.output.lags(now=now)
 
     def _trim(self) -> None:
         while self._queue_full():
             self._queue_bytes -= len(self._queue.popleft()[2]) + _OVERHEAD_BYTES
             self._counters.dropped_offline += 1
 
-    def _cut_off(self, reason: str) -> None:
+    def cut_off(self, reason: str) -> None:
         """End the connection of a slow consumer; a persistent session waits for its return."""
         self._counters.slow_consumers += 1
         logger.warning("client %s reads too slowly and is cut off: %s", self.client_id, reason)

@@ -424,9 +424,10 @@ async def test_a_reader_too_slow_for_qos1_is_told_in_the_log_and_dropped(
     async with running(limits=limits) as node, client(node) as pub:
         async with client(node, "slow", clean=False, will=("gone", b"w", 0, False)) as slow:
             await slow.subscribe("t", 1)
-            for number in range(9):
-                pub.send(publish("t", b"%d" % number, 1, packet_id=1))
-                await pub.expect(packets.PUBACK)
+            for numbers in (range(3), range(3, 9)):  # the window, then too much at once
+                pub.send(*(publish("t", b"%d" % number, 1, packet_id=1) for number in numbers))
+                for _ in numbers:
+                    await pub.expect(packets.PUBACK)
             assert [body[-1:] for _, _, body in await slow.closed()] == [b"0", b"1", b"2"]
         await node.until(lambda: node.published[-1][1] == "gone")
         assert node.broker.statistics().counters.slow_consumers == 1
@@ -545,3 +546,62 @@ async def test_statistics_are_a_copy() -> None:
         assert (before.counters.messages_in, after.counters.messages_in) == (0, 1)
         with pytest.raises(dataclasses.FrozenInstanceError):
             after.connections = 0
+
+
+async def test_a_publisher_waits_for_a_reader_that_lags_but_reads() -> None:
+    limits = Limits(inflight_messages_max=2, kept_queue_messages_max=20, lag_max_s=10)
+    async with running(limits=limits) as node, client(node) as pub, client(node) as sub:
+        await sub.subscribe("t", 1)
+        window = asyncio.Semaphore(6)  # as a client's own
+
+        async def write() -> None:
+            for number in range(1, 301):
+                await window.acquire()
+                pub.send(publish("t", b"%d" % number, 1, packet_id=number))
+
+        async def hear() -> None:
+            for number in range(1, 301):
+                await pub.expect(packets.PUBACK, number.to_bytes(2, "big"))
+                window.release()
+
+        async def read() -> None:
+            for number in range(1, 301):
+                _, _, payload, packet_id = await sub.publish()
+                assert payload == b"%d" % number
+                for _ in range(10):  # turns of the loop: slower than the publisher
+                    await asyncio.sleep(0)
+                sub.send(packets.encode_ack(packets.PUBACK, packet_id))
+
+        await asyncio.gather(write(), hear(), read())
+        assert node.broker.statistics().counters.slow_consumers == 0
+
+
+async def test_a_stuck_reader_holds_a_publisher_once_and_not_for_long() -> None:
+    limits = Limits(inflight_messages_max=2, kept_queue_messages_max=20, lag_max_s=0.05)
+    async with running(limits=limits) as node, client(node) as pub, client(node) as stuck:
+        await stuck.subscribe("t", 1)
+        for number in range(1, 14):
+            pub.send(publish("t", b"x", 1, packet_id=number))
+        await node.until(lambda: len(node.published) == 13)
+        seen = [await pub.expect(packets.PUBACK) for _ in range(13)]
+        assert [int.from_bytes(body, "big") for body in seen] == list(range(1, 14))
+        await stuck.closed()
+        assert node.broker.statistics().counters.slow_consumers == 1
+
+
+async def test_a_client_that_publishes_to_itself_does_not_stop_itself() -> None:
+    limits = Limits(inflight_messages_max=2, kept_queue_messages_max=20)
+    async with running(limits=limits) as node, client(node) as both:
+        await both.subscribe("t", 1)
+        for number in range(1, 16):
+            both.send(publish("t", b"x", 1, packet_id=number))
+        acknowledged = delivered = 0
+        while acknowledged < 15 or delivered < 15:
+            kind, flags, body = await both.packet()
+            if kind == packets.PUBACK:
+                acknowledged += 1
+            else:
+                delivered += 1
+                packet_id = packets.parse_publish(flags, body)[2]
+                both.send(packets.encode_ack(packets.PUBACK, packet_id))
+        assert node.broker.statistics().counters.slow_consumers == 0
