@@ -17,9 +17,8 @@ Assumes: `output` is written to from one event loop, and `flush` follows every c
 none of the methods raises; a client that breaks the rules of acknowledgement is answered as the
 standard says or ignored.
 
-Why not amqtt's `Session`: building its state machine takes 175 us, its queues have no bound, its
-in-flight messages are gone when the connection drops, and what was queued offline arrives with
-RETAIN set.
+Why not amqtt's `Session`: building its state machine takes 175 us, its queues have no bound, and
+what was queued offline arrives with RETAIN set.
 """
 
 import logging
@@ -28,16 +27,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from broker.embedded.limits import Limits
-from broker.embedded.packets import (
-    FLAG_DUP,
-    PUBACK,
-    PUBCOMP,
-    PUBREC,
-    PUBREL,
-    encode_ack,
-    publish_frame,
-)
+from broker.embedded.packets import PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
 from broker.embedded.statistics import Counters
+from broker.embedded.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +80,7 @@ class Session:
         self._replay: deque[Message] = deque()
         self._queue: deque[Message] = deque()
         self._queue_bytes = 0
-        self._inflight: dict[
-            int, bytes | None
-        ] = {}  # frame, or None once the client has sent PUBREC
-        self._inflight_bytes = 0
-        self._next_id = 0
+        self._window = Window(limits)
         self._congested = False
         self._blocked = True  # QoS 0 may not go straight to _ready
 
@@ -107,11 +95,9 @@ class Session:
         self._acknowledgements.clear()
         self._replies.clear()
         self._ready.clear()
-        for packet_id, frame in self._inflight.items():
-            if frame is None:
-                self._replies.append(encode_ack(PUBREL, packet_id))
-            else:
-                self._ready.append(bytes((frame[0] | FLAG_DUP,)) + frame[1:])
+        self._ready_bytes = 0
+        for packet in self._window.again():
+            (self._ready if packet[0] >> 4 == PUBLISH else self._replies).append(packet)
         self._blocked = False
 
     def detach(self) -> None:
@@ -171,10 +157,9 @@ class Session:
             self.output is not None
             and not self._queue
             and not self._replay
-            and len(self._inflight) < self._limits.inflight_messages_max
-            and self._inflight_bytes < self._limits.inflight_bytes_max
+            and self._window.has_room
         ):
-            self._send_kept(flags, topic_field, payload)
+            self._ready.append(self._window.send(flags, topic_field, payload))
             return
         self._queue.append((flags, topic_field, payload))
         self._queue_bytes += len(payload) + _OVERHEAD_BYTES
@@ -211,16 +196,7 @@ class Session:
         if packet_type == PUBREC:
             # Answered for unknown ids too: after a restart this is how the client gets rid of one.
             self._replies.append(encode_ack(PUBREL, packet_id))
-        if packet_id not in self._inflight:
-            return
-        frame = self._inflight[packet_id]
-        qos = 2 if frame is None else frame[0] >> 1 & 3
-        if packet_type == PUBREC and qos == 2 and frame is not None:
-            self._inflight[packet_id] = None
-            self._inflight_bytes -= len(frame)
-        elif (packet_type == PUBACK and qos == 1) or (packet_type == PUBCOMP and frame is None):
-            del self._inflight[packet_id]
-            self._inflight_bytes -= 0 if frame is None else len(frame)
+        self._window.acknowledge(packet_type, packet_id)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -264,21 +240,21 @@ class Session:
         limits = self._limits
         while self._replay and self._ready_bytes < limits.unsent_bytes_high:
             flags, topic_field, payload = self._replay[0]
-            if self._congested or (flags & 0x06 and not self._window_open()):
+            if self._congested or (flags & 0x06 and not self._window.has_room):
                 break
             self._replay.popleft()
             if flags & 0x06:
-                self._send_kept(flags, topic_field, payload)
+                self._ready.append(self._window.send(flags, topic_field, payload))
             else:
                 frame = publish_frame(flags, topic_field, payload)
                 self._ready.append(frame)
                 self._ready_bytes += len(frame)
         if self._replay:
             return
-        while self._queue and self._window_open():
+        while self._queue and self._window.has_room:
             flags, topic_field, payload = self._queue.popleft()
             self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
-            self._send_kept(flags, topic_field, payload)
+            self._ready.append(self._window.send(flags, topic_field, payload))
         if self._lags and self._fill() < 3 / 8:
             self._lag(now=False)
         if not self._congested:
@@ -286,22 +262,6 @@ class Session:
             self._fresh.clear()
             self._fresh_bytes = 0
             self._blocked = False
-
-    def _window_open(self) -> bool:
-        return (
-            len(self._inflight) < self._limits.inflight_messages_max
-            and self._inflight_bytes < self._limits.inflight_bytes_max
-        )
-
-    def _send_kept(self, flags: int, topic_field: bytes, payload: bytes) -> None:
-        packet_id = self._next_id % 65_535 + 1
-        while packet_id in self._inflight:
-            packet_id = packet_id % 65_535 + 1
-        self._next_id = packet_id
-        frame = publish_frame(flags, topic_field, payload, packet_id)
-        self._inflight[packet_id] = frame
-        self._inflight_bytes += len(frame)
-        self._ready.append(frame)
 
     def _spill(self) -> None:
         """Put the QoS 0 of this turn, too much for one write, into the queue that sheds."""
