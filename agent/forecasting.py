@@ -114,7 +114,8 @@ class Forecasting:
         judged = self._judge.came(reading.tick_s, reading.standing)
         if judged is not None and self._observer is not None:
             self._observer.forecast_judged(*judged)
-        self._loop.submit_nowait(observation)
+        if self._follower is not None and self._follower.active is not None:
+            self._loop.submit_nowait(observation)
 
     @property
     def worker_pid(self) -> int | None:

@@ -36,7 +36,15 @@ class _Open:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.size = 0
-        self.lifetime_ms: int | None = None
+        self.lifetime_ms = 0
+
+    def has_room(self, message: Message, size: int) -> bool:
+        """Whether a message still fits. What expires and what does not never share a bundle."""
+        return (
+            self.size + size <= BUNDLE_BYTES_MAX
+            and len(self.messages) < BUNDLE_MESSAGES_MAX
+            and (message.lifetime_ms > 0) is (self.lifetime_ms > 0)
+        )
 
 
 class Origin:
@@ -69,18 +77,14 @@ class Origin:
         """Put a message into its lane's open bundle."""
         size = body_bytes_estimate(message.topic, message.payload)
         bundle = self._open.get(lane)
-        if bundle is None:
-            bundle = self._open[lane] = _Open()
-        elif bundle.size + size > BUNDLE_BYTES_MAX or len(bundle.messages) >= BUNDLE_MESSAGES_MAX:
+        if bundle is not None and not bundle.has_room(message, size):
             self._full.append((lane, bundle))
+            bundle = None
+        if bundle is None:
             bundle = self._open[lane] = _Open()
         bundle.messages.append(message)
         bundle.size += size
-        lifetime_ms = message.lifetime_ms
-        if bundle.lifetime_ms is None or (bundle.lifetime_ms and lifetime_ms > bundle.lifetime_ms):
-            bundle.lifetime_ms = lifetime_ms
-        elif not lifetime_ms:
-            bundle.lifetime_ms = 0
+        bundle.lifetime_ms = max(bundle.lifetime_ms, message.lifetime_ms)
 
     def seal(self, positions: dict[int, Position], now_ns: int) -> list[Sealed]:
         """Close all open bundles; `positions` says where each own stream stands."""
@@ -98,7 +102,7 @@ class Origin:
         self._next[lane] = sequence + 1
         first = sequence == 1 and is_kept(lane)
         body = encode_body(messages)
-        lifetime_ms = bundle.lifetime_ms or 0
+        lifetime_ms = bundle.lifetime_ms
         header = Header(
             self.device,
             lane,

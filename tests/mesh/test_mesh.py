@@ -222,3 +222,15 @@ def test_a_silent_link_is_closed():
     network.loss = 1.0
     network.run(2_100)
     assert ("a", "b") not in network.up or network._session["a", "b"] > 1
+
+
+def test_what_expires_and_what_does_not_can_be_published_in_one_turn():
+    network = ring()
+    mesh = network.devices["a"].mesh
+    for number, lifetime_ms in enumerate([0, 1_000, 3_000, 0, 0, 10]):
+        mesh.publish("t", b"%d" % number, network.now_ns, qos=1, lifetime_ms=lifetime_ms)
+    network.turn("a")
+    network.run(100)
+    for name in "bcde":
+        assert network.payloads(name)[:5] == [b"0", b"1", b"2", b"3", b"4"]
+        assert network.devices[name].bad == []
