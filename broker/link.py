@@ -38,9 +38,9 @@ BACKOFF_S_MAX: Final = 0.8
 """A neighbour that is off costs one SYN in so long; a healed network is noticed within it."""
 KEEP_ALIVE_S: Final = 30
 """The broker's own limit; the mesh pings far more often."""
-UNSENT_LOW_BYTES: Final = 32 * 1024
-UNSENT_HIGH_BYTES: Final = 128 * 1024
-"""Two frames on their way, as on the accepting side (`broker/embedded/limits.py`)."""
+UNSENT_LOW_BYTES: Final = 16 * 1024
+UNSENT_HIGH_BYTES: Final = 32 * 1024
+"""Well below what the node lets wait in a socket, so that it always hears when there is room again."""
 
 
 class Neighbour(NamedTuple):
