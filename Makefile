@@ -1,0 +1,38 @@
+# make demo: five devices on this machine. make test: the whole check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test check clean
+
+help:
+	@echo "make demo      five devices on this machine; Ctrl-C ends them"
+	@echo "make test      lint, types and all tests"
+	@echo "make check     lint and types only"
+	@echo "make install   prepare $(VENV); the others call it"
+	@echo "make clean     remove $(VENV) and caches"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "flockmq needs Python 3.11 to 3.13; call make PYTHON=python3.13, say"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/flockmq demo
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -n auto
+
+clean:
+	rm -rf $(VENV) .venv-tflite .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
