@@ -1,0 +1,141 @@
+"""The program `flockmq`: names of commands and options, and how failures are told.
+
+What a command does stands in `agent/commands`; it is imported when it is called, so that `--help` is quick and a
+device carries nothing that it does not use. A failure that a person can do something about is one line on standard
+error and exit status 2; anything else is a defect and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.errors import AgentError
+from broker.errors import FlockmqError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An MQTT broker mesh for edge AI: every device its own broker, one picture of the world.",
+)
+
+Host = Annotated[str, typer.Option(help="Where the device's broker listens.")]
+Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="The device's configuration.")] = Path("device.toml"),
+) -> None:
+    """Run one device: broker, mesh, sensor, model."""
+    from agent.commands.serve import run_device  # noqa: PLC0415
+
+    run_device(config)
+
+
+@app.command()
+def broker(
+    port: Port = 1883,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    name: Annotated[str, typer.Option(help="This broker's id in the mesh.")] = "broker",
+    state: Annotated[
+        Path | None, typer.Option(help="Directory of its memory; without it, none.")
+    ] = None,
+    neighbour: Annotated[
+        list[str] | None, typer.Option(help="Whom to dial, as name=host:port; may be repeated.")
+    ] = None,
+) -> None:
+    """Run only a broker and its mesh, without an agent, as plain MQTT on loopback."""
+    from agent.commands.options import check_broker, parse_neighbours  # noqa: PLC0415
+    from agent.commands.serve import run_broker  # noqa: PLC0415
+
+    check_broker(name, host)
+    run_broker(name, host, port, state, parse_neighbours(name, neighbour or []))
+
+
+@app.command()
+def watch(
+    topic_filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="What to hear.")] = "#",
+    host: Host = "127.0.0.1",
+    port: Port = 1883,
+    count: Annotated[
+        int | None, typer.Option("--count", "-C", min=1, help="End after so many messages.")
+    ] = None,
+) -> None:
+    """Show what is published, with the age of each message."""
+    from agent.commands.watch import watch as do_watch  # noqa: PLC0415
+    from broker.topics import TopicError, check_topic_filter  # noqa: PLC0415
+
+    try:
+        check_topic_filter(topic_filter)
+    except TopicError as error:
+        raise typer.BadParameter(str(error)) from None
+    asyncio.run(do_watch(host, port, topic_filter, count))
+
+
+@app.command()
+def status(
+    host: Host = "127.0.0.1",
+    port: Port = 1883,
+    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,  # noqa: FBT002
+) -> None:
+    """Show what a device thinks of its links, peers and models."""
+    from agent.commands.status import status as do_status  # noqa: PLC0415
+
+    asyncio.run(do_status(host, port, as_json=json))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="Check for this device.toml.")] = None,
+) -> None:
+    """Show what this machine has and lacks, and what to do about it."""
+    from agent.commands.doctor import doctor as do_doctor  # noqa: PLC0415
+
+    raise typer.Exit(do_doctor(config))
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="No live table.")] = False,  # noqa: FBT002
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long; 30 without a screen, else until Ctrl-C.")
+    ] = None,
+    json: Annotated[  # noqa: FBT002
+        bool, typer.Option("--json", help="The figures as one JSON object on the last line.")
+    ] = False,
+    calm: Annotated[bool, typer.Option("--calm", help="No faults.")] = False,  # noqa: FBT002
+    speed: Annotated[float, typer.Option(min=0.1, max=100, help="Trace seconds a second.")] = 10.0,
+    port: Annotated[int, typer.Option(min=1, max=65_000, help="The first device's port.")] = 18_831,
+) -> None:
+    """Run five devices on this machine."""
+    from agent.demo.command import demo as do_demo  # noqa: PLC0415
+
+    raise typer.Exit(
+        do_demo(
+            headless=headless,
+            seconds=seconds,
+            json_output=json,
+            calm=calm,
+            speed=speed,
+            port=port,
+        )
+    )
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    except (AgentError, FlockmqError) as error:
+        sys.stderr.write(f"flockmq: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

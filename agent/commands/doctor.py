@@ -1,0 +1,169 @@
+"""`flockmq doctor`: what this machine has, what it lacks, and what to do about it.
+
+Each check yields one finding. Only what a device cannot run without counts as `missing`, and makes the command fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import shutil
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from agent.config import load
+from agent.errors import ConfigError
+from agent.infer.backend import RuntimeUnavailable
+from agent.infer.tflite import find_runtime
+from broker.wall_clock import is_synchronised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Finding", "doctor", "findings"]
+
+USB: Final = Path("/sys/bus/usb/devices")
+CORAL_IDS: Final = {("1a6e", "089a"), ("18d1", "9302")}
+"""A Coral USB Accelerator before and after its firmware is loaded."""
+FREE_MB_MIN: Final = 64
+"""The mesh's store and models together stay well below."""
+
+
+class Finding(NamedTuple):
+    """One line."""
+
+    state: Literal["ok", "warn", "missing"]
+    what: str
+    advice: str = ""
+
+
+def doctor(config_path: Path | None) -> int:
+    """Print all findings. Returns the exit status."""
+    console = Console(highlight=False, soft_wrap=True)
+    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
+    worst = 0
+    for finding in findings(config_path):
+        colour = colours[finding.state]
+        console.print(f"[{colour}]{finding.state:>7}[/{colour}]  {escape(finding.what)}")
+        if finding.advice:
+            console.print(f"         {escape(finding.advice)}")
+        worst = max(worst, finding.state == "missing")
+    return worst
+
+
+def findings(config_path: Path | None) -> Iterator[Finding]:
+    """All checks, in the order in which they help."""
+    yield from _python()
+    yield _runtime()
+    yield _edge_tpu()
+    yield _clock()
+    yield _mosquitto()
+    if config_path is None:
+        yield from _ports("127.0.0.1", 1883)
+    else:
+        yield from _config(config_path)
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    advice = "" if good else "use Python 3.11 to 3.13"
+    yield Finding("ok" if good else "missing", f"Python {version}", advice)
+    bits = struct.calcsize("P") * 8
+    advice = "" if bits == 64 else "LiteRT has no 32-bit wheel: use 64-bit Raspberry Pi OS"
+    yield Finding(
+        "ok" if bits == 64 else "warn", f"{platform.machine()}, {bits}-bit programs", advice
+    )
+
+
+def _runtime() -> Finding:
+    try:
+        return Finding("ok", f"TFLite runtime: {find_runtime().name}")
+    except RuntimeUnavailable as error:
+        advice = (
+            "pip install ai-edge-litert (64-bit), or tflite-runtime with numpy<2 on Python 3.11"
+        )
+        return Finding("warn", f"no inference: {error.reason}", advice)
+
+
+def _edge_tpu() -> Finding:
+    boards = [str(path) for path in Path("/dev").glob("apex_*")]
+    with contextlib.suppress(OSError):
+        for device in USB.iterdir():
+            with contextlib.suppress(OSError):
+                found = tuple(
+                    (device / name).read_text().strip() for name in ("idVendor", "idProduct")
+                )
+                if found in CORAL_IDS:
+                    boards.append(f"USB {':'.join(found)}")
+    try:
+        ctypes.CDLL("libedgetpu.so.1")
+        library = True
+    except OSError:
+        library = False
+    if boards and library:
+        return Finding("ok", f"Edge TPU: {', '.join(boards)}, with libedgetpu")
+    if boards:
+        return Finding(
+            "warn",
+            f"Edge TPU: {', '.join(boards)}, but no libedgetpu",
+            "install a libedgetpu1-std built for TensorFlow 2.16 or later",
+        )
+    return Finding("ok", "no Edge TPU; models run on the processor")
+
+
+def _clock() -> Finding:
+    if is_synchronised():
+        return Finding("ok", "the clock is synchronised")
+    return Finding(
+        "warn",
+        "nothing keeps the clock right",
+        "install chrony or systemd-timesyncd; until then this device takes the fleet's time",
+    )
+
+
+def _mosquitto() -> Finding:
+    if shutil.which("mosquitto_sub"):
+        return Finding("ok", "mosquitto_sub and mosquitto_pub, to look inside with")
+    return Finding(
+        "warn", "no mosquitto_sub", "apt install mosquitto-clients, or use `flockmq watch`"
+    )
+
+
+def _config(path: Path) -> Iterator[Finding]:
+    try:
+        config = load(path)
+    except ConfigError as error:
+        yield Finding("missing", str(error))
+        return
+    yield Finding("ok", f"{path}: device {config.device} of site {config.site}")
+    yield from _ports(config.broker.host, config.broker.port)
+    state = Path(config.state)
+    there = next(p for p in (state, *state.absolute().parents) if p.exists())
+    free_mb = shutil.disk_usage(there).free // 1_000_000
+    enough = free_mb >= FREE_MB_MIN
+    advice = "" if enough else "free some space; without it nothing is acknowledged"
+    yield Finding("ok" if enough else "missing", f"{free_mb} MB free for {state}", advice)
+
+
+def _ports(host: str, port: int) -> Iterator[Finding]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            yield Finding(
+                "warn",
+                f"port {port} on {host} cannot be used: {error.strerror}",
+                f"stop what listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another",
+            )
+            return
+    yield Finding("ok", f"port {port} on {host} is free")

@@ -1,0 +1,54 @@
+"""Options that need more than a type: neighbours as `name=host:port`, and what a plain broker may listen on."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from agent.errors import ConfigError
+from broker.link import Neighbour
+from broker.topics import is_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["check_broker", "parse_neighbours"]
+
+
+def check_broker(name: str, host: str) -> None:
+    """A plain broker has an id and listens on loopback.
+
+    Raises:
+        ConfigError: It has not, or does not.
+    """
+    if not is_id(name):
+        raise ConfigError(f"--name {name} is no id; take 1 to 32 of a-z, 0-9 and -")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"--host {host} can be reached from outside, and this broker is not encrypted; "
+            "use 127.0.0.1, or `flockmq run` with plain_listen = true in [broker] of device.toml"
+        )
+
+
+def parse_neighbours(own_name: str, texts: Iterable[str]) -> list[Neighbour]:
+    """Neighbours from `name=host:port`.
+
+    Raises:
+        ConfigError: One of them is not of that form.
+    """
+    found: list[Neighbour] = []
+    for text in texts:
+        name, _, address = text.partition("=")
+        host, _, port = address.rpartition(":")
+        if not is_id(name) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ConfigError(
+                f"--neighbour {text} is not name=host:port; write kitchen=127.0.0.1:1883, say"
+            )
+        if name == own_name or any(name == other.name for other in found):
+            raise ConfigError(f"--neighbour {text}: {name} is this broker itself, or named twice")
+        found.append(Neighbour(name, host.strip("[]"), int(port)))
+    return found

@@ -1,0 +1,136 @@
+"""`flockmq run` and `flockmq broker`: start, serve until told to stop, say goodbye.
+
+SIGINT and SIGTERM stop a device cleanly; a second one does nothing more, since stopping is bounded. Logging goes to
+standard error: this program's own from INFO on, that of libraries from WARNING on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from agent.report import node_report
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from broker.link import Neighbour
+
+__all__ = ["NODE_TOPIC", "run_broker", "run_device", "run_loop"]
+
+NODE_TOPIC: Final = "local/flockmq/node"
+"""Where a broker without an agent shows what it has counted."""
+REPORT_S: Final = 1.0
+
+
+class Served(Protocol):
+    """What starts and stops."""
+
+    async def start(self) -> None:
+        """Serve."""
+
+    async def stop(self) -> None:
+        """Stop serving."""
+
+
+def run_loop(main: Coroutine[None, None, None]) -> None:
+    """Run on uvloop where it exists."""
+    try:
+        import uvloop  # noqa: PLC0415 - not everywhere
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def set_up_logging() -> None:
+    """Own messages and others' warnings, one line each."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    for name in ("agent", "broker"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+async def serve(make: Callable[[], Served], tell: Callable[[Served], Awaitable[None]]) -> None:
+    """Start what `make` makes, call `tell` when it serves, and stop it at a signal."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    served = make()
+    await served.start()
+    told = asyncio.ensure_future(tell(served))
+    try:
+        await stopped.wait()
+    finally:
+        told.cancel()
+        await asyncio.gather(told, return_exceptions=True)
+        await served.stop()
+
+
+def run_device(config_path: Path) -> None:
+    """Run the device that a device.toml describes.
+
+    Raises:
+        AgentError: The configuration, the sensor or the model cannot be used.
+        FlockmqError: The port or the state directory is taken.
+    """
+    from agent.config import load  # noqa: PLC0415 - each command imports what it needs
+    from agent.device import Device  # noqa: PLC0415
+
+    set_up_logging()
+    config = load(config_path)
+
+    async def tell(served: Served) -> None:
+        assert isinstance(served, Device)
+        where = f"{config.broker.host}:{served.node.port}"
+        logging.getLogger("agent").info("%s serves MQTT on %s", config.device, where)
+
+    run_loop(serve(lambda: Device(config), tell))
+
+
+def run_broker(
+    name: str, host: str, port: int, state: Path | None, neighbours: Sequence[Neighbour]
+) -> None:
+    """Run a broker and its mesh, without an agent. Without a state directory it has no memory.
+
+    Raises:
+        FlockmqError: The port or the state directory is taken.
+    """
+    from broker.node import Node  # noqa: PLC0415
+    from broker.store import Store  # noqa: PLC0415
+
+    set_up_logging()
+    started = time.monotonic()
+
+    async def tell(served: Served) -> None:
+        assert isinstance(served, Node)
+        sys.stdout.write(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        while True:
+            report = node_report(served.statistics(), time.monotonic() - started)
+            served.publish_nowait(NODE_TOPIC, _encode(report), retained=True)
+            await asyncio.sleep(REPORT_S)
+
+    directory = (
+        tempfile.TemporaryDirectory(prefix="flockmq-") if state is None else nullcontext(state)
+    )
+    with directory as chosen:
+        store = Store(Path(chosen))
+        run_loop(
+            serve(lambda: Node(name, store, host=host, port=port, neighbours=neighbours), tell)
+        )
+
+
+def _encode(report: dict[str, object]) -> bytes:
+    import orjson  # noqa: PLC0415
+
+    return orjson.dumps(report)
