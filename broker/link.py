@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from broker.embedded.ingress import Pipe
+    from broker.radio import Radio
 
 __all__ = ["Dialler", "Neighbour"]
 
@@ -163,7 +164,8 @@ class Dialler:
         device: This device's id.
         neighbour: Whom to dial.
         owner: The node.
-        wanted: Waits until a link to this neighbour is wanted (there is none, and the radio is on).
+        wanted: Waits until a link to this neighbour is wanted, because there is none.
+        radio: Whether anything that is sent gets there.
         random: Jitter.
     """
 
@@ -173,12 +175,14 @@ class Dialler:
         neighbour: Neighbour,
         owner: Owner,
         wanted: Callable[[str], Awaitable[None]],
+        radio: Radio,
         random: Random,
     ) -> None:
         self._device = device
         self._neighbour = neighbour
         self._owner = owner
         self._wanted = wanted
+        self._radio = radio
         self._random = random
         self.failures = 0
         """Since the last link."""
@@ -201,6 +205,9 @@ class Dialler:
     async def _dial(self) -> DialledPipe:
         loop = asyncio.get_running_loop()
         name, host, port = self._neighbour
+        if not self._radio.hears(name):
+            await asyncio.sleep(CONNECT_TIMEOUT_S)
+            raise TimeoutError
         pipe = DialledPipe(self._device, name, self._owner)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):

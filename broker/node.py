@@ -167,7 +167,7 @@ class Node:
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
-        dialler = Dialler(self.device, neighbour, self, self._wait_wanted, self._random)
+        dialler = Dialler(self.device, neighbour, self, self._wait_wanted, self.radio, self._random)
         self._diallers[neighbour.name] = dialler
         self._spawn(dialler.run(), f"dial {neighbour.name}")
 
@@ -340,11 +340,8 @@ class Node:
         logger.info("%s: link to %s is down", self.device, peer)
 
     async def _wait_wanted(self, peer: str) -> None:
-        """Until there is no link to the neighbour, and it can be reached."""
-        while True:
-            await self.radio.wait_hears(peer)
-            if peer not in self._links:
-                return
+        """Until there is no link to the neighbour."""
+        while peer in self._links:
             self._link_gone.clear()
             await self._link_gone.wait()
 

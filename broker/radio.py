@@ -1,13 +1,13 @@
 """A switch that silences links without closing their sockets, as a lost radio does.
 
 Made for fault drills: `flockmq demo` cuts the fleet in two with it. While a neighbour is silenced nothing is read
-from its link, nothing written to it, and dialling it hangs. A pipe that is closed meanwhile keeps its socket open
+from its link, nothing written to it, and dialling it gets no answer, so it is dialled again as late as on a real
+network: nobody is told that the radio is back. A pipe that is closed meanwhile keeps its socket open
 until the radio is back, since no FIN would reach the other side.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,19 +24,14 @@ class Radio:
     def __init__(self) -> None:
         self._silenced: set[str] = set()
         self._limbo: list[Pipe] = []
-        self._back = asyncio.Event()
-        self._back.set()
 
     def silence(self, peers: Iterable[str]) -> None:
         """From now on these neighbours are neither heard nor reached."""
         self._silenced |= set(peers)
-        if self._silenced:
-            self._back.clear()
 
     def restore(self) -> None:
         """All neighbours can be heard again; sockets given up meanwhile are closed now."""
         self._silenced.clear()
-        self._back.set()
         limbo, self._limbo = self._limbo, []
         for pipe in limbo:
             pipe.close()
@@ -51,8 +46,3 @@ class Radio:
             pipe.close()
         else:
             self._limbo.append(pipe)
-
-    async def wait_hears(self, peer: str) -> None:
-        """Wait until the neighbour can be reached."""
-        while not self.hears(peer):
-            await self._back.wait()
