@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused, StoreFailed
-from broker.link import Dialler, Neighbour
+from broker.links import Links
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved
 from broker.mesh.mesh import Mesh
 from broker.radio import Radio
 from broker.store import CHECKPOINT_S
-from broker.topics import Route, is_id, place, topic_matches
+from broker.topics import Route, place, topic_matches
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from broker.embedded.ingress import Pipe
     from broker.embedded.statistics import Statistics as BrokerStatistics
+    from broker.link import Neighbour
     from broker.mesh.state import Statistics as MeshStatistics
     from broker.store import Store
 
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 UNSENT_HIGH_BYTES: Final = 128 * 1024
 """What a link's socket may hold before the mesh keeps the rest: two frames."""
-LINKS_MAX: Final = 64
-"""Degree of one device. Plumtree and HyParView work with 5; a hub of a small site may have more. Guess."""
 WALL_CLOCK_S: Final = 1.0
 """How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
 
@@ -58,11 +57,6 @@ class Delivered(NamedTuple):
     payload: bytes
     retained: bool
     rebuild: bool
-
-
-class _Link(NamedTuple):
-    pipe: Pipe
-    dialled_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +114,7 @@ class Node:
         )
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
-        self._diallers: dict[str, Dialler] = {}
-        self._links: dict[str, _Link] = {}
-        self._link_gone = asyncio.Event()
+        self._links = Links(device, self, self.radio, self._random)
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -155,9 +147,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        for link in list(self._links.values()):
-            link.pipe.close()
-        self.radio.restore()
+        self._links.close()
         await self._broker.shutdown()
         self._flush()
         if self._timer is not None:
@@ -167,8 +157,7 @@ class Node:
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
-        dialler = Dialler(self.device, neighbour, self, self._wait_wanted, self.radio, self._random)
-        self._diallers[neighbour.name] = dialler
+        dialler = self._links.dialler(neighbour, self)
         self._spawn(dialler.run(), f"dial {neighbour.name}")
 
     @property
@@ -257,12 +246,8 @@ class Node:
             commits=self._commits,
             commits_failed=self._commits_failed,
             gaps=self._gaps,
-            last_problem=self._last_problem,
-            dial_failures={
-                name: dialler.last_failure
-                for name, dialler in self._diallers.items()
-                if dialler.failures and name not in self._links
-            },
+            last_problem=self._last_problem or self._links.refused,
+            dial_failures=self._links.failures(),
         )
 
     # For the embedded broker (Ingress) and the dialled links.
@@ -285,24 +270,32 @@ class Node:
 
     def link_attached(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has dialled."""
-        self._attach(peer, pipe, dialled_by=peer)
+        self._links.attach(peer, pipe, dialled_by=peer)
 
     def link_dialled(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has answered."""
-        self._attach(peer, pipe, dialled_by=self.device)
+        self._links.attach(peer, pipe, dialled_by=self.device)
 
     def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
         """A neighbour sent a frame."""
-        link = self._links.get(peer)
-        if link is not None and link.pipe is pipe and self.radio.hears(peer):
+        if self._links.holds(peer, pipe):
             self._mesh.receive(peer, frame, time.monotonic_ns())
             self.request_flush()
 
     def link_detached(self, peer: str, pipe: Pipe) -> None:
         """A link's connection is gone."""
-        link = self._links.get(peer)
-        if link is not None and link.pipe is pipe:
-            self._drop_link(peer)
+        self._links.detached(peer, pipe)
+
+    # For the links.
+
+    def link_is_up(self, peer: str) -> None:
+        """There is a link to a neighbour now."""
+        self._mesh.link_up(peer, time.monotonic_ns())
+        self.request_flush()
+
+    def link_is_down(self, peer: str) -> None:
+        """There is none any more."""
+        self._mesh.link_down(peer, time.monotonic_ns())
 
     def request_flush(self) -> None:
         """End this turn with a flush."""
@@ -312,39 +305,6 @@ class Node:
 
     # Inside.
 
-    def _attach(self, peer: str, pipe: Pipe, *, dialled_by: str) -> None:
-        """Take a link. Of two to the same neighbour stays the one that the smaller id dialled."""
-        if peer == self.device or not is_id(peer) or self._closed or not self.radio.hears(peer):
-            pipe.close()
-            return
-        link = self._links.get(peer)
-        if link is None and len(self._links) >= LINKS_MAX:
-            self._last_problem = f"no room for a link to {peer}: there are {LINKS_MAX} already"
-            pipe.close()
-            return
-        if link is not None:
-            if dialled_by != link.dialled_by and dialled_by != min(peer, self.device):
-                pipe.close()
-                return
-            self._drop_link(peer)
-            link.pipe.close()
-        self._links[peer] = _Link(pipe, dialled_by)
-        self._mesh.link_up(peer, time.monotonic_ns())
-        logger.info("%s: link to %s is up, dialled by %s", self.device, peer, dialled_by)
-        self.request_flush()
-
-    def _drop_link(self, peer: str) -> None:
-        del self._links[peer]
-        self._mesh.link_down(peer, time.monotonic_ns())
-        self._link_gone.set()
-        logger.info("%s: link to %s is down", self.device, peer)
-
-    async def _wait_wanted(self, peer: str) -> None:
-        """Until there is no link to the neighbour."""
-        while peer in self._links:
-            self._link_gone.clear()
-            await self._link_gone.wait()
-
     def _flush(self) -> None:
         self._flush_due = False
         now_ns = time.monotonic_ns()
@@ -352,12 +312,11 @@ class Node:
         committed = self._commit()
         self._hand_out()
         self._broker.flush(committed=committed)
-        for peer, link in list(self._links.items()):
-            if self.radio.hears(peer):
-                room = UNSENT_HIGH_BYTES - link.pipe.unsent_bytes
-                frames = self._mesh.frames_to_send(peer, room, now_ns)
-                if frames:
-                    link.pipe.send(frames)
+        for peer, pipe in self._links.audible():
+            room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
+            frames = self._mesh.frames_to_send(peer, room, now_ns)
+            if frames:
+                pipe.send(frames)
         if not self._closed:
             self._arm(now_ns)
 
@@ -387,10 +346,7 @@ class Node:
                     self._deliver(event)
                 case CloseLink(peer, reason):
                     self._problem(f"link to {peer} closed: {reason}")
-                    link = self._links.get(peer)
-                    if link is not None:
-                        self._drop_link(peer)
-                        self.radio.close(peer, link.pipe)
+                    self._links.drop(peer)
                 case Gap(origin, lane, after, upto):
                     self._gaps += 1
                     self._problem(f"lost for good: {origin} lane {lane} after {after} up to {upto}")

@@ -18,13 +18,9 @@ from typing import TYPE_CHECKING
 
 from broker.mesh import frame
 from broker.mesh.bundle import (
-    FLAG_RETAINED,
     QOS_SHIFT,
-    BundleInvalid,
     Message,
     body_bytes_estimate,
-    decode_body,
-    decode_header,
     is_kept,
     lane_of,
 )
@@ -42,10 +38,10 @@ from broker.mesh.limits import (
     TICK_MS,
     TOPIC_BYTES_MAX,
 )
-from broker.mesh.log import Stored
+from broker.mesh.memory import remember
 from broker.mesh.peer import Peer
 from broker.mesh.retained import Entry, RetainedMap
-from broker.mesh.state import PeerStatistics, State, Statistics
+from broker.mesh.state import State, Statistics
 from broker.mesh.streams import KeptStream
 
 if TYPE_CHECKING:
@@ -83,7 +79,7 @@ class Mesh:
         self._next_digest_ns = now_ns + DIGEST_MS * MS
         self._next_tick_ns = now_ns + TICK_MS * MS
         self.set_wall_clock(wall_ms, now_ns, synchronised=False)
-        self._remember(restored, now_ns)
+        remember(self._state, self._intake, restored, now_ns)
 
     # What the driver tells.
 
@@ -309,7 +305,7 @@ class Mesh:
             log_bundles=len(state.log),
             log_bytes=state.log.size_bytes,
             retained=state.retained.live,
-            peers=tuple(_peer_statistics(state.peers[name]) for name in sorted(state.peers)),
+            peers=tuple(state.peers[name].statistics() for name in sorted(state.peers)),
         )
 
     # Inside.
@@ -352,59 +348,3 @@ class Mesh:
                 stream.end_rebuild()
         for topic in state.retained.purge(state.clock.read(now_ns)):
             state.changes.retained[topic] = None
-
-    def _remember(self, restored: Restored, now_ns: int) -> None:
-        """Take up what the store gave back; all of it is memory."""
-        state = self._state
-        for stream, position in restored.passed.items():
-            state.settle(stream, position)
-        state.changes = Changes()
-        for topic, entry in restored.retained.items():
-            if state.retained.merge(topic, entry) and entry.payload:
-                flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
-                message = Message(entry.clock, flags, 0, entry.rank, topic, entry.payload)
-                state.deliver(entry.origin, 0, [message], rebuild=True)
-        for own in restored.own:
-            self._remember_own(own, now_ns)
-        for lane in {own.lane for own in restored.own}:
-            state.log.lower_floor((state.device, lane))
-
-    def _remember_own(self, own: OwnBundle, now_ns: int) -> None:
-        """An own bundle that no neighbour was known to hold: it waits for a link again."""
-        state = self._state
-        try:
-            header = decode_header(own.head)
-            messages = decode_body(header, own.body)
-        except BundleInvalid:
-            state.counters["store_damaged"] += 1
-            return
-        expires_ns = None
-        if header.lifetime_ms:
-            age_ms = max(0, state.clock.ahead_ms(header.clock, now_ns) * -1)
-            expires_ns = now_ns + (header.lifetime_ms - age_ms) * MS
-        stored = Stored(header, own.head, own.body, expires_ns, 0)
-        stream = header.stream
-        if stream not in state.kept:
-            state.settle(stream, header.position)
-        state.log_add(stored)
-        state.kept[stream].accept(stored)
-        remaining_ms = stored.remaining_ms(now_ns)
-        if remaining_ms:
-            self._intake.hand_on(header, messages, remaining_ms, rebuild=True)
-
-
-def _peer_statistics(peer: Peer) -> PeerStatistics:
-    return PeerStatistics(
-        name=peer.name,
-        established=peer.established,
-        rtt_ms=None if peer.rtt_ns is None else peer.rtt_ns / MS,
-        frames_in=peer.frames_in,
-        frames_out=peer.frames_out,
-        bytes_in=peer.bytes_in,
-        bytes_out=peer.bytes_out,
-        queued_bundles=len(peer.outbox),
-        queued_bytes=peer.outbox.size_bytes,
-        dropped=peer.outbox.dropped,
-        conflated=peer.outbox.conflated,
-        bad_frames=len(peer.bad),
-    )

@@ -8,6 +8,7 @@ that asks without reading costs a bounded amount.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
@@ -32,12 +33,30 @@ if TYPE_CHECKING:
     from broker.mesh.log import Stored
     from broker.mesh.retained import RetainedMap
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "PeerStatistics"]
 
 _URGENT: Final = (0, 1)
 _REST: Final = (2, 3, 4)
 _RTT_WEIGHT: Final = 8
 """Weight of the past in the smoothed round trip, as in TCP (RFC 6298)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """One neighbour, as `status` shows it."""
+
+    name: str
+    established: bool
+    rtt_ms: float | None
+    frames_in: int
+    frames_out: int
+    bytes_in: int
+    bytes_out: int
+    queued_bundles: int
+    queued_bytes: int
+    dropped: int
+    conflated: int
+    bad_frames: int
 
 
 class Peer:
@@ -194,3 +213,20 @@ class Peer:
     def pong(self, stamp: bytes) -> None:
         """Answer a ping."""
         self.say_record(frame.record(PONG, stamp))
+
+    def statistics(self) -> PeerStatistics:
+        """What was counted since the link came up."""
+        return PeerStatistics(
+            name=self.name,
+            established=self.established,
+            rtt_ms=None if self.rtt_ns is None else self.rtt_ns / MS,
+            frames_in=self.frames_in,
+            frames_out=self.frames_out,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            queued_bundles=len(self.outbox),
+            queued_bytes=self.outbox.size_bytes,
+            dropped=self.outbox.dropped,
+            conflated=self.outbox.conflated,
+            bad_frames=len(self.bad),
+        )

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from broker.mesh.bundle import Message, Position
     from broker.mesh.log import Stored
-    from broker.mesh.peer import Peer
+    from broker.mesh.peer import Peer, PeerStatistics
 
-__all__ = ["Choice", "PeerStatistics", "State", "Statistics"]
+__all__ = ["Choice", "State", "Statistics"]
 
 Stream = tuple[str, int]
 
@@ -37,24 +37,6 @@ class Choice(Protocol):
     def choice(self, seq: Sequence[str]) -> str:
         """One of them."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatistics:
-    """One neighbour, as `status` shows it."""
-
-    name: str
-    established: bool
-    rtt_ms: float | None
-    frames_in: int
-    frames_out: int
-    bytes_in: int
-    bytes_out: int
-    queued_bundles: int
-    queued_bytes: int
-    dropped: int
-    conflated: int
-    bad_frames: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def test_a_bad_frame_is_counted_and_the_next_one_is_heard(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, b):
             heard = Listener(b)
-            a._links["b"].pipe.send([b"\x01rubbish", b"", os.urandom(100)])
+            a._links._links["b"].pipe.send([b"\x01rubbish", b"", os.urandom(100)])
             await a.publish("t", b"fine", qos=1)
             await until(lambda: heard.payloads("t"), "the good one")
             statistics = b.statistics()

@@ -1,0 +1,150 @@
+"""A node's links: one per neighbour, whoever dialled, and the diallers that keep them up.
+
+Decides which of two links to the same neighbour stays: the one that the smaller id dialled, so both ends decide alike;
+of two in the same direction the newer, since the older is what is left of a lost connection. Assumes that ids are
+true; who may claim one is the listener's matter. At most LINKS_MAX; one more is closed and told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from broker.link import Dialler, Neighbour
+from broker.topics import is_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from random import Random
+
+    from broker.embedded.ingress import Pipe
+    from broker.link import Owner
+    from broker.radio import Radio
+
+__all__ = ["Links"]
+
+logger = logging.getLogger(__name__)
+
+LINKS_MAX: Final = 64
+"""Degree of one device. Plumtree and HyParView work with 5; a hub of a small site may have more. Guess."""
+
+
+class LinkOwner(Protocol):
+    """Whom links are told to; the node."""
+
+    def link_is_up(self, peer: str) -> None:
+        """There is a link to the neighbour now."""
+
+    def link_is_down(self, peer: str) -> None:
+        """There is none any more."""
+
+
+class _Link(NamedTuple):
+    pipe: Pipe
+    dialled_by: str
+
+
+class Links:
+    """The links of one device.
+
+    Args:
+        device: This device's id.
+        owner: Is told of links that come and go.
+        radio: What can be heard.
+        random: Jitter.
+    """
+
+    def __init__(self, device: str, owner: LinkOwner, radio: Radio, random: Random) -> None:
+        self._device = device
+        self._owner = owner
+        self._radio = radio
+        self._random = random
+        self._links: dict[str, _Link] = {}
+        self._diallers: dict[str, Dialler] = {}
+        self._gone = asyncio.Event()
+        self._closed = False
+        self.refused = ""
+        """Why the last link that was not taken was refused."""
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self._links
+
+    def audible(self) -> Iterator[tuple[str, Pipe]]:
+        """Neighbours that can be written to, and how."""
+        for peer, link in list(self._links.items()):
+            if self._radio.hears(peer):
+                yield peer, link.pipe
+
+    def holds(self, peer: str, pipe: Pipe) -> bool:
+        """Whether what comes from this pipe is to be heard."""
+        link = self._links.get(peer)
+        return link is not None and link.pipe is pipe and self._radio.hears(peer)
+
+    def dialler(self, neighbour: Neighbour, owner: Owner) -> Dialler:
+        """What keeps a link to this neighbour up, to be run."""
+        dialler = Dialler(
+            self._device, neighbour, owner, self._wait_wanted, self._radio, self._random
+        )
+        self._diallers[neighbour.name] = dialler
+        return dialler
+
+    def failures(self) -> dict[str, str]:
+        """By neighbour that is dialled and has no link: why the last attempt failed."""
+        return {
+            name: dialler.last_failure
+            for name, dialler in self._diallers.items()
+            if dialler.failures and name not in self._links
+        }
+
+    def attach(self, peer: str, pipe: Pipe, *, dialled_by: str) -> None:
+        """Take a link that has come up, or close it."""
+        if peer == self._device or not is_id(peer) or self._closed or not self._radio.hears(peer):
+            pipe.close()
+            return
+        link = self._links.get(peer)
+        if link is None and len(self._links) >= LINKS_MAX:
+            self.refused = f"no room for a link to {peer}: there are {LINKS_MAX} already"
+            pipe.close()
+            return
+        if link is not None:
+            if dialled_by != link.dialled_by and dialled_by != min(peer, self._device):
+                pipe.close()
+                return
+            self._forget(peer)
+            link.pipe.close()
+        self._links[peer] = _Link(pipe, dialled_by)
+        logger.info("%s: link to %s is up, dialled by %s", self._device, peer, dialled_by)
+        self._owner.link_is_up(peer)
+
+    def detached(self, peer: str, pipe: Pipe) -> None:
+        """A pipe has closed."""
+        link = self._links.get(peer)
+        if link is not None and link.pipe is pipe:
+            self._forget(peer)
+
+    def drop(self, peer: str) -> None:
+        """Close the link to a neighbour, if there is one."""
+        link = self._links.get(peer)
+        if link is not None:
+            self._forget(peer)
+            self._radio.close(peer, link.pipe)
+
+    def close(self) -> None:
+        """Close all, and take none any more."""
+        self._closed = True
+        for peer in list(self._links):
+            self.drop(peer)
+        self._radio.restore()
+
+    def _forget(self, peer: str) -> None:
+        del self._links[peer]
+        self._gone.set()
+        logger.info("%s: link to %s is down", self._device, peer)
+        self._owner.link_is_down(peer)
+
+    async def _wait_wanted(self, peer: str) -> None:
+        """Until there is no link to the neighbour."""
+        while peer in self._links:
+            self._gone.clear()
+            await self._gone.wait()

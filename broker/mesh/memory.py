@@ -1,0 +1,64 @@
+"""Taking up after a boot what the store gave back. All of it is memory: it feeds the world and is not news.
+
+Decides what a restarted device knows at once: its positions, its retained map, and its own bundles that no neighbour
+was known to hold, which wait in the log for a link. A stored bundle that does not decode is passed over and counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.mesh.bundle import (
+    FLAG_RETAINED,
+    QOS_SHIFT,
+    BundleInvalid,
+    Message,
+    decode_body,
+    decode_header,
+)
+from broker.mesh.events import Changes, OwnBundle, Restored
+from broker.mesh.limits import MS
+from broker.mesh.log import Stored
+
+if TYPE_CHECKING:
+    from broker.mesh.intake import Intake
+    from broker.mesh.state import State
+
+__all__ = ["remember"]
+
+
+def remember(state: State, intake: Intake, restored: Restored, now_ns: int) -> None:
+    """Fill a new mesh with what the store gave back."""
+    for stream, position in restored.passed.items():
+        state.settle(stream, position)
+    state.changes = Changes()
+    for topic, entry in restored.retained.items():
+        if state.retained.merge(topic, entry) and entry.payload:
+            flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
+            message = Message(entry.clock, flags, 0, entry.rank, topic, entry.payload)
+            state.deliver(entry.origin, 0, [message], rebuild=True)
+    for own in restored.own:
+        _remember_own(state, intake, own, now_ns)
+    for lane in sorted({own.lane for own in restored.own}):
+        state.log.lower_floor((state.device, lane))
+
+
+def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> None:
+    try:
+        header = decode_header(own.head)
+        messages = decode_body(header, own.body)
+    except BundleInvalid:
+        state.counters["store_damaged"] += 1
+        return
+    expires_ns = None
+    if header.lifetime_ms:
+        age_ms = max(0, -state.clock.ahead_ms(header.clock, now_ns))
+        expires_ns = now_ns + (header.lifetime_ms - age_ms) * MS
+    stored = Stored(header, own.head, own.body, expires_ns, 0)
+    if header.stream not in state.kept:
+        state.settle(header.stream, header.position)
+    state.log_add(stored)
+    state.kept[header.stream].accept(stored)
+    remaining_ms = stored.remaining_ms(now_ns)
+    if remaining_ms:
+        intake.hand_on(header, messages, remaining_ms, rebuild=True)
