@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="An MQTT broker mesh for edge AI: every device its own broker, one picture of the world.",
 )
 
@@ -62,7 +63,7 @@ def broker(
 
 @app.command()
 def watch(
-    topic_filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="What to hear.")] = "#",
+    topic_filter: Annotated[str, typer.Argument(metavar="FILTER", help="What to hear.")] = "#",
     host: Host = "127.0.0.1",
     port: Port = 1883,
     count: Annotated[
@@ -139,3 +140,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

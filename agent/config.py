@@ -30,9 +30,12 @@ __all__ = [
     "resolve",
 ]
 
-Id: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+ID_PATTERN: Final = r"^[a-z0-9-]{1,32}\Z"
+FACTORY_PATTERN: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
+
+Id: TypeAlias = Annotated[str, Meta(pattern=ID_PATTERN)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
-Factory: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")]
+Factory: TypeAlias = Annotated[str, Meta(pattern=FACTORY_PATTERN)]
 
 NEIGHBOURS_MAX: Final = 64
 """As many links as a node takes (broker/node.py)."""
@@ -59,8 +62,11 @@ class NeighbourConfig(_Table, frozen=True):
     """`[[neighbour]]`: a device that this one dials."""
 
     name: Id
+    """Its id; each neighbour once, and never this device itself."""
     host: str
+    """Address or name of where its broker listens."""
     port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    """TCP port of its broker."""
 
 
 class SensorConfig(_Table, frozen=True):
@@ -120,12 +126,14 @@ def load(path: Path | str) -> Config:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {_one_line(error)}; correct that line") from None
     try:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error))}") from None
-    _check(path, config)
+        raise ConfigError(f"{path}: {_one_line(_explain(str(error)))}") from None
+    problem = _problem(config)
+    if problem:
+        raise ConfigError(f"{path}: {_one_line(problem)}")
     here = str(path.parent.resolve())
     if here not in sys.path:
         sys.path.append(here)
@@ -141,35 +149,50 @@ def resolve(factory: str) -> Any:
     """The callable behind `module:callable`.
 
     Raises:
-        ConfigError: There is no such module or callable.
+        ConfigError: There is no such module or callable, or importing the module fails.
     """
     module_name, _, name = factory.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"{factory}: {error}; put the module beside device.toml, or install it"
+            f"factory {factory}: {error}; put the module beside device.toml, or install it"
         ) from None
+    except Exception as error:  # a person's own module may fail in any way while it is imported
+        what = f"{type(error).__name__}: {_one_line(error)}"
+        raise ConfigError(
+            f"factory {factory}: {module_name} cannot be imported: {what}; "
+            f"`python -c 'import {module_name}'` shows where"
+        ) from error
     found = getattr(module, name, None)
     if not callable(found):
-        raise ConfigError(f"{factory}: {module_name} has no callable {name}")
+        raise ConfigError(
+            f"factory {factory}: {module_name} has no callable {name}; define it there"
+        )
     return found
 
 
-def _check(path: Path, config: Config) -> None:
-    """What types cannot say."""
+def _problem(config: Config) -> str:
+    """What is wrong that types cannot say; empty if nothing is."""
     names = [neighbour.name for neighbour in config.neighbour]
-    for name in names:
-        if name == config.device:
-            raise ConfigError(f"{path}: [[neighbour]] {name} is this device itself; remove it")
-        if names.count(name) > 1:
-            raise ConfigError(f"{path}: [[neighbour]] {name} stands there twice; remove one")
+    if config.device in names:
+        return f"[[neighbour]] {config.device} is this device itself; remove it"
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        return f"[[neighbour]] {twice[0]} stands there twice; remove one"
     broker = config.broker
+    if broker.port and broker.port == broker.websocket_port:
+        return f"port and websocket_port in [broker] are both {broker.port}; choose another for one"
     if not broker.plain_listen and not _is_loopback(broker.host):
-        raise ConfigError(
-            f"{path}: [broker] host {broker.host} can be reached from outside, and links are not "
-            "encrypted yet; listen on 127.0.0.1, or write plain_listen = true if the network is closed"
+        return (
+            f"[broker] host {broker.host} can be reached from outside, and links are not encrypted yet; "
+            "listen on 127.0.0.1, or write plain_listen = true if the network is closed"
         )
+    return ""
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _is_loopback(host: str) -> bool:
@@ -181,7 +204,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<key>[^`]+)`(?: - at `\$\.?(?P<where>[^`]*)`)?")
 _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "": Config,
     "broker": BrokerConfig,
@@ -189,16 +211,59 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "sensor": SensorConfig,
     "model": ModelConfig,
 }
+_KINDS: Final = {
+    "int": "a whole number",
+    "str": 'text in "quotes"',
+    "bool": "true or false",
+    "float": "a number with a point",
+    "array": "a list",
+    "object": "a table",
+}
+"""What msgspec calls a TOML value, and what a person does; dates and times keep their names."""
+_PATTERNS: Final = {
+    repr(ID_PATTERN): "1 to 32 characters of a-z, 0-9 and -",
+    repr(FACTORY_PATTERN): 'written as "module:callable"',
+}
+_PLACE: Final = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
+_UNKNOWN: Final = re.compile(r"unknown field `(?P<key>.*)`$", re.DOTALL)
+_ABSENT: Final = re.compile(r"missing required field `(?P<key>.*)`$")
+_WRONG: Final = re.compile(
+    r"Expected `(?P<want>\w+)[^`]*`"
+    r"(?:, got `(?P<got>.*)`| matching regex (?P<pattern>.*)|(?P<range>.*))$"
+)
 
 
 def _explain(text: str) -> str:
-    """Turn msgspec's sentence into one that names the table and, for a misspelt key, the likely one."""
-    unknown = _UNKNOWN.search(text)
-    if unknown is None:
-        return text.replace("`$.", "`")
-    table = re.sub(r"\[.*?\]", "", unknown["where"] or "")
-    known = list(_TABLES[table].__struct_fields__) if table in _TABLES else []
-    near = difflib.get_close_matches(unknown["key"], known, n=1)
-    place = f" in [{table}]" if table else ""
-    advice = f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"
-    return f'unknown key "{unknown["key"]}"{place}; {advice}'
+    """Say msgspec's sentence in terms of device.toml, with the way out."""
+    found = _PLACE.search(text)
+    place = found["place"] if found else ""
+    text = _PLACE.sub("", text)
+    if unknown := _UNKNOWN.search(text):
+        return f'unknown key "{unknown["key"]}"{_table(place)}; {_advice(unknown["key"], place)}'
+    if absent := _ABSENT.search(text):
+        return f'the key "{absent["key"]}" is missing{_table(place)}; add it'
+    table, _, key = place.rpartition(".")
+    what = f'"{key}"{_table(table)}'
+    wrong = _WRONG.match(text)
+    if wrong is None:
+        return f"{what}: {text}"
+    wanted = _KINDS.get(wrong["want"], wrong["want"])
+    if wrong["pattern"]:
+        return f"{what} must be {_PATTERNS.get(wrong['pattern'], wrong['pattern'])}"
+    if wrong["got"]:
+        return f"{what} must be {wanted}, not {_KINDS.get(wrong['got'], wrong['got'])}"
+    return f"{what} must be {wanted}{wrong['range']}"
+
+
+def _table(place: str) -> str:
+    """` in [broker]`, or ` in [[neighbour]] number 2`, from msgspec's path to a table."""
+    name, _, index = place.rstrip("]").partition("[")
+    if index:
+        return f" in [[{name}]] number {int(index) + 1}"
+    return f" in [{name}]" if name else ""
+
+
+def _advice(key: str, place: str) -> str:
+    known = _TABLES[place.partition("[")[0]].__struct_fields__
+    near = difflib.get_close_matches(key, known, n=1)
+    return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"

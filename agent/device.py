@@ -24,7 +24,7 @@ from agent.messages import Obstacle, PayloadInvalid, decode, encode
 from agent.obstacles import ObstacleBook
 from agent.presence import Presence
 from agent.publisher import Publisher
-from agent.report import device_report
+from agent.report import STATUS_TOPIC, device_report
 from agent.rhythm import Rhythm
 from agent.world import World
 from broker import topics
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
     from agent.sensors.sensor import Observation, Sensor
     from broker.node import Delivered
 
-__all__ = ["STATUS_TOPIC", "Device"]
+__all__ = ["Device"]
 
 logger = logging.getLogger(__name__)
 
-STATUS_TOPIC: Final = "local/flockmq/status"
 STATUS_S: Final = 1.0
 """How often the report for `flockmq status` is made: as often as a person looks."""
 TTL_MS: Final = 60_000

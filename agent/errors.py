@@ -3,7 +3,8 @@
     AgentError
     ├── ConfigError         `device.toml` cannot be used: missing, no TOML, an unknown key, a wrong value
     ├── SensorError         a sensor cannot be made or goes on no more: a trace is missing, a camera is gone
-    └── ModelMissing        a model's file, or the folder of models, is not where it should be
+    ├── ModelMissing        a model's file, or the folder of models, is not where it should be
+    └── NoDevice            `watch` or `status` finds no broker, or no device, at an address
 
 Decides: what a start-up failure looks like. Each message is one line that says what is wrong, where, and the way out;
 the command line prints it as it is and exits with 2. Assumes: the text was written for that person. On failure: what
@@ -26,3 +27,7 @@ class SensorError(AgentError):
 
 class ModelMissing(AgentError):
     """A model's file or folder is missing or unreadable; says where it was looked for."""
+
+
+class NoDevice(AgentError):
+    """No broker answers at an address, or it is not a flockmq device's; says what to try."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.outcomes import Outcome
 
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from agent.world import World
     from broker.node import NodeStatistics
 
-__all__ = ["device_report", "node_report"]
+__all__ = ["NODE_TOPIC", "STATUS_TOPIC", "device_report", "node_report"]
+
+STATUS_TOPIC: Final = "local/flockmq/status"
+"""Where a device shows its report, retained."""
+NODE_TOPIC: Final = "local/flockmq/node"
+"""Where a broker without an agent shows what it has counted, retained."""
 
 
 def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:

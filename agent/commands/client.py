@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import aiomqtt
 
-from agent.errors import AgentError
+from agent.errors import NoDevice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["NoDevice", "connect"]
+__all__ = ["connect"]
 
 TIMEOUT_S: Final = 3.0
 """To connect; a device on the same network that needs longer is in trouble."""
-
-
-class NoDevice(AgentError):
-    """No broker answers at that address."""
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import shutil
 import socket
@@ -145,8 +146,20 @@ def _config(path: Path) -> Iterator[Finding]:
         return
     yield Finding("ok", f"{path}: device {config.device} of site {config.site}")
     yield from _ports(config.broker.host, config.broker.port)
-    state = Path(config.state)
+    if config.broker.websocket_port is not None:
+        yield from _ports(config.broker.host, config.broker.websocket_port)
+    yield from _state(Path(config.state))
+
+
+def _state(state: Path) -> Iterator[Finding]:
     there = next(p for p in (state, *state.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield Finding(
+            "missing",
+            f"{there} cannot be written to, and {state} is this device's memory",
+            "`chown` it to the user that runs flockmq, or set state in device.toml to another",
+        )
+        return
     free_mb = shutil.disk_usage(there).free // 1_000_000
     enough = free_mb >= FREE_MB_MIN
     advice = "" if enough else "free some space; without it nothing is acknowledged"

@@ -16,18 +16,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.report import node_report
+from agent.report import NODE_TOPIC, node_report
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from broker.link import Neighbour
 
-__all__ = ["NODE_TOPIC", "run_broker", "run_device", "run_loop"]
+__all__ = ["run_broker", "run_device", "run_loop"]
 
-NODE_TOPIC: Final = "local/flockmq/node"
-"""Where a broker without an agent shows what it has counted."""
 REPORT_S: Final = 1.0
+"""How often a broker without an agent shows its report: as often as a person looks."""
 
 
 class Served(Protocol):

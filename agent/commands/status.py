@@ -1,24 +1,78 @@
-"""`flockmq status`: what a device thinks of its links, peers and models."""
+"""`flockmq status`: what a device thinks of its links, peers and models.
+
+Decides nothing: shows the report that the device keeps on a retained topic of its own broker. Assumes little of it,
+as anyone on the device may write there and another version may write other fields: what is missing counts as empty.
+On failure: `NoDevice`, when nothing answers, or nothing of flockmq's does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Final
 
-import orjson
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.commands.client import NoDevice, connect
-from agent.commands.serve import NODE_TOPIC
-from agent.device import STATUS_TOPIC
+from agent.commands.client import connect
+from agent.commands.text import printable
+from agent.errors import NoDevice
+from agent.report import NODE_TOPIC, STATUS_TOPIC
 
-__all__ = ["render", "status"]
+__all__ = ["Report", "render", "status"]
 
 WAIT_S: Final = 3.0
 """A device shows itself every second."""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One neighbour with a session."""
+
+    name: str
+    rtt_ms: float | None = None
+    established: bool = False
+    queued_bundles: int = 0
+    dropped: int = 0
+    bad_frames: int = 0
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """What a device runs of one model."""
+
+    version: str | None = None
+    state: str = ""
+    reason: str = ""
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """The inference worker."""
+
+    inferences: int = 0
+    failed: int = 0
+    workers_lost: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What is shown of `agent.report`."""
+
+    device: str
+    incarnation: int
+    uptime_s: float
+    site: str | None = None
+    """None: a broker without an agent."""
+    links: tuple[Link, ...] = ()
+    dial_failures: dict[str, str] = {}
+    peers: dict[str, bool] = {}
+    obstacles: int = 0
+    models: dict[str, ModelState] = {}
+    runtime: str | None = None
+    worker: Worker = Worker()
+    counters: dict[str, int] = {}
+    invalid: dict[str, int] = {}
+    last_invalid: str = ""
+    last_problem: str = ""
 
 
 async def status(host: str, port: int, *, as_json: bool) -> None:
@@ -27,79 +81,91 @@ async def status(host: str, port: int, *, as_json: bool) -> None:
     Raises:
         NoDevice: There is no broker, or it is not flockmq's.
     """
-    report = await _fetch(host, port)
+    payload = await _fetch(host, port)
+    try:
+        report = msgspec.json.decode(payload, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NoDevice(
+            f"what the broker on {host}:{port} shows is no report of a device: {error}; "
+            "does another program write there?"
+        ) from None
     if as_json:
-        sys.stdout.write(orjson.dumps(report).decode() + "\n")
+        sys.stdout.write(payload.decode() + "\n")
     else:
-        render(report, Console(highlight=False))
+        render(report, Console(highlight=False, soft_wrap=True))
 
 
-async def _fetch(host: str, port: int) -> dict[str, Any]:
+async def _fetch(host: str, port: int) -> bytes:
     async with connect(host, port) as client:
         await client.subscribe([(STATUS_TOPIC, 1), (NODE_TOPIC, 1)])
         try:
             async with asyncio.timeout(WAIT_S):
                 async for message in client.messages:
-                    report: dict[str, Any] = orjson.loads(bytes(message.payload))
-                    return report
+                    return bytes(message.payload)
         except TimeoutError:
             pass
     raise NoDevice(
-        f"the broker on {host}:{port} shows no {STATUS_TOPIC} within {WAIT_S:.0f} s; "
-        "is it a flockmq device?"
+        f"the broker on {host}:{port} shows no {STATUS_TOPIC} within {WAIT_S:.0f} s, so it is not flockmq's; "
+        "say where the device listens with --host and --port"
     )
 
 
-def render(report: dict[str, Any], console: Console) -> None:
+def render(report: Report, console: Console) -> None:
     """Print a report for people."""
-    agent = "site" in report
-    console.print(
-        f"[bold]{report['device']}[/bold]"
-        + (f" of site {report['site']}" if agent else ", a broker without an agent")
-        + f", boot {report['incarnation']}, up {report['uptime_s']:.0f} s"
+    kind = (
+        ", a broker without an agent" if report.site is None else f" of site {_text(report.site)}"
     )
-    console.print(_links(report))
-    if agent:
+    console.print(
+        f"[bold]{_text(report.device)}[/bold]{kind}, "
+        f"boot {report.incarnation}, up {report.uptime_s:.0f} s"
+    )
+    if report.links or report.dial_failures:
+        console.print(_links(report))
+    else:
+        console.print("no links: no neighbour has dialled, and none is to be dialled")
+    if report.site is not None:
         _render_agent(report, console)
-    counters = report["counters"]
-    console.print("counted: " + ", ".join(f"{name} {counters[name]}" for name in sorted(counters)))
-    if report["last_problem"]:
-        console.print(f"[yellow]last problem:[/yellow] {escape(report['last_problem'])}")
+    counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
+    console.print(f"counted: {', '.join(counted)}")
+    if report.last_problem:
+        console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")
 
 
-def _links(report: dict[str, Any]) -> Table:
+def _links(report: Report) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("link", "state", "round trip", "queued", "dropped", "bad frames"):
         table.add_column(column)
-    for link in report["links"]:
-        rtt = "-" if link["rtt_ms"] is None else f"{link['rtt_ms']:.2f} ms"
-        state = "[green]up[/green]" if link["established"] else "[yellow]greeting[/yellow]"
-        numbers = (link["queued_bundles"], link["dropped"], link["bad_frames"])
-        table.add_row(link["name"], state, rtt, *map(str, numbers))
-    for name, reason in report["dial_failures"].items():
-        table.add_row(name, "[red]down[/red]", escape(reason))
+    for link in report.links:
+        rtt = "-" if link.rtt_ms is None else f"{link.rtt_ms:.2f} ms"
+        state = "[green]up[/green]" if link.established else "[yellow]greeting[/yellow]"
+        numbers = (link.queued_bundles, link.dropped, link.bad_frames)
+        table.add_row(_text(link.name), state, rtt, *map(str, numbers))
+    for name, reason in report.dial_failures.items():
+        table.add_row(_text(name), "[red]down[/red]", _text(reason))
     return table
 
 
-def _render_agent(report: dict[str, Any], console: Console) -> None:
-    alive = [name for name, lives in report["peers"].items() if lives]
-    silent = [name for name, lives in report["peers"].items() if not lives]
+def _render_agent(report: Report, console: Console) -> None:
+    alive = [_text(name) for name, lives in report.peers.items() if lives]
+    silent = [_text(name) for name, lives in report.peers.items() if not lives]
     console.print(f"peers alive: {', '.join(alive) or 'none'}")
     if silent:
         console.print(f"[red]peers silent:[/red] {', '.join(silent)}")
-    console.print(f"obstacles known: {report['obstacles']}")
-    for name, model in report["models"].items():
-        version = model["version"] or "none"
+    console.print(f"obstacles known: {report.obstacles}")
+    for name, model in report.models.items():
+        version, state = _text(model.version or "none"), _text(model.state)
+        console.print(f"model {_text(name)}: version {version}, {state} {_text(model.reason)}")
+    if report.runtime:
+        worker = report.worker
         console.print(
-            f"model {name}: version {version}, {model['state']} {escape(model['reason'])}"
+            f"inference: {_text(report.runtime)}, {worker.inferences} done, {worker.failed} failed, "
+            f"{worker.workers_lost} workers lost"
         )
-    if report["runtime"]:
-        worker = report["worker"]
-        console.print(
-            f"inference: {report['runtime']}, {worker['inferences']} done, {worker['failed']} failed, "
-            f"{worker['workers_lost']} workers lost"
-        )
-    for name, count in report["invalid"].items():
-        console.print(f"[yellow]invalid {name} payloads: {count}[/yellow]")
-    if report["last_invalid"]:
-        console.print(f"[yellow]the last:[/yellow] {escape(report['last_invalid'])}")
+    for name, count in report.invalid.items():
+        console.print(f"[yellow]invalid {_text(name)} payloads: {count}[/yellow]")
+    if report.last_invalid:
+        console.print(f"[yellow]the last:[/yellow] {_text(report.last_invalid)}")
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))

@@ -1,4 +1,9 @@
-"""`flockmq watch`: a subscriber for people. Time, age of what was said, topic, payload."""
+"""`flockmq watch`: a subscriber for people. Time, age of what was said, topic, payload.
+
+Decides what a line shows: the age by the payload's own `at_ms`, and whether the payload is valid for its topic. Both
+clocks must be right for the age to be; one of the future is shown as negative. Assumes nothing of a payload: what is
+not text is shown as bytes, what would move the cursor as an escape. On failure: `NoDevice`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from agent.commands.client import connect
+from agent.commands.text import printable
+from agent.messages import PayloadInvalid, decode
+from broker.topics import classify
 
 if TYPE_CHECKING:
     import aiomqtt
@@ -22,6 +29,7 @@ BYTES_SHOWN_MAX: Final = 64
 """Of a payload that is not text."""
 OLD_MS: Final = 1_000
 """From here on an age is shown in seconds, and in yellow."""
+NO_AGE: Final = " " * 7
 
 
 async def watch(host: str, port: int, topic_filter: str, count: int | None) -> None:
@@ -44,30 +52,49 @@ async def watch(host: str, port: int, topic_filter: str, count: int | None) -> N
 
 def line(message: aiomqtt.Message, now_ms: int) -> Text:
     """A message as a line."""
-    payload = bytes(message.payload)
+    payload, topic = bytes(message.payload), str(message.topic)
     at = datetime.fromtimestamp(now_ms / 1000).astimezone()
     age, shown = _age_and_text(payload, now_ms)
-    mark = " retained" if message.retain else ""
-    return Text.from_markup(
-        f"[dim]{at:%H:%M:%S}.{now_ms % 1000:03d}[/dim] {age} "
-        f"[cyan]{escape(str(message.topic))}[/cyan][dim]{mark}[/dim] {escape(shown)}"
-    )
+    text = Text.assemble(
+        (f"{at:%H:%M:%S}.{now_ms % 1000:03d}", "dim"), " ", age, " ", (printable(topic), "cyan"),
+        (" retained" if message.retain else "", "dim"), " ", printable(shown),
+    )  # fmt: skip
+    problem = _problem(topic, payload)
+    if problem:
+        text.append(f"  unreadable: {printable(problem)}", "red")
+    return text
 
 
-def _age_and_text(payload: bytes, now_ms: int) -> tuple[str, str]:
+def _problem(topic: str, payload: bytes) -> str:
+    """Why a payload is not valid for its topic; empty if it is, or if any payload is."""
+    if payload:
+        try:
+            decode(classify(topic).name, payload)
+        except PayloadInvalid as error:
+            return str(error)
+        except KeyError:
+            pass  # no typed payload: calls, chunks and everything outside of the contract
+    return ""
+
+
+def _age_and_text(payload: bytes, now_ms: int) -> tuple[Text, str]:
     if not payload:
-        return "       ", "(empty: deleted)"
+        return Text(NO_AGE), "(empty: deleted)"
     try:
         value: Any = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        return "       ", _as_text(payload)
-    if not isinstance(value, dict) or not isinstance(value.get("at_ms"), int):
-        return "       ", payload.decode()
-    age_ms = now_ms - value.pop("at_ms")
+        return Text(NO_AGE), _as_text(payload)
+    if not isinstance(value, dict):
+        return Text(NO_AGE), payload.decode()
+    at_ms = value.get("at_ms")
+    if type(at_ms) is not int:
+        return Text(NO_AGE), orjson.dumps(value).decode()
+    del value["at_ms"]
+    age_ms = now_ms - at_ms
     shown = orjson.dumps(value).decode()
     if abs(age_ms) < OLD_MS:
-        return f"[green]{age_ms:4d} ms[/green]", shown
-    return f"[yellow]{age_ms / 1000:5.0f} s[/yellow]", shown
+        return Text(f"{age_ms:4d} ms", "green"), shown
+    return Text(f"{age_ms / 1000:5.0f} s", "yellow"), shown
 
 
 def _as_text(payload: bytes) -> str:
