@@ -1,0 +1,317 @@
+"""The program as a person calls it: real processes, real brokers, port 0."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DEADLINE_S = 30
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def flockmq(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "agent.cli", *arguments],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False, **options,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(*arguments, **options):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=DEADLINE_S)
+
+
+@contextlib.contextmanager
+def broker(*arguments):
+    with running("broker", "--port", "0", *arguments) as process:
+        line = process.stdout.readline()
+        port = re.search(r":(\d+);", line)
+        assert port, line
+        yield process, port[1]
+
+
+def assert_one_line(result, reason):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert re.fullmatch(rf"flockmq: .*{reason}.*\n", result.stderr), result.stderr
+
+
+def device_toml(directory, text=""):
+    path = directory / "device.toml"
+    path.write_text(f'device = "lot-1"\nsite = "town"\n[broker]\nport = 0\n{text}')
+    return str(path)
+
+
+@contextlib.contextmanager
+def device(config, **options):
+    """A running device and its port, once it says that it serves."""
+    with running("run", "--config", config, **options) as process:
+        for line in process.stderr:
+            found = re.search(r"serves MQTT on [\d.]+:(\d+)", line)
+            if found:
+                yield process, found[1]
+                return
+        pytest.fail("the device ended before it served")
+
+
+def test_two_brokers_are_one_and_end_quietly():
+    with broker("--name", "kitchen") as (kitchen, port):
+        dial = f"kitchen=127.0.0.1:{port}"
+        with (
+            broker("--name", "cellar", "--neighbour", dial) as (_, other),
+            running("watch", "home/#", "-p", other, "-C", "1") as watch,
+        ):
+            shown = watched(port, watch)
+        assert "home/lamp" in shown
+        assert shown.rstrip().endswith("on")
+        kitchen.send_signal(signal.SIGINT)
+        out, err = kitchen.communicate(timeout=DEADLINE_S)
+        assert kitchen.returncode == 0
+        assert "Traceback" not in out + err
+
+
+def watched(port, watch):
+    """Publish a retained value until the watcher has shown one message and ended."""
+    publish(port, "home/lamp", "on", "-r")
+    out, err = watch.communicate(timeout=DEADLINE_S)
+    assert watch.returncode == 0, err
+    return out
+
+
+def publish(port, topic, payload, *arguments):
+    if shutil.which("mosquitto_pub") is None:
+        pytest.skip("mosquitto-clients is not installed")
+    command = ["mosquitto_pub", "-p", port, "-q", "1", "-t", topic, "-m", payload, *arguments]
+    subprocess.run(command, check=True, timeout=DEADLINE_S)
+
+
+def test_mosquitto_s_own_clients_are_served():
+    with broker() as (_, port):
+        publish(port, "home/lamp", "on", "-r")
+        heard = subprocess.run(
+            ["mosquitto_sub", "-p", port, "-q", "1", "-t", "home/#", "-C", "1", "-W", "20", "-v"],
+            capture_output=True, text=True, check=True, timeout=DEADLINE_S,
+        )  # fmt: skip
+        assert heard.stdout == "home/lamp on\n"
+
+
+def test_a_broker_without_a_state_directory_leaves_nothing(tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with running("broker", "--port", "0", env=environment) as process:
+        assert "serves MQTT" in process.stdout.readline()
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broker_with_a_state_directory_remembers(tmp_path):
+    state = str(tmp_path / "kept")
+    for boot in (1, 2):
+        with broker("--state", state) as (process, port):
+            assert json.loads(flockmq("status", "-p", port, "--json").stdout)["incarnation"] == boot
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=DEADLINE_S)
+
+
+def test_watch_ends_quietly_at_ctrl_c():
+    with broker() as (_, port):
+        publish(port, "home/lamp", "on", "-r")
+        with running("watch", "home/#", "-p", port) as watch:
+            assert "home/lamp" in watch.stdout.readline()
+            watch.send_signal(signal.SIGINT)
+            out, err = watch.communicate(timeout=DEADLINE_S)
+            assert watch.returncode == 130
+            assert out + err == ""
+
+
+def test_watch_says_when_the_broker_goes():
+    with broker() as (process, port):
+        publish(port, "home/lamp", "on", "-r")
+        with running("watch", "home/#", "-p", port) as watch:
+            assert "home/lamp" in watch.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            _, err = watch.communicate(timeout=DEADLINE_S)
+            assert watch.returncode == 2
+            assert re.fullmatch(r"flockmq: no MQTT broker answers.*\n", err)
+
+
+def test_status_of_what_is_no_report_is_one_line():
+    with broker() as (_, port):
+        publish(port, "local/flockmq/status", '{"device": 7}', "-r")
+        assert_one_line(
+            flockmq("status", "-p", port),
+            "is no report of a device: .*device.*does another program",
+        )
+
+
+@contextlib.contextmanager
+def mosquitto():
+    """A broker that is not flockmq's, and its port."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    for _ in range(10):  # it takes no port 0, and a free one may be gone when it gets there
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
+        with subprocess.Popen([program, "-p", port], stderr=subprocess.PIPE, text=True) as process:
+            try:
+                if any(line.endswith(" running\n") for line in process.stderr):
+                    yield port
+                    return
+            finally:
+                process.terminate()
+    pytest.fail("mosquitto found no free port")
+
+
+def test_status_of_a_foreign_broker_is_one_line():
+    with mosquitto() as port:
+        assert_one_line(flockmq("status", "-p", port), "so it is not flockmq's")
+
+
+def test_a_sensor_beside_device_toml_is_heard(tmp_path):
+    shutil.copy(EXAMPLES / "parking_sensor.py", tmp_path / "my_parking_sensor.py")
+    sensor = "[sensor]\nfactory = 'my_parking_sensor:make'\noptions = { period_s = 0.05 }\n"
+    with device(device_toml(tmp_path, sensor)) as (_, port):
+        command = ["watch", "flock/v1/town/sensor/lot-1/+", "-p", port, "-C", "1"]
+        heard = flockmq(*command)
+        assert heard.returncode == 0, heard.stderr
+        assert re.search(r" ms flock/v1/town/sensor/lot-1/junction \{", heard.stdout)
+        assert "unreadable" not in heard.stdout
+
+
+def test_status_of_a_plain_broker_says_that_it_has_no_agent():
+    with broker("--name", "kitchen") as (_, port):
+        shown = flockmq("status", "-p", port)
+        assert shown.returncode == 0, shown.stderr
+        assert "kitchen, a broker without an agent" in shown.stdout
+        report = json.loads(flockmq("status", "-p", port, "--json").stdout)
+        assert report["device"] == "kitchen"
+
+
+def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
+    config = device_toml(
+        tmp_path,
+        "[sensor]\noptions = { junction = 'j-1-1', speed = 50 }\n"
+        "[model]\noptions = { junction = 'j-1-1' }\n",
+    )
+    with device(config) as (process, port):
+        report = json.loads(flockmq("status", "-p", port, "--json").stdout)
+        assert report["device"] == "lot-1"
+        assert report["site"] == "town"
+        shown = flockmq("status", "-p", port).stdout
+        assert "lot-1 of site town, boot 1" in shown
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0
+        assert "Traceback" not in err
+    assert (tmp_path / "state" / "lot-1" / "mesh.sqlite").exists()
+
+
+def test_an_invalid_payload_is_counted_and_shown(tmp_path):
+    with device(device_toml(tmp_path)) as (_, port):
+        publish(port, "flock/v1/town/obstacle/lot-9/x", '{"kind": 7}')
+        report = {}
+        while not report.get("invalid"):
+            report = json.loads(flockmq("status", "-p", port, "--json").stdout)
+        assert report["invalid"] == {"obstacle": 1}
+        assert "flock/v1/town/obstacle/lot-9/x" in report["last_invalid"]
+
+
+def test_one_port_serves_one_program(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_one_line(flockmq("broker", "--port", port), f"{port}.*another program listens")
+        path = tmp_path / "device.toml"
+        path.write_text(f'device = "a"\n[broker]\nport = {port}')
+        result = flockmq("run", "--config", str(path))
+        assert result.returncode == 2
+        assert "another program listens" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("prot = 1", "did you mean"),
+        ("[sensor]\noptions = { junction = 'nowhere' }", "there is no trace"),
+        ("[sensor]\nfactory = 'no_such:make'", "put the module beside"),
+        ("[model]\ndirectory = 'nowhere'", "models.json cannot be read"),
+        ("[model]\noptions = { junction = 'nowhere' }", "has no junction"),
+    ],
+)
+def test_what_a_device_cannot_use_is_one_line(tmp_path, text, reason):
+    assert_one_line(flockmq("run", "--config", device_toml(tmp_path, text)), reason)
+
+
+def test_a_state_directory_serves_one_device(tmp_path):
+    config = device_toml(tmp_path)
+    with device(config):
+        assert_one_line(flockmq("run", "--config", config), "in use by another")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("run", "--config", "/nonexistent/device.toml"), "cannot be read"),
+        (("broker", "--host", "0.0.0.0"), "reached from outside"),
+        (("broker", "--name", "My Broker"), "is no id"),
+        (("broker", "--neighbour", "kitchen"), "not name=host:port"),
+        (("broker", "--neighbour", "broker=127.0.0.1:1"), "this broker itself"),
+        (("status", "--port", "1"), "no MQTT broker answers"),
+        (("watch", "--port", "1"), "no MQTT broker answers"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, reason):
+    assert_one_line(flockmq(*arguments), reason)
+
+
+def test_a_filter_that_is_none_is_refused():
+    result = flockmq("watch", "a/#/b")
+    assert result.returncode == 2
+    assert "# before its end" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_says_what_to_do(tmp_path):
+    shown = flockmq("doctor", "--config", device_toml(tmp_path))
+    assert shown.returncode == 0, shown.stdout
+    assert "device lot-1 of site town" in shown.stdout
+    assert "TFLite runtime: " in shown.stdout
+    broken = flockmq("doctor", "--config", device_toml(tmp_path, "prot = 1"))
+    assert broken.returncode == 1
+    assert "did you mean" in broken.stdout
+
+
+def test_help_is_quick_to_import():
+    """`--help` imports nothing of the broker or the runtime."""
+    script = "import sys, agent.cli; print([m for m in ('amqtt', 'numpy', 'rich.console') if m in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    assert "amqtt" not in shown.stdout
+    assert "numpy" not in shown.stdout

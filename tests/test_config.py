@@ -1,0 +1,155 @@
+"""device.toml: what it may say, and what is said of it when it may not."""
+
+import sys
+
+import pytest
+
+from agent.config import load, resolve
+from agent.errors import ConfigError
+
+
+def written(tmp_path, text):
+    path = tmp_path / "device.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_device_needs_only_a_name(tmp_path):
+    config = load(written(tmp_path, 'device = "a"'))
+    assert config.broker.host == "127.0.0.1"
+    assert config.broker.port == 1883
+    assert config.state == str(tmp_path / "state" / "a")
+    assert config.sensor is None
+    assert config.model is None
+
+
+def test_everything_can_be_said(tmp_path):
+    config = load(
+        written(
+            tmp_path,
+            """
+            device = "a"
+            site = "town"
+            state = "/var/lib/flockmq"
+            [broker]
+            host = "0.0.0.0"
+            port = 1884
+            websocket_port = 9001
+            plain_listen = true
+            [[neighbour]]
+            name = "b"
+            host = "10.0.0.2"
+            [[neighbour]]
+            name = "c"
+            host = "c.local"
+            port = 1885
+            [sensor]
+            options = { junction = "j-1-1", speed = 2.0 }
+            [model]
+            directory = "models"
+            threads = 2
+            """,
+        )
+    )
+    assert config.state == "/var/lib/flockmq"
+    assert [n.name for n in config.neighbour] == ["b", "c"]
+    assert config.sensor.options["speed"] == 2.0
+    assert config.model.directory == str(tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            'device = "a"\n[broker]\nprot = 1',
+            r'unknown key "prot" in \[broker\]; did you mean "port"',
+        ),
+        ('device = "a"\ncolour = 1', 'unknown key "colour"; known are: device, site'),
+        (
+            'device = "a"\n[[neighbour]]\nname = "b"\nhost = "x"\nprt = 1',
+            r"in \[\[neighbour\]\] number 1.*port",
+        ),
+        ("[broker]\nport = 1", 'the key "device" is missing; add it'),
+        ('device = "Lot 1"', "device"),
+        ('device = "a"\nbroker = 3', '"broker" must be a table, not a whole number'),
+        (
+            'device = "a"\n[broker]\nport = 70000',
+            r'"port" in \[broker\] must be a whole number <= 65535',
+        ),
+        (
+            'device = "a"\n[model]\nthreads = 0',
+            r'"threads" in \[model\] must be a whole number >= 1',
+        ),
+        (
+            'device = "a"\n[sensor]\nfactory = "no colon"',
+            r'"factory" in \[sensor\] must be written as "module:callable"',
+        ),
+        ('device = "a"\n[broker\n', "not TOML.*line 2.*correct that line"),
+        ("device = ", "not TOML"),
+        ('device = "a"\n[broker]\nport = "1883"', 'must be a whole number, not text in "quotes"'),
+        ('device = "a"\n[broker]\nwebsocket_port = 1883', "both 1883; choose another"),
+        (
+            'device = "a"\n[[neighbour]]\nname = "b"',
+            r'the key "host" is missing in \[\[neighbour\]\] number 1',
+        ),
+        ('device = "a"\n"line\\nbreak" = 1', "unknown key"),
+        ('device = "a"\n[[neighbour]]\nname = "a"\nhost = "x"', "this device itself"),
+        (
+            'device = "a"\n[[neighbour]]\nname = "b"\nhost = "x"\n[[neighbour]]\nname = "b"\nhost = "y"',
+            "twice",
+        ),
+        ('device = "a"\n[broker]\nhost = "0.0.0.0"', "not encrypted yet.*plain_listen = true"),
+        ('device = "a"\n[broker]\nhost = "lot.local"', "plain_listen"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_the_way_out(tmp_path, text, reason):
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_is_said_so(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "nothing.toml")
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'device = "\xe9"')
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load(path)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])
+def test_loopback_needs_no_permission(tmp_path, host):
+    assert load(written(tmp_path, f'device = "a"\n[broker]\nhost = "{host}"')).broker.host == host
+
+
+def test_a_module_beside_the_file_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "my_lot_sensor.py").write_text("def make(device, options):\n    return device\n")
+    load(written(tmp_path, 'device = "a"'))
+    assert resolve("my_lot_sensor:make")("a", {}) == "a"
+    del sys.modules["my_lot_sensor"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("no_such_module_at_all:make", "put the module beside device.toml"),
+        ("agent.sensors.trace:mak", "has no callable mak"),
+        ("agent.sensors.trace:APPROACHES", "has no callable"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_said_so(factory, reason):
+    with pytest.raises(ConfigError, match=reason):
+        resolve(factory)
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_broken_sensor.py").write_text("def (\n")
+    with pytest.raises(
+        ConfigError, match="my_broken_sensor cannot be imported: SyntaxError"
+    ) as caught:
+        resolve("my_broken_sensor:make")
+    assert "\n" not in str(caught.value)
