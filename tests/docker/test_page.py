@@ -1,0 +1,74 @@
+"""What the containers are started from agrees with the rest of the project. Needs no engine."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.config import load
+from agent.demo.plan import DEVICES, LINKS, SITE
+from agent.messages import decode
+from agent.models.shipped import ModelFiles
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy" / "compose"
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+PAGE = (ROOT / "docs" / "docker.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_devices_and_links_are_those_of_the_demo():
+    configs = {path.stem: load(path) for path in DEPLOY.glob("*.toml")}
+    assert set(configs) == set(DEVICES) == set(SERVICES) - {"operator"}
+    dialled = {(name, n.name) for name, config in configs.items() for n in config.neighbour}
+    assert dialled == {(a, b) for a, b in LINKS} | {(b, a) for a, b in LINKS}
+    for name, config in configs.items():
+        assert (config.device, config.site) == (name, SITE)
+        assert all(n.host == n.name and n.port == config.broker.port for n in config.neighbour)
+        assert config.sensor.options["junction"] == name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_container_has_its_own_configuration_and_disk(device):
+    state = load(DEPLOY / f"{device}.toml").state
+    assert SERVICES[device]["volumes"] == [
+        f"./deploy/compose/{device}.toml:/etc/flockmq/device.toml:ro",
+        f"{device}:{state}",
+    ]
+
+
+def test_no_port_is_published():
+    assert not [name for name, service in SERVICES.items() if "ports" in service]
+
+
+def test_the_operator_publishes_what_ships():
+    files = ModelFiles()
+    rows = json.loads((ROOT / "agent/data/models/models.json").read_bytes())
+    manifests = {path.stem: path.read_bytes() for path in (DEPLOY / "models").glob("*.json")}
+    assert set(manifests) == {f"{row['name']}-{row['version']}" for row in rows}
+    for row in rows:
+        manifest = decode("model", manifests[f"{row['name']}-{row['version']}"])
+        assert manifest == files.manifest(row["name"], row["version"])
+    operator = SERVICES["operator"]
+    assert operator["command"] == [f"/models/{rows[0]['name']}-{rows[0]['version']}.json"]
+    assert f"flock/v1/{SITE}/model/{rows[0]['name']}" in operator["entrypoint"]
+
+
+def test_every_command_of_the_page_is_run_by_the_test():
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(commands) > 10
+    source = (Path(__file__).parent / "test_compose.py").read_text()
+    assert [command for command in commands if f'"{command}"' not in source] == []
+
+
+def test_the_sixth_device_of_the_page_loads(tmp_path):
+    (toml,) = blocks("toml")
+    (tmp_path / "device.toml").write_text(toml)
+    config = load(tmp_path / "device.toml")
+    assert config.device not in SERVICES
+    assert {n.name for n in config.neighbour} <= set(SERVICES)
