@@ -44,11 +44,22 @@ class Recorder:
         """By device: the model that it uses."""
         self.first_forecast_ns: int | None = None
         self.decided = Histogram()
-        self.recent_applied = {name: Recent(RECENT_NS) for name in devices}
-        self.recent_decided = {name: Recent(RECENT_NS) for name in devices}
+        self.recent_applied: dict[str, Recent] = {}
+        """By device: obstacle to state."""
+        self.recent_decided: dict[str, Recent] = {}
+        """By device: capture to decision."""
         self.judged = 0
+        """Forecasts whose moment came; each is of several values."""
+        self.judged_values = 0
         self.error = 0.0
         self.persistence_error = 0.0
+        self._devices = devices
+        self.start_recent()
+
+    def start_recent(self) -> None:
+        """Begin the last seconds anew."""
+        self.recent_applied = {name: Recent(RECENT_NS) for name in self._devices}
+        self.recent_decided = {name: Recent(RECENT_NS) for name in self._devices}
 
     def forget(self, device: str) -> None:
         """A device's life has ended: it runs nothing."""
@@ -72,7 +83,8 @@ class Recorder:
                 if self.first_forecast_ns is None:
                     self.first_forecast_ns = at_ns
             case Judged(error, persistence_error, values):
-                self.judged += values
+                self.judged += 1
+                self.judged_values += values
                 self.error += error
                 self.persistence_error += persistence_error
             case LinkChanged(peer, up, at_ns):

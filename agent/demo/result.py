@@ -76,8 +76,8 @@ def build(devices: tuple[str, ...], recorder: Recorder, outcome: Outcome) -> Res
         "models": {name: _model(recorder.active.get(name)) for name in devices},
         "forecast": {
             "count": recorder.judged,
-            "mae": _mean(recorder.error, recorder.judged),
-            "mae_persistence": _mean(recorder.persistence_error, recorder.judged),
+            "mae": _mean(recorder.error, recorder.judged_values),
+            "mae_persistence": _mean(recorder.persistence_error, recorder.judged_values),
         },
         "rss_mb": {name: _round(outcome.rss_mb.get(name), 1) for name in devices},
         "cpu_percent": {name: _round(outcome.cpu_percent.get(name), 1) for name in devices},

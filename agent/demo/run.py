@@ -125,6 +125,7 @@ class Run:
     def _begin(self) -> None:
         now_ns = time.monotonic_ns()
         self._recorder.ledger.linked(now_ns)
+        self._recorder.start_recent()
         self._usage.begin(self._fleet.pids())
         self._outcome.began_ns = self._board.began_ns = now_ns
         self._board.coming = self._steps[0] if self._steps else None

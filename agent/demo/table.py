@@ -65,7 +65,7 @@ class Board:
 
 def render(board: Board, now_ns: int, columns: int) -> RenderableType:
     """The table for a terminal of so many columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("device", no_wrap=True, style="bold")
     table.add_column("links\nms", no_wrap=True)
     for head in ("alive", "obst.", "model"):
@@ -117,7 +117,7 @@ def _latency(recent: Recent, now_ns: int) -> str:
     values = recent.percentiles_ms(now_ns, *PERCENTS)
     if values is None:
         return UNKNOWN
-    return " / ".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in values)
+    return "/".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in values)
 
 
 def _title(board: Board, now_ns: int) -> Text:

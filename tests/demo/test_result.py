@@ -73,7 +73,7 @@ def test_all_keys(recorder, outcome):
             "a": {"name": "forecaster", "version": "1", "digest": "a1"},
             "b": {"name": "forecaster", "version": "1", "digest": "b1"},
         },
-        "forecast": {"count": 8, "mae": 0.5, "mae_persistence": 1.5},
+        "forecast": {"count": 2, "mae": 0.5, "mae_persistence": 1.5},
         "rss_mb": {"a": 100.0, "b": 101.0},
         "cpu_percent": {"a": 10.0, "b": 11.1},
         "first_forecast_s": 4.0,
