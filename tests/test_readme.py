@@ -1,0 +1,129 @@
+"""Every command that the README shows is run, as it stands there but for ports and running times."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+DEADLINE_S = 60
+FIRST_PORT = 18_831
+
+# Run elsewhere: by .ci/run itself, by tests/test_examples.py, by tests/docker.
+ELSEWHERE = (
+    "make ",
+    "mosquitto_pub -p 1883 ",
+    "docker compose ",
+)
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(shutil.which("mosquitto_sub") is None, reason="no mosquitto-clients"),
+]
+
+
+def commands():
+    """The lines of the README's plain code blocks that are commands."""
+    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    known = (".venv/bin/flockmq ", "mosquitto_", "make ", "docker compose ")
+    return [line for block in blocks for line in block.splitlines() if line.startswith(known)]
+
+
+def test_every_command_is_run_by_something():
+    here = [command for command in commands() if not command.startswith(ELSEWHERE)]
+    assert sorted(here) == sorted([*LOOKING, *PROVING, *SERVING])
+
+
+LOOKING = [
+    "mosquitto_sub -p 18831 -t 'flock/v1/+/obstacle/#' -v",
+    "mosquitto_sub -p 18834 -t 'home/#' -v",
+    "mosquitto_pub -p 18831 -t home/lamp -m on -q 1",
+]
+PROVING = [".venv/bin/flockmq demo --headless --seconds 30 --json"]
+SERVING = [
+    ".venv/bin/flockmq broker --port 1883 --name kitchen",
+    ".venv/bin/flockmq broker --port 1884 --name cellar --neighbour kitchen=127.0.0.1:1883",
+]
+
+
+def free_ports(count):
+    """A row of ports that nobody listens on; workers of one run look in places of their own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for base in range(20_000 + 500 * worker, 20_500 + 500 * worker, 10):
+        with contextlib.ExitStack() as stack:
+            try:
+                for number in range(count):
+                    probe = stack.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", base + number))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")
+
+
+def words(command, ports):
+    """A command's words, with the README's ports replaced."""
+    for old, new in ports.items():
+        command = command.replace(str(old), str(new))
+    found = shlex.split(command)
+    if found[0].endswith("flockmq"):
+        return [sys.executable, "-m", "agent.cli", *found[1:]]
+    return found
+
+
+@contextlib.contextmanager
+def running(arguments):
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_S)
+
+
+def first_line(arguments):
+    with running(arguments) as process:
+        return process.stdout.readline()
+
+
+def test_looking_inside_the_demo():
+    base = free_ports(5)
+    ports = {FIRST_PORT + number: base + number for number in range(5)}
+    demo = [*words(PROVING[0], {30: 40}), "--calm", "--port", str(base)]
+    with running(demo) as process:
+        assert "5 devices" in process.stdout.readline()
+        line = first_line(words(LOOKING[0], ports))
+        assert re.match(r"flock/v1/city/obstacle/j-\d-\d/veh\d+ \{\"kind\":\"vehicle\"", line)
+        with running(words(LOOKING[1], ports)) as subscriber:
+            subscribed = words("flockmq status --json -p 18834", ports)
+            assert json.loads(subprocess.check_output(subscribed, text=True))["links"]
+            publisher = [*words(LOOKING[2], ports), "-r"]
+            subprocess.run(publisher, check=True, timeout=DEADLINE_S)
+            assert subscriber.stdout.readline() == "home/lamp on\n"
+        for inline in re.findall(r"`\.venv/bin/(flockmq (?:watch|status|doctor)[^`]*)`", README):
+            limit = " -C 1" if "watch" in inline else ""
+            shown = subprocess.check_output(
+                words(inline + limit, ports), text=True, timeout=DEADLINE_S
+            )
+            assert shown.strip()
+
+
+def test_two_brokers_are_one():
+    base = free_ports(2)
+    ports = {1883: base, 1884: base + 1}
+    with running(words(SERVING[0], ports)) as kitchen, running(words(SERVING[1], ports)) as cellar:
+        assert "kitchen serves MQTT" in kitchen.stdout.readline()
+        assert "cellar serves MQTT" in cellar.stdout.readline()
+        publisher = words("mosquitto_pub -p 1883 -t t -m x -q 1 -r", ports)
+        subprocess.run(publisher, check=True, timeout=DEADLINE_S)
+        assert first_line(words("mosquitto_sub -p 1884 -t t", ports)) == "x\n"
