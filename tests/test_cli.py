@@ -35,9 +35,11 @@ def running(*arguments, **options):
     try:
         yield process
     finally:
-        if process.poll() is None:
+        process.terminate()  # a killed broker would leave its directory behind
+        try:
+            process.communicate(timeout=DEADLINE_S)
+        finally:
             process.kill()
-        process.communicate(timeout=DEADLINE_S)
 
 
 @contextlib.contextmanager

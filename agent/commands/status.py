@@ -122,7 +122,7 @@ def render(report: Report, console: Console) -> None:
     if report.links or report.dial_failures:
         console.print(_links(report))
     else:
-        console.print("no links: no neighbour has dialled, and none is to be dialled")
+        console.print("no links")
     if report.site is not None:
         _render_agent(report, console)
     counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
