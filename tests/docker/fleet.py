@@ -51,19 +51,24 @@ class Fleet:
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def hear(self, device, topic_filter, count):
+    def hear(self, device, *topic_filters, count):
         """The first so many messages that a subscriber at that device gets: topic to payload."""
         lines = self.run(
-            f"docker compose exec {device} "
-            f"mosquitto_sub -F '%t %p' -W 3 -C {count} -t '{topic_filter}'",
+            f"docker compose exec {device} mosquitto_sub -F '%t %p' -W 3 -C {count} "
+            + " ".join(f"-t '{one}'" for one in topic_filters),
             check=False,  # it fails when there are fewer
         )
         return dict(line.split(" ", 1) for line in lines.splitlines())
 
+    def statuses(self, at):
+        """What a device knows of the five."""
+        topics = {f"flock/v1/city/status/{of}": of for of in DEVICES}
+        heard = self.hear(at, *topics, count=len(topics))
+        return {topics[topic]: json.loads(text) for topic, text in heard.items()}
+
     def status(self, of, at):
-        """What is known of one device at another."""
-        heard = self.hear(at, f"flock/v1/city/status/{of}", 1)
-        return json.loads(heard.get(f"flock/v1/city/status/{of}", "{}"))
+        """What a device knows of one."""
+        return self.statuses(at).get(of, {})
 
     def until(self, look, good, what):
         """Look until it is good. Returns what was seen then."""
@@ -79,8 +84,8 @@ class Fleet:
         """Every device calls every device up."""
         for device in DEVICES:
             self.until(
-                lambda at=device: [self.status(of, at).get("state") for of in DEVICES],
-                lambda states: states == ["up"] * len(DEVICES),
+                lambda at=device: {n: s["state"] for n, s in self.statuses(at).items()},
+                lambda states: states == dict.fromkeys(DEVICES, "up"),
                 f"all are up at {device}",
             )
 

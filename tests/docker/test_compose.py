@@ -50,7 +50,7 @@ def devices_of(heard):
 def test_all_five_hear_each_other(fleet):
     for device in DEVICES:
         fleet.until(
-            lambda at=device: devices_of(fleet.hear(at, "flock/v1/city/heartbeat/+", 10)),
+            lambda at=device: devices_of(fleet.hear(at, "flock/v1/city/heartbeat/+", count=10)),
             lambda heard: heard >= set(DEVICES),
             f"{device} hears all heartbeats",
         )
@@ -58,7 +58,7 @@ def test_all_five_hear_each_other(fleet):
 
 def test_all_five_share_what_they_see_and_run_the_operators_model(fleet):
     fleet.until(
-        lambda: devices_of(fleet.hear("j-2-1", "flock/v1/city/obstacle/#", 20)),
+        lambda: devices_of(fleet.hear("j-2-1", "flock/v1/city/obstacle/#", count=20)),
         lambda observers: len(observers) > 1,
         "obstacles of several devices are heard at one",
     )
@@ -71,7 +71,7 @@ def test_all_five_share_what_they_see_and_run_the_operators_model(fleet):
 
 def until_models(fleet, at, version):
     def look():
-        heard = fleet.hear(at, "flock/v1/city/model-status/+/forecaster", len(DEVICES))
+        heard = fleet.hear(at, "flock/v1/city/model-status/+/forecaster", count=len(DEVICES))
         statuses = {topic.split("/")[4]: json.loads(text) for topic, text in heard.items()}
         return {name: (status["version"], status["state"]) for name, status in statuses.items()}
 
@@ -121,7 +121,7 @@ def test_one_that_is_stopped_says_goodbye_and_catches_up(fleet):
     fleet.run("docker compose exec j-0-1 mosquitto_pub -q 1 -r -t notes/missed -m 'while away'")
     fleet.run("docker compose start j-1-2")
     fleet.until(
-        lambda: fleet.hear("j-1-2", "notes/missed", 1),
+        lambda: fleet.hear("j-1-2", "notes/missed", count=1),
         lambda heard: heard == {"notes/missed": "while away"},
         "j-1-2 has what it missed",
     )
@@ -143,7 +143,7 @@ def test_one_that_is_killed_is_called_lost_and_catches_up(fleet):
     fleet.run("docker compose exec j-1-2 mosquitto_pub -q 1 -r -t notes/lost -m 'while lost'")
     fleet.run("docker compose start j-1-0")
     fleet.until(
-        lambda: fleet.hear("j-1-0", "notes/lost", 1),
+        lambda: fleet.hear("j-1-0", "notes/lost", count=1),
         lambda heard: heard == {"notes/lost": "while lost"},
         "j-1-0 has what it missed",
     )
@@ -168,7 +168,7 @@ def test_a_sixth_device_joins_without_a_restart_of_the_others(fleet, fleets):
     try:
         six.run("docker compose up -d j-0-0")
         fleet.until(
-            lambda: devices_of(fleet.hear("j-2-1", "flock/v1/city/heartbeat/+", 12)),
+            lambda: devices_of(fleet.hear("j-2-1", "flock/v1/city/heartbeat/+", count=12)),
             lambda heard: heard >= {*DEVICES, "j-0-0"},
             "the sixth is heard on the other side of the fleet",
         )
@@ -179,7 +179,7 @@ def test_a_sixth_device_joins_without_a_restart_of_the_others(fleet, fleets):
 
 
 def incarnations(fleet):
-    return {name: fleet.status(of=name, at="j-1-1")["incarnation"] for name in DEVICES}
+    return {name: status["incarnation"] for name, status in fleet.statuses("j-1-1").items()}
 
 
 def test_docker_finds_them_healthy_and_nothing_outside_reaches_them(fleet):
