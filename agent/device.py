@@ -68,7 +68,6 @@ class Device:
         self._sensor: Sensor | None = None
         if config.sensor is not None:
             self._sensor = resolve(config.sensor.factory)(config.device, config.sensor.options)
-        self._book = ObstacleBook(self._sensor.ttl_ms if self._sensor else TTL_MS)
         self.world = World(config.site, config.device)
         self._forecasting: Forecasting | None = None
         if config.model is not None:
@@ -83,6 +82,8 @@ class Device:
         )
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self.node.incarnation)
+        ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
+        self._book = ObstacleBook(ttl_ms, self.node.incarnation)
         self._status_topic = topics.status_topic(site=config.site, device=config.device)
         self._rhythm = Rhythm(
             self._publisher, self.world, self._presence, self._worker_pid, observer

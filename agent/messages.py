@@ -109,8 +109,8 @@ class Obstacle(Message, frozen=True):
     """Which way it lies, in the observer's words; may be empty."""
     distance_m: Annotated[float, Meta(ge=0, le=10_000)]
     """From the observer, metres."""
-    version: Annotated[int, Meta(ge=0, lt=2**32)]
-    """Counts up with every event of this obstacle; the highest wins."""
+    version: Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
+    """Counts up with every event of this obstacle; the highest wins. Begins above the observer's last boot's."""
     at_ms: AtMs
     """Wall time when it was seen, milliseconds since 1970."""
     ttl_ms: Annotated[int, Meta(ge=1, le=TTL_MS_MAX)]

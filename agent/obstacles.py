@@ -1,8 +1,9 @@
 """From what a sensor sees to obstacle events: present, still present, gone.
 
 Decides when an obstacle is said again: at half its lifetime, so that a dead device's obstacles fade and a standing
-one's do not. Versions of an id count on for as long as an event of it may be alive anywhere, a restart included: own
-events that come back as memory are taken up by `remember`.
+one's do not. Versions of an id count on for as long as an event of it may be alive anywhere; they begin at
+`incarnation << BOOT_BITS`, so a device that sees before it remembers never uses a version twice. Own events that come
+back as memory are taken up by `remember`: what is not seen again is said to be gone.
 
 Assumes ids stay the same as long as the thing is in sight. At most OBSTACLES_MAX are in sight; more are left out.
 """
@@ -23,6 +24,10 @@ OBSTACLES_MAX: Final = 512
 """In sight of one device at a time: sixteen cameras full of cars."""
 
 
+BOOT_BITS: Final = 20
+"""A million events about one thing within one boot; 32 bits of incarnation above stay within JSON's integers."""
+
+
 class _Said(NamedTuple):
     version: int
     present: bool
@@ -35,10 +40,12 @@ class ObstacleBook:
 
     Args:
         ttl_ms: Lifetime of every event.
+        incarnation: This boot's.
     """
 
-    def __init__(self, ttl_ms: int) -> None:
+    def __init__(self, ttl_ms: int, incarnation: int) -> None:
         self._ttl_ms = ttl_ms
+        self._version_min = incarnation << BOOT_BITS
         self._said: dict[str, _Said] = {}
 
     def remember(self, obstacle: str, event: Obstacle) -> None:
@@ -69,7 +76,7 @@ class ObstacleBook:
 
     def _say(self, sighting: Sighting, state: Literal["present", "gone"], at_ms: int) -> Obstacle:
         said = self._said.get(sighting.id)
-        version = said.version + 1 if said else 1
+        version = max(said.version + 1 if said else 0, self._version_min + 1)
         self._said[sighting.id] = _Said(version, state == "present", sighting, at_ms)
         return Obstacle(
             kind=sighting.kind,

@@ -116,7 +116,7 @@ def _with(name, **changes):
         ("obstacle", {"approach": 9 * "n"}),
         ("obstacle", {"distance_m": 10_001}),
         ("obstacle", {"distance_m": -math.inf}),
-        ("obstacle", {"version": 2**32}),
+        ("obstacle", {"version": 2**53}),
         ("obstacle", {"version": -1}),
         ("obstacle", {"ttl_ms": 0}),
         ("obstacle", {"ttl_ms": 3_600_001}),
@@ -217,7 +217,7 @@ def test_any_valid_json_with_one_byte_changed_decodes_or_is_invalid(data, name):
         state=st.sampled_from(["present", "gone"]),
         approach=st.text(max_size=8),
         distance_m=st.floats(0, 10_000),
-        version=st.integers(0, 2**32 - 1),
+        version=st.integers(0, 2**53 - 1),
         at_ms=st.integers(0, 2**47 - 1),
         ttl_ms=st.integers(1, 3_600_000),
     )
