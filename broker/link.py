@@ -11,10 +11,9 @@ BACKOFF_S_MIN to BACKOFF_S_MAX; the maximum is short, because a healed network s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from broker.embedded import packets
 from broker.embedded.quickack import acknowledge_now
@@ -184,6 +183,7 @@ class Dialler:
         self._wanted = wanted
         self._radio = radio
         self._random = random
+        self._lookup: asyncio.Future[list[Any]] | None = None
         self.failures = 0
         """Since the last link."""
         self.last_failure = ""
@@ -203,22 +203,53 @@ class Dialler:
                 await asyncio.sleep(BACKOFF_S_MIN * self._random.random())
 
     async def _dial(self) -> DialledPipe:
-        loop = asyncio.get_running_loop()
-        name, host, port = self._neighbour
+        name = self._neighbour.name
         if not self._radio.hears(name):
             await asyncio.sleep(CONNECT_TIMEOUT_S)
             raise TimeoutError
         pipe = DialledPipe(self._device, name, self._owner)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.create_connection(lambda: pipe, host, port)
+                await self._connect(pipe)
                 await pipe.ready
         except BaseException:
             pipe.close()
-            with contextlib.suppress(Exception):
-                pipe.ready.exception() if pipe.ready.done() else pipe.ready.cancel()
+            if not pipe.ready.cancel():
+                pipe.ready.exception()  # it is told by what is raised here
             raise
         return pipe
+
+    async def _connect(self, pipe: DialledPipe) -> None:
+        loop = asyncio.get_running_loop()
+        addresses = await self._resolve()
+        for number, (family, _, _, _, address) in enumerate(addresses, start=1):
+            try:
+                await loop.create_connection(lambda: pipe, address[0], address[1], family=family)
+            except OSError:
+                if number == len(addresses):
+                    raise
+            else:
+                return
+
+    async def _resolve(self) -> list[Any]:
+        """What getaddrinfo says of the host; a look-up that outlasts an attempt goes on and serves the next.
+
+        The name of a machine that is off may take the resolver many seconds. Its thread cannot be stopped, and
+        look-ups started anew with each attempt would use up the threads that the living neighbours' names need.
+        """
+        if self._lookup is None:
+            _, host, port = self._neighbour
+            loop = asyncio.get_running_loop()
+            self._lookup = asyncio.ensure_future(
+                loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
+            self._lookup.add_done_callback(self._looked_up)
+        return await asyncio.shield(self._lookup)
+
+    def _looked_up(self, lookup: asyncio.Future[list[Any]]) -> None:
+        self._lookup = None
+        if not lookup.cancelled():
+            lookup.exception()  # the attempt that waits for it raises it; if none does, the next one asks again
 
     def _backoff_s(self) -> float:
         ceiling: float = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(self.failures, 10))

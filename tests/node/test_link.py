@@ -1,0 +1,104 @@
+"""The dialling end of a link."""
+
+import asyncio
+import gc
+import socket
+from random import Random
+
+import pytest
+
+from broker.embedded import packets
+from broker.link import Dialler, Neighbour
+from broker.radio import Radio
+from tests.node.fleet import until
+
+
+class Owner:
+    def __init__(self):
+        self.up = asyncio.Event()
+
+    def link_dialled(self, peer, pipe):
+        self.up.set()
+
+    def link_frame(self, peer, pipe, frame):
+        pass
+
+    def link_detached(self, peer, pipe):
+        self.up.clear()
+
+    def request_flush(self):
+        pass
+
+
+async def nobody_linked(peer):
+    return
+
+
+def dialler(host, port, owner):
+    return Dialler("a", Neighbour("b", host, port), owner, nobody_linked, Radio(), Random(1))
+
+
+async def stopped(task):
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_slow_look_up_is_not_started_anew_with_each_attempt(monkeypatch, caplog):
+    async def story():
+        loop = asyncio.get_running_loop()
+        started = []
+
+        async def slow(*arguments, **options):
+            started.append(arguments)
+            await answered.wait()
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+        answered = asyncio.Event()
+        monkeypatch.setattr(loop, "getaddrinfo", slow)
+        monkeypatch.setattr("broker.link.CONNECT_TIMEOUT_S", 0.01)
+        dial = dialler("b.example", 1883, Owner())
+        task = asyncio.create_task(dial.run())
+        await until(lambda: dial.failures >= 3, "attempts")
+        assert len(started) == 1
+        answered.set()
+        await until(lambda: len(started) == 2, "the next look-up, after the first was answered")
+        await until(lambda: "name resolution" in dial.last_failure, "the reason")
+        await stopped(task)
+        gc.collect()
+
+    asyncio.run(story())
+    assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (packets.encode_connack(5), "refuses this device"),
+        (packets.encode_connack(0) + packets.encode_suback(1, b"\x80"), "refuses the link"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "not MQTT"),
+        (b"", "no answer|closed"),
+    ],
+)
+def test_who_answers_but_is_no_neighbour_is_told_and_tried_again(answer, reason, caplog):
+    async def story():
+        async def answer_once(reader, writer):
+            await reader.read(100)
+            writer.write(answer)
+            if not answer:
+                writer.close()
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+        dial = dialler("127.0.0.1", server.sockets[0].getsockname()[1], Owner())
+        task = asyncio.create_task(dial.run())
+        await until(lambda: dial.failures >= 2, "a second attempt")
+        await stopped(task)
+        server.close()
+        await server.wait_closed()
+        gc.collect()
+        return dial.last_failure
+
+    last = asyncio.run(story())
+    assert any(part in last for part in reason.split("|")), last
+    assert "never retrieved" not in caplog.text
