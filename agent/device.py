@@ -85,14 +85,14 @@ class Device:
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
         self._book = ObstacleBook(ttl_ms, self.node.incarnation)
         self._status_topic = topics.status_topic(site=config.site, device=config.device)
-        self._rhythm = Rhythm(
-            self._publisher, self.world, self._presence, self._worker_pid, observer
-        )
+        self._rhythm = Rhythm(self._publisher, self.world, self._presence, self._worker_pid)
         self._tasks: list[asyncio.Task[None]] = []
         self._sensor_task: asyncio.Task[None] | None = None
         if self._forecasting is not None:
             self._forecasting.attach(self._publisher)
         self.node.subscribe(self._deliver)
+        if observer is not None:
+            self.node.watch_links(self._tell_link)
 
     # Life.
 
@@ -197,6 +197,10 @@ class Device:
             answer = self._presence.refute(heard, self._publisher.now_ms())
             if answer is not None:
                 self._publisher.say(self._status_topic, answer)
+
+    def _tell_link(self, peer: str, up: bool) -> None:  # noqa: FBT001 - the node's callback
+        assert self._observer is not None
+        self._observer.link_changed(peer, up, time.monotonic_ns())
 
     # What is seen.
 

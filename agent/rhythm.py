@@ -17,7 +17,6 @@ from broker import topics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.observer import Observer
     from agent.presence import Presence
     from agent.publisher import Publisher
     from agent.world import World
@@ -39,7 +38,6 @@ class Rhythm:
         world: What it knows.
         presence: What it says of presence.
         worker_pid: The inference worker, for its memory.
-        observer: Is told of links.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class Rhythm:
         world: World,
         presence: Presence,
         worker_pid: Callable[[], int | None],
-        observer: Observer | None,
     ) -> None:
         self._publisher = publisher
         self._node = publisher.node
@@ -56,7 +53,6 @@ class Rhythm:
         self._world = world
         self._presence = presence
         self._worker_pid = worker_pid
-        self._observer = observer
         self._links_up: set[str] = set()
         self._links_lost: set[str] = set()
         self._counted = 0
@@ -114,8 +110,6 @@ class Rhythm:
         for name in sorted(up ^ self._links_up):
             if name not in up:
                 self._world.liveness.link_lost(name)
-            if self._observer is not None:
-                self._observer.link_changed(name, name in up, time.monotonic_ns())
         self._links_lost = (self._links_lost | self._links_up) - up
         self._links_up = up
 

@@ -116,6 +116,7 @@ class Node:
         self._neighbours = list(neighbours)
         self._links = Links(device, self, self.radio, self._random)
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
+        self._link_watchers: list[Callable[[str, bool], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
@@ -175,6 +176,10 @@ class Node:
     def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
         """Have every delivery of the mesh, own publishes included, in batches and in order."""
         self._subscribers.append(callback)
+
+    def watch_links(self, callback: Callable[[str, bool], None]) -> None:
+        """Be told of each link that is there now (True) or is not any more, at that moment."""
+        self._link_watchers.append(callback)
 
     def publish_nowait(
         self, topic: str, payload: bytes, *, qos: int = 0, retained: bool = False
@@ -291,11 +296,13 @@ class Node:
     def link_is_up(self, peer: str) -> None:
         """There is a link to a neighbour now."""
         self._mesh.link_up(peer, time.monotonic_ns())
+        self._tell_link(peer, up=True)
         self.request_flush()
 
     def link_is_down(self, peer: str) -> None:
         """There is none any more."""
         self._mesh.link_down(peer, time.monotonic_ns())
+        self._tell_link(peer, up=False)
 
     def request_flush(self) -> None:
         """End this turn with a flush."""
@@ -304,6 +311,10 @@ class Node:
             asyncio.get_running_loop().call_soon(self._flush)
 
     # Inside.
+
+    def _tell_link(self, peer: str, *, up: bool) -> None:
+        for callback in self._link_watchers:
+            callback(peer, up)
 
     def _flush(self) -> None:
         self._flush_due = False
