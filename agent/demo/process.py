@@ -83,7 +83,11 @@ class DeviceProcess:
         """The last line of its log, as why it ended."""
         lines = self._log.read_text(errors="replace").split("\n")
         words = [line.strip() for line in lines if line.strip()]
-        return words[-1] if words else f"status {self._process.returncode}, and no word in its log"
+        if words:
+            return words[-1]
+        status = self._process.returncode
+        how = f"status {status}" if status >= 0 else signal.Signals(-status).name
+        return f"{how}, and no word in its log"
 
     def drain(self) -> list[Record]:
         """What it has told since; answers are handed to who asked.

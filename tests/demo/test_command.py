@@ -1,0 +1,199 @@
+"""The command for real: five processes, faults and all, and nothing left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from agent.demo.plan import DEVICES
+
+PORT_RANGE = range(23_000, 32_000, 10)
+"""Below the range that the kernel draws from for outgoing connections."""
+
+
+def free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def port(worker_id):
+    """The first of five free ports in a row; test processes look in different places."""
+    number = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    candidates = [*PORT_RANGE[number * 50 :], *PORT_RANGE]
+    return next(base for base in candidates if all(free(base + i) for i in range(5)))
+
+
+@pytest.fixture
+def start(port, tmp_path):
+    """Starts the command with a temporary directory of its own; ends it if the test does not."""
+    started = []
+
+    def start(*arguments, at=port):
+        code = (
+            "import sys; from agent.demo.command import demo; "
+            f"sys.exit(demo({', '.join((*arguments, f'port={at}'))}))"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def left_behind(directory):
+    """Processes that were started on configurations of that directory."""
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if any(str(directory) in argument for argument in command_line(process))
+    ]
+
+
+def command_line(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"ended without {text!r}: {process.stderr.read()}")
+
+
+def children(process):
+    """Everything that a process has started, directly or not."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def children_when_there_are(process, count):
+    """Five devices and their five workers: then all of them have started."""
+    while len(found := children(process)) < count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    return found
+
+
+def lives(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_gone(processes):
+    """The time limit of the test is the limit here."""
+    while any(map(lives, processes)):
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_with_all_faults(start, port, tmp_path):
+    process = start("headless=True", "seconds=9", "json_output=True")
+    output, errors = process.communicate(timeout=110)
+    assert errors == ""
+    result = json.loads(output.splitlines()[-1])
+    obstacles = result["obstacles"]
+    assert result["converged"], result
+    assert (obstacles["missing"], obstacles["duplicated"], obstacles["expired"]) == (0, 0, 0)
+    assert obstacles["published"] > 50
+    assert obstacles["delivered"] >= 3 * obstacles["published"]
+    assert obstacles["rebuilt"] > 0
+    assert (result["devices"], result["links"]) == (5, 6)
+    assert [fault["kind"] for fault in result["faults"]] == ["kill", "cut"]
+    assert all(fault["healed_ms"] is not None for fault in result["faults"])
+    assert result["late"]["count"] > 0
+    assert {model["version"] for model in result["models"].values()} == {"2"}
+    assert set(result["digests"]) == set(result["rss_mb"]) == set(DEVICES)
+    assert result["forecast"]["count"] > 0
+    assert process.returncode == 0
+    assert left_behind(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    assert all(free(port + i) for i in range(5))
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_everything(start, port, tmp_path, number):
+    process = start("headless=True", "calm=True", "seconds=60")
+    wait_for_line(process, "5 devices")
+    family = children(process)
+    assert len(family) >= 5
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    wait_gone(family)
+    assert list(tmp_path.iterdir()) == []
+    assert all(free(port + i) for i in range(5))
+
+
+@pytest.mark.timeout(90)
+def test_a_live_demo_ends_with_ctrl_c(start, tmp_path):
+    process = start("seconds=None")
+    family = children_when_there_are(process, 10)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "j-1-1" in output
+    wait_gone(family)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(90)
+def test_devices_end_when_the_demo_is_killed(start):
+    process = start("headless=True", "calm=True", "seconds=60")
+    wait_for_line(process, "5 devices")
+    family = children(process)
+    process.kill()
+    process.wait()
+    wait_gone(family)
+
+
+@pytest.mark.timeout(90)
+def test_a_device_that_ends_unasked_ends_the_demo(start, tmp_path):
+    process = start("headless=True", "calm=True", "seconds=60")
+    wait_for_line(process, "5 devices")
+    family = children(process)
+    device = next(member for member in family if "j-1-2" in " ".join(member.cmdline()))
+    device.kill()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors == "flockmq demo: j-1-2 has ended: SIGKILL, and no word in its log\n"
+    wait_gone(family)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_one_line(start, port):
+    with socket.create_server(("127.0.0.1", port + 2)):
+        process = start("headless=True")
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors.startswith(f"flockmq demo: port {port + 2} of 127.0.0.1, which j-1-0 needs")
+    assert errors.count("\n") == 1
+    assert "--port" in errors
+
+
+def test_ports_end_somewhere(start):
+    process = start("headless=True", at=65_533)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors == ("flockmq demo: there is no port 65536; choose --port between 1 and 65531\n")
