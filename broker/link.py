@@ -36,6 +36,8 @@ CONNECT_TIMEOUT_S: Final = 1.0
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 0.8
 """A neighbour that is off costs one SYN in so long; a healed network is noticed within it."""
+LIVED_S_MIN: Final = 1.0
+"""A link that ends sooner counts as a failure, so that a neighbour that will not have us is not dialled in a loop."""
 KEEP_ALIVE_S: Final = 30
 """The broker's own limit; the mesh pings far more often."""
 UNSENT_LOW_BYTES: Final = 16 * 1024
@@ -194,13 +196,16 @@ class Dialler:
             await self._wanted(self._neighbour.name)
             try:
                 pipe = await self._dial()
-            except (OSError, TimeoutError) as error:
-                self._note(str(error) or "no answer")
-                await asyncio.sleep(self._backoff_s())
-            else:
-                self.failures = 0
+                up_at = asyncio.get_running_loop().time()
                 await pipe.closed
-                await asyncio.sleep(BACKOFF_S_MIN * self._random.random())
+            except (OSError, TimeoutError, ValueError, OverflowError) as error:
+                self._note(str(error) or "no answer")
+            else:
+                if asyncio.get_running_loop().time() - up_at >= LIVED_S_MIN:
+                    self.failures = 0
+                else:
+                    self._note("it closes the link as soon as it is up; see its log")
+            await asyncio.sleep(self._backoff_s())
 
     async def _dial(self) -> DialledPipe:
         name = self._neighbour.name

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
     from broker.embedded.statistics import Statistics as BrokerStatistics
     from broker.link import Neighbour
+    from broker.mesh.events import Changes
     from broker.mesh.state import Statistics as MeshStatistics
     from broker.store import Store
 
@@ -121,6 +122,7 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._committed: asyncio.Future[None] | None = None
+        self._unstored: Changes | None = None
         self._commits = self._commits_failed = self._gaps = 0
         self._last_problem = ""
         self._closed = False
@@ -334,12 +336,16 @@ class Node:
     def _commit(self) -> bool:
         changes = self._mesh.take_changes()
         error: StoreFailed | None = None
+        if self._unstored is not None:
+            self._unstored.absorb(changes)
+            changes, self._unstored = self._unstored, None
         if changes:
             try:
                 self._store.commit(changes)
                 self._commits += 1
             except StoreFailed as failed:
                 error = failed
+                self._unstored = changes
                 self._commits_failed += 1
                 self._problem(str(failed))
         waiting, self._committed = self._committed, None

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,8 @@ CHECKPOINT_S: Final = 5.0
 """At most this much is lost by a power cut; one sync in so long wears an SD card little. Guess."""
 FILE: Final = "mesh.sqlite"
 VERSION: Final = 1
+FIRST_INCARNATION_MAX: Final = 1 << 24
+"""Where a device without memory begins, at random; leaves 4 billion boots above."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -95,7 +98,13 @@ class Store:
     def _boot(self) -> Restored:
         database = self._database
         numbers = dict(database.execute("SELECT name, value FROM number"))
-        incarnation = numbers.get("incarnation", 0) + 1
+        first_boot = "incarnation" not in numbers
+        # A device that lost its disk must not take up a number that it has used before.
+        incarnation = (
+            secrets.randbelow(FIRST_INCARNATION_MAX) + 1
+            if first_boot
+            else numbers["incarnation"] + 1
+        )
         restored = Restored(
             incarnation=incarnation,
             clock_bound=numbers.get("clock_bound", 0),
@@ -117,10 +126,11 @@ class Store:
                     "SELECT * FROM retained"
                 )
             },
-            first_boot=incarnation == 1,
+            first_boot=first_boot,
         )
         with database:
             self._set(database, "incarnation", incarnation)
+        self._dirty = True
         self.checkpoint()
         return restored
 
@@ -133,7 +143,7 @@ class Store:
         try:
             with self._database as database:
                 self._write(database, changes)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise StoreFailed(f"{self._path} cannot be written: {error}") from None
         self._dirty = True
 

@@ -33,6 +33,7 @@ import msgspec
 
 from broker.mesh.limits import (
     BUNDLE_MESSAGES_MAX,
+    CLOCK_MAX,
     FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     ORIGIN_BYTES_MAX,
@@ -70,7 +71,7 @@ _CLOSES: Final = struct.Struct(">IQ")
 _CLOSES_BIT: Final = 0x01
 _LOST_BIT: Final = 0x02
 INTEGER_MAX: Final = 1 << 63
-"""Clocks and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
+"""Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
 _BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
 MESSAGE_OVERHEAD_BYTES: Final = 32
 
@@ -256,7 +257,7 @@ def _decode_header(data: bytes) -> Header:
     if at + 3 + tag_length != len(data):
         raise BundleInvalid("header length does not add up")
     _check_header(flags, lane, messages, incarnation, sequence, body_bytes, closes)
-    if not 0 < clock < INTEGER_MAX or sequence >= INTEGER_MAX:
+    if not 0 < clock < CLOCK_MAX or sequence >= INTEGER_MAX:
         raise BundleInvalid("clock or sequence is impossible")
     if not 0 < length <= ORIGIN_BYTES_MAX or tag_length > TAG_BYTES_MAX or (count and lane & 1):
         raise BundleInvalid("origin, tag or topic hashes outside their limits")

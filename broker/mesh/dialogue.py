@@ -9,10 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.mesh import frame
-from broker.mesh.bundle import FLAG_RETAINED, INTEGER_MAX, QOS_SHIFT, Message, is_kept
+from broker.mesh.bundle import (
+    FLAG_RETAINED,
+    INTEGER_MAX,
+    PRIORITIES,
+    QOS_SHIFT,
+    Message,
+    is_kept,
+)
 from broker.mesh.events import CloseLink, OwnBundle
 from broker.mesh.frame import Ask, Digest, Entries, FrameInvalid, Hello, Table, Want
 from broker.mesh.limits import (
+    CLOCK_MAX,
+    INCARNATION_KNOWN_MAX,
     MESSAGE_BYTES_MAX,
     MS,
     ORIGIN_BYTES_MAX,
@@ -23,8 +32,10 @@ from broker.mesh.limits import (
     TABLE_MS,
     TOPIC_BYTES_MAX,
 )
+from broker.mesh.streams import START
 
 if TYPE_CHECKING:
+    from broker.mesh.bundle import Position
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
@@ -64,11 +75,11 @@ class Dialogue:
             case Digest():
                 self._digest(peer, control, now_ns)
             case Want(ranges=ranges):
-                for origin, lane, after_inc, after_seq, upto_inc, upto_seq in ranges:
-                    stream = (origin, lane)
+                by_stream = {(row[0], row[1]): row[2:] for row in ranges}
+                for stream, (after_inc, after_seq, upto_inc, upto_seq) in by_stream.items():
                     after, upto = (after_inc, after_seq), (upto_inc, upto_seq)
                     for stored in self._state.log.between(stream, after, upto):
-                        peer.serving[stream, stored.header.position] = stored
+                        peer.serving[stream, stored.header.position] = None
             case Table():
                 self._table(peer, control)
             case Entries():
@@ -89,7 +100,6 @@ class Dialogue:
                 state.origin.incarnation,
                 state.incarnations.get(peer.name, 0),
                 state.clock.read(now_ns),
-                not state.joining,
                 peer.established,
             )
         )
@@ -109,13 +119,13 @@ class Dialogue:
             )
             state.events.append(CloseLink(peer.name, reason))
             return
-        if not 0 <= hello.clock < INTEGER_MAX or not 0 <= hello.known < (1 << 32) - 1:
+        if not 0 <= hello.clock < CLOCK_MAX or not 0 <= hello.known <= INCARNATION_KNOWN_MAX:
             raise FrameInvalid("hello with an impossible clock or incarnation")
         state.clock.observe(hello.clock, now_ns)
         mine = state.origin.incarnation
         if hello.known > mine or (hello.known == mine and not state.spoken):
             self._raise_incarnation(hello.known)
-        state.spoken = True
+        state.established(now_ns)
         peer.hello = hello
         peer.digest_due = True
         if not hello.heard:
@@ -128,11 +138,7 @@ class Dialogue:
         before = state.origin.incarnation
         lanes = [stream for stream in state.kept if stream[0] == state.device]
         unheard = {
-            stream: [
-                stored
-                for stored in state.log.between(stream, (before, 0), (before + 1, 0))
-                if stored.header.incarnation == before
-            ]
+            stream: state.log.between(stream, self._heard_by_neighbours(stream), (before + 1, 0))
             for stream in lanes
         }
         renumbered = state.origin.renumber(
@@ -153,20 +159,35 @@ class Dialogue:
             OwnBundle(s.header.lane, s.header.position, s.head, s.body) for s in renumbered
         ]
 
+    def _heard_by_neighbours(self, stream: tuple[str, int]) -> Position:
+        """How far neighbours hold an own stream, within the incarnations that this device remembers."""
+        mine = self._state.kept[stream].position
+        positions = (
+            peer.theirs[stream][0] for peer in self._state.peers.values() if stream in peer.theirs
+        )
+        return max((position for position in positions if position <= mine), default=START)
+
     def _digest(self, peer: Peer, digest: Digest, now_ns: int) -> None:
         state = self._state
         for origin, lane, *numbers in digest.entries:
-            if not 0 < len(origin) <= ORIGIN_BYTES_MAX or not is_kept(lane) or min(numbers) < 0:
+            if (
+                not 0 < len(origin) <= ORIGIN_BYTES_MAX
+                or not 0 <= lane < PRIORITIES * 2
+                or not is_kept(lane)
+                or min(numbers) < 0
+                or max(numbers[0], numbers[2]) > 2 * INCARNATION_KNOWN_MAX
+                or max(numbers) >= INTEGER_MAX
+            ):
                 raise FrameInvalid("digest of an impossible stream")
         adds_up = state.repair.hear(peer, digest)
         if len(peer.theirs) > STREAMS_MAX:
             raise FrameInvalid("digest of too many streams")
         named = [(origin, lane) for origin, lane, *_ in digest.entries]
-        assert peer.hello is not None
         for stream in named:
+            state.hear_of(stream[0], peer.theirs[stream][0][0])
             self._own_held(stream, peer)
-            if state.joining and peer.hello.settled and stream not in state.kept:
-                state.settle(stream, peer.theirs[stream][0])
+            if state.joining and digest.settled:
+                self._join(stream, peer.theirs[stream][0], now_ns)
         state.repair.note_behind(peer, named, now_ns, at_once=peer.digests_heard <= 1)
         if digest.more:
             return
@@ -174,12 +195,26 @@ class Dialogue:
             state.counters["digests_resynced"] += 1
             peer.say_record(frame.record(frame.RESYNC, b""))
             return
-        if state.rebuild_until_ns is not None:
-            for want in state.repair.pages(state.repair.rebuild_ranges(peer)):
+        if state.rebuilding:
+            rows = state.repair.rebuild_ranges(peer, state.log, now_ns)
+            for want in state.repair.pages(rows):
                 peer.say(want)
         self._compare_retained(peer, digest.retained_hash, now_ns)
-        if peer.hello.settled:
+        if digest.settled:
             state.joining = False
+
+    def _join(self, stream: tuple[str, int], position: Position, now_ns: int) -> None:
+        """Take a stream's past, as far as a neighbour has passed it, as memory; news may wait behind it."""
+        state = self._state
+        mine = state.kept.get(stream)
+        if not state.has_room(stream) or (mine is not None and mine.position > START):
+            return
+        first = mine.first_waiting() if mine is not None else None
+        state.settle(stream, position if first is None else min(position, first.header.before))
+        if mine is not None:
+            settled = state.kept[stream]
+            settled.waiting, settled.waiting_bytes = mine.waiting, mine.waiting_bytes
+            self._intake.advance(stream, now_ns)
 
     def _own_held(self, stream: tuple[str, int], peer: Peer) -> None:
         """A neighbour says how far it holds one of our own streams."""
@@ -188,8 +223,10 @@ class Dialogue:
             return
         position = peer.theirs[stream][0]
         mine = state.kept.get(stream)
-        if position[0] == state.origin.incarnation and (mine is None or position > mine.position):
-            self._raise_incarnation(position[0])
+        if position[0] >= state.origin.incarnation and (mine is None or position > mine.position):
+            if not peer.raised and position[0] <= INCARNATION_KNOWN_MAX:
+                peer.raised = True
+                self._raise_incarnation(position[0])
         elif mine is not None:
             state.changes.own_held[stream[1]] = min(position, mine.position)
 
@@ -231,7 +268,7 @@ class Dialogue:
                 or len(payload) > MESSAGE_BYTES_MAX
                 or not 0 <= qos <= 2
                 or not 0 <= rank < INTEGER_MAX
-                or not 0 < clock < INTEGER_MAX
+                or not 0 < clock < CLOCK_MAX
                 or not 0 < len(origin) <= ORIGIN_BYTES_MAX
             ):
                 raise FrameInvalid("retained value outside its limits")

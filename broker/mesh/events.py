@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.mesh.limits import LOG_BUNDLES_MAX
+
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message, Position
     from broker.mesh.retained import Entry
@@ -81,6 +83,17 @@ class Changes:
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry | None] = field(default_factory=dict)
     """By topic; None: forget it altogether."""
+
+    def absorb(self, newer: Changes) -> None:
+        """Take in what came after; for changes that could not be stored yet."""
+        self.incarnation = newer.incarnation if newer.incarnation is not None else self.incarnation
+        self.clock_bound = newer.clock_bound if newer.clock_bound is not None else self.clock_bound
+        if newer.own_replaced:
+            self.own_replaced, self.own = True, []
+        self.own = (self.own + newer.own)[-LOG_BUNDLES_MAX:]
+        self.own_held |= newer.own_held
+        self.passed |= newer.passed
+        self.retained |= newer.retained
 
     def __bool__(self) -> bool:
         return bool(

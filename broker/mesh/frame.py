@@ -82,8 +82,6 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     known: int
     """The highest incarnation that the sender knows of the receiver (0: none)."""
     clock: int
-    settled: bool
-    """Whether the sender has a memory; false on a device that is just joining."""
     heard: bool
     """Whether the sender has heard the receiver's hello; if not, it is to be said again."""
 
@@ -92,6 +90,8 @@ class Digest(msgspec.Struct, array_like=True, frozen=True):
     """Where the sender's streams stand: all of them (`full`), or those that changed since it last said so."""
 
     full: bool
+    settled: bool
+    """Whether the sender has a memory by now; see Hello."""
     more: bool
     """Whether another record continues this digest."""
     vector_hash: int

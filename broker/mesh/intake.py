@@ -14,9 +14,9 @@ from broker.mesh.events import Gap
 from broker.mesh.frame import NEVER, FrameInvalid
 from broker.mesh.limits import (
     CLOCK_AHEAD_MAX_MS,
+    CLOCK_HOLD_BACK_MS,
     FRESH_TOPICS_MAX,
     MS,
-    STREAMS_MAX,
     WAITING_BYTES_MAX,
 )
 from broker.mesh.log import Stored
@@ -47,16 +47,10 @@ class Intake:
         state = self._state
         header, head, body, remaining_ms, hops = frame.decode_bundle(data)
         kept = is_kept(header.lane)
-        if header.stream not in (state.kept if kept else state.fresh) and (
-            len(state.kept) + len(state.fresh) >= STREAMS_MAX
-        ):
+        if not state.has_room(header.stream):
             state.counters["streams_refused"] += 1
             return
-        if (
-            header.origin == peer
-            and state.clock.synchronised
-            and state.clock.ahead_ms(header.clock, now_ns) > CLOCK_AHEAD_MAX_MS
-        ):
+        if header.origin == peer and self._holds_back(peer, header.clock, now_ns):
             state.counters["held_back"] += 1
             return
         expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
@@ -65,6 +59,26 @@ class Intake:
             self._kept(peer, stored, remaining_ms, now_ns)
         else:
             self._fresh(peer, stored, remaining_ms, now_ns)
+
+    def _holds_back(self, peer: str, clock: int, now_ns: int) -> bool:
+        """Whether a neighbour's own bundle lies too far in the future to be taken from it yet.
+
+        Only a device that is synchronised, and has not followed a wrong clock before it was, can tell; and only for a
+        while, since a clock that nobody mends must not mute a device.
+        """
+        state = self._state
+        link = state.peers[peer]
+        ahead_ms = state.clock.ahead_ms(clock, now_ns)
+        own_ahead_ms = state.clock.ahead_ms(state.clock.last, now_ns)
+        if ahead_ms <= CLOCK_AHEAD_MAX_MS:
+            link.future_ns, link.held_back = None, False
+            return False
+        if not state.clock.synchronised or own_ahead_ms > CLOCK_AHEAD_MAX_MS:
+            return False
+        if link.future_ns is None:
+            link.future_ns = now_ns
+        link.held_back = now_ns - link.future_ns < CLOCK_HOLD_BACK_MS * MS
+        return link.held_back
 
     def _fresh(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
         state, header = self._state, stored.header
@@ -114,6 +128,8 @@ class Intake:
             state.log_add(stored)
             if state.log.lower_floor(header.stream):
                 state.vector.touch(header.stream)
+                for other in state.peers.values():
+                    other.digest_due = True  # they may be waiting for a holder
             self._pass(stored, now_ns, rebuild=True)
         else:
             state.counters["waiting_full"] += 1
@@ -133,11 +149,14 @@ class Intake:
         state = self._state
         stream = state.kept.get(name)
         if stream is None:
+            if not state.has_room(name):
+                return
             stream = state.kept[name] = KeptStream()
-        state.events.append(Gap(name[0], name[1], stream.position, to))
+        after, before = stream.position, stream.waiting_bytes
+        to = stream.jump(to)
+        state.hear_of(name[0], to[0])
+        state.events.append(Gap(name[0], name[1], after, to))
         state.counters["gaps"] += 1
-        before = stream.waiting_bytes
-        stream.jump(to)
         state.log.held_after[name] = max(to, state.log.held_after.get(name, to))
         state.mark_passed(name)
         self.advance(name, now_ns)
@@ -173,11 +192,19 @@ class Intake:
         """Offer a retained message to the map. False: superseded, it reaches nobody."""
         state = self._state
         entry = Entry(message.rank, message.clock, origin, message.payload, message.qos)
-        if not state.retained.merge(message.topic, entry):
+        taken = state.retained.merge(message.topic, entry)
+        if taken:
+            state.changes.retained[message.topic] = entry
+        else:
             state.counters["superseded"] += 1
-            return False
-        state.changes.retained[message.topic] = entry
-        return True
+        for topic in state.retained.take_evicted():
+            state.counters["retained_evicted"] += 1
+            state.changes.retained[topic] = None
+        return taken
+
+    def note_own(self, message: Message) -> None:
+        """An own fresh message: nothing older on its topic is delivered after it."""
+        self._is_newest(message)
 
     def _is_newest(self, message: Message) -> bool:
         newest = self._state.newest

@@ -85,17 +85,31 @@ WANT_RETRY_MS: Final = 400
 """An unanswered request is put to another neighbour after this long. Guess: a slow radio's round trip."""
 TABLE_MS: Final = 5_000
 """Retained tables are exchanged with one neighbour at most this often: a table costs 60 bytes per topic."""
+WANT_HELD_BACK_MS: Final = 2_000
+"""The same while the neighbour's own bundles are held back for coming from the future: it would resend in vain."""
 GAP_WAIT_MS: Final = 5_000
-"""A hole that no neighbour can fill is declared lost after this long without its origin. Guess."""
+"""A hole is declared lost when its origin is a neighbour and has not been able to fill it for this long. Guess."""
+GAP_AWAY_MS: Final = 15_000
+"""The same when the origin is no neighbour: it may be behind a cut that heals. What follows the hole waits. Guess."""
+REBUILD_RETRY_MS: Final = 2_000
+"""A request for lost memory that brought nothing is put to a neighbour again after this long."""
+REBUILD_ASKS_MAX: Final = 5
+"""Requests for the memory of one stream; what the log evicts meanwhile would be asked for without end."""
 JOIN_WAIT_MS: Final = 3_000
 """A device without any memory waits so long for a neighbour with history before it counts what it hears. Guess."""
 REBUILD_MS: Final = 60_000
-"""After a boot, older bundles are still taken as memory for so long; longer than any demo obstacle lives. Guess."""
+"""After the first link of a boot, older bundles are taken as memory for so long. Guess."""
 CLOCK_AHEAD_MAX_MS: Final = 500
 """A neighbour's own bundles from farther in the future wait. uhlc's default."""
+CLOCK_HOLD_BACK_MS: Final = 30_000
+"""They wait for at most this long, time enough for NTP: a wrong clock must not mute a device. Guess."""
+CLOCK_MAX: Final = 1 << 59
+"""Hybrid stamps from the year 2248 on are nonsense; below it there is room to count on in 63 bits."""
+INCARNATION_KNOWN_MAX: Final = 1 << 31
+"""What a neighbour may claim to know; half the range is left for boots."""
 CLOCK_BOUND_MS: Final = 10_000
 """The clock bound is written for its own sake at most once in so long: 4 KB of WAL a time on an SD card."""
 
 assert BUNDLE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert PING_MS * 3 < SILENCE_MS
-assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS
+assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS < GAP_AWAY_MS

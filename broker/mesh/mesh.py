@@ -71,7 +71,7 @@ class Mesh:
         restored: Restored | None = None,
     ) -> None:
         restored = restored or Restored()
-        self._state = State(device, choice, restored, now_ns)
+        self._state = State(device, choice, restored)
         self._intake = Intake(self._state)
         self._dialogue = Dialogue(self._state, self._intake)
         self._open_bytes = 0
@@ -138,24 +138,26 @@ class Mesh:
             if not payload and (present := held.get(topic)) is not None:
                 rank = present.rank
         message = Message(clock, qos << QOS_SHIFT | retained, lifetime_ms, rank, topic, payload)
+        self._open_bytes += size
         if local:
             if retained:
                 state.local.merge(topic, Entry(rank, clock, state.device, payload, qos))
             self._local_open.append(message)
         elif not retained or self._intake.retain(state.device, message):
-            self._open_bytes += size
+            if not qos and not retained:
+                self._intake.note_own(message)
             state.origin.add(lane_of(priority, kept=qos > 0), message)
         return clock
 
     def seal(self, now_ns: int) -> None:
         """End the turn: what was published becomes bundles, queued for the neighbours and delivered here."""
         state = self._state
+        self._open_bytes = 0
         if self._local_open:
             state.deliver(state.device, state.origin.incarnation, self._local_open)
             self._local_open = []
         if not state.origin.pending:
             return
-        self._open_bytes = 0
         positions = (
             {
                 lane: stream.position
@@ -270,9 +272,10 @@ class Mesh:
             return []
         if link.digest_due and link.established:
             link.digest_due = False
-            for digest in state.vector.digests(link, state.retained.hash):
+            digests = state.vector.digests(link, state.retained.hash, settled=not state.joining)
+            for digest in digests:
                 link.say(digest)
-        return link.frames(budget_bytes, state.retained, now_ns)
+        return link.frames(budget_bytes, state.log, state.retained, now_ns)
 
     @property
     def retained(self) -> RetainedMap:
@@ -343,7 +346,7 @@ class Mesh:
         if state.join_until_ns is not None and now_ns >= state.join_until_ns:
             state.joining = False
         if state.rebuild_until_ns is not None and now_ns >= state.rebuild_until_ns:
-            state.rebuild_until_ns = None
+            state.rebuilding, state.rebuild_until_ns = False, None
             for stream in state.kept.values():
                 stream.end_rebuild()
         for topic in state.retained.purge(state.clock.read(now_ns)):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.mesh.bundle import Position
-    from broker.mesh.log import Stored
+    from broker.mesh.log import Log
     from broker.mesh.retained import RetainedMap
 
 __all__ = ["Peer", "PeerStatistics"]
@@ -73,6 +73,12 @@ class Peer:
         self.rtt_ns: int | None = None
         self.bad: deque[int] = deque(maxlen=BAD_FRAMES_MAX)
         self.closing = False
+        self.raised = False
+        """Whether it has made this device go above an incarnation; once in a session is enough."""
+        self.future_ns: int | None = None
+        """Since when its own bundles have been coming from the future."""
+        self.held_back = False
+        """Whether they are not taken from it now."""
         self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
         # What it said of its streams, and what it was told of ours.
         self.theirs: dict[tuple[str, int], tuple[Position, Position]] = {}
@@ -83,7 +89,7 @@ class Peer:
         self.retained_differs = 0
         self.table_after_ns = now_ns
         # What it asked for.
-        self.serving: dict[tuple[tuple[str, int], Position], Stored] = {}
+        self.serving: dict[tuple[tuple[str, int], Position], None] = {}
         self.entries_due: dict[str, None] = {}
         self.table_rows: list[tuple[int, int, int, str]] = []
         self.table_due: list[tuple[int, int, int, str]] | None = None
@@ -111,10 +117,12 @@ class Peer:
         self.bad.append(now_ns)
         return len(self.bad) == BAD_FRAMES_MAX and now_ns - self.bad[0] < BAD_FRAMES_FORGET_MS * MS
 
-    def frames(self, budget_bytes: int, retained: RetainedMap, now_ns: int) -> list[bytes]:
+    def frames(
+        self, budget_bytes: int, log: Log, retained: RetainedMap, now_ns: int
+    ) -> list[bytes]:
         """Frames of together about `budget_bytes`, at least one if there is anything to say."""
         frames: list[bytes] = []
-        records = self._records(retained, now_ns)
+        records = self._records(log, retained, now_ns)
         while budget_bytes > 0:
             filled = self._fill(records)
             if not filled:
@@ -140,9 +148,9 @@ class Peer:
             room -= len(following)
         return filled
 
-    def _records(self, retained: RetainedMap, now_ns: int) -> Iterator[bytes]:
+    def _records(self, log: Log, retained: RetainedMap, now_ns: int) -> Iterator[bytes]:
         while True:
-            record = self._next_record(retained, now_ns)
+            record = self._next_record(log, retained, now_ns)
             if record is None:
                 return
             if len(record) > FRAME_BYTES_MAX - frame.HEAD_BYTES:
@@ -151,7 +159,7 @@ class Peer:
                 continue
             yield record
 
-    def _next_record(self, retained: RetainedMap, now_ns: int) -> bytes | None:
+    def _next_record(self, log: Log, retained: RetainedMap, now_ns: int) -> bytes | None:
         if self._control:
             return self._control.popleft()
         if self.hello is None:
@@ -159,8 +167,10 @@ class Peer:
         stored = self.outbox.pop(_URGENT, now_ns)
         if stored is None and self._parts:
             return self._parts.popleft()
-        if stored is None and self.serving:
-            stored = self.serving.pop(next(iter(self.serving)))
+        while stored is None and self.serving:
+            wanted = next(iter(self.serving))
+            del self.serving[wanted]
+            stored = log.get(*wanted)
         if stored is None and (answer := self._next_answer(retained)) is not None:
             return answer
         stored = stored or self.outbox.pop(_REST, now_ns)

@@ -6,8 +6,8 @@ link-up all of them. With each digest goes a hash over all entries, so a neighbo
 
 A hole is a stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is
 asked for after WANT_DELAY_MS (it may be mere reordering), at once on a new link, and again from another neighbour
-after WANT_RETRY_MS. When only the past of a stream is left that nobody holds, the loss is declared: by the origin's
-own digest at once, otherwise after GAP_WAIT_MS in which no neighbour could fill it.
+after WANT_RETRY_MS. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin is among them, which
+is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
 
 Assumes links deliver in order or go down; what a link loses all the same, the hash brings to light.
 """
@@ -20,9 +20,13 @@ from typing import TYPE_CHECKING, Final
 from broker.mesh.frame import Digest, Want
 from broker.mesh.limits import (
     DIGEST_ENTRIES_MAX,
+    GAP_AWAY_MS,
     GAP_WAIT_MS,
     MS,
+    REBUILD_ASKS_MAX,
+    REBUILD_RETRY_MS,
     WANT_DELAY_MS,
+    WANT_HELD_BACK_MS,
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.mesh.bundle import Position
-    from broker.mesh.log import Log
+    from broker.mesh.log import Log, Stored
     from broker.mesh.peer import Peer
 
 __all__ = ["Repair", "Vector"]
@@ -60,7 +64,7 @@ class Vector:
         self._dirty: set[Stream] = set()
         self._hashes: dict[Stream, int] = {}
         self.hash = 0
-        self.stamp = 0
+        self.stamp = 1
 
     def touch(self, stream: Stream) -> None:
         """A stream's position or floor has changed."""
@@ -92,18 +96,25 @@ class Vector:
         self._dirty.clear()
         return self.hash
 
-    def digests(self, peer: Peer, retained_hash: int) -> list[Digest]:
+    def digests(self, peer: Peer, retained_hash: int, *, settled: bool) -> list[Digest]:
         """What to tell a neighbour now; marks it as told."""
         full = peer.told_stamp == 0
         rows = self.since(peer.told_stamp)
-        peer.told_stamp = max(self.stamp, 1)
+        peer.told_stamp = self.stamp
         vector_hash = self.settle_hash()
         pages = [
             rows[at : at + DIGEST_ENTRIES_MAX]
             for at in range(0, max(len(rows), 1), DIGEST_ENTRIES_MAX)
         ]
         return [
-            Digest(full and number == 0, number + 1 < len(pages), vector_hash, retained_hash, page)
+            Digest(
+                full and number == 0,
+                settled,
+                number + 1 < len(pages),
+                vector_hash,
+                retained_hash,
+                page,
+            )
             for number, page in enumerate(pages)
         ]
 
@@ -129,7 +140,7 @@ class Repair:
         self._hopeless: dict[Stream, int] = {}
         self._asked: dict[Stream, tuple[int, str]] = {}
         self._sources: dict[Stream, str] = {}
-        self._rebuild_asked: dict[Stream, tuple[str, Position]] = {}
+        self._rebuild_asked: dict[Stream, tuple[int | None, str, Position, int]] = {}
         self.wants = 0
 
     def hear(self, peer: Peer, digest: Digest) -> bool:
@@ -164,23 +175,27 @@ class Repair:
             if peer.theirs[stream][0] > (mine.position if mine else START):
                 self._holes[stream] = min(due, self._holes.get(stream, due))
 
-    def rebuild_ranges(self, peer: Peer) -> list[Range]:
+    def rebuild_ranges(self, peer: Peer, log: Log, now_ns: int) -> list[Range]:
         """What the neighbour holds of this device's lost memory and nobody was asked for yet."""
         rows: list[Range] = []
-        for stream, (_, held) in peer.theirs.items():
+        for stream, (position, held) in peer.theirs.items():
             mine = self._streams.get(stream)
-            if mine is None or mine.rebuild_upto == START:
+            floor = log.held_after.get(stream, START)
+            if mine is None or mine.rebuild_upto == START or not held < floor <= position:
                 continue
-            upto = self._rebuild_asked.get(stream, ("", mine.rebuild_upto))[1]
-            if held < upto:
-                self._rebuild_asked[stream] = (peer.name, held)
-                rows.append((*stream, *held, *upto))
+            asked_ns, _, asked_held, asks = self._rebuild_asked.get(stream, (None, "", floor, 0))
+            recent = asked_ns is not None and now_ns - asked_ns < REBUILD_RETRY_MS * MS
+            if (recent and held >= asked_held) or asks >= REBUILD_ASKS_MAX:
+                continue
+            upto = min(asked_held, floor) if recent else floor
+            self._rebuild_asked[stream] = (now_ns, peer.name, held, asks + 1)
+            rows.append((*stream, *held, *upto))
         return rows
 
     def forget_peer(self, name: str) -> None:
         """A link went down: what was asked of it must be asked of another."""
         self._asked = {s: ask for s, ask in self._asked.items() if ask[1] != name}
-        self._rebuild_asked = {s: ask for s, ask in self._rebuild_asked.items() if ask[0] != name}
+        self._rebuild_asked = {s: ask for s, ask in self._rebuild_asked.items() if ask[1] != name}
 
     def next_ns(self) -> int | None:
         """When `due` wants to be called."""
@@ -200,7 +215,8 @@ class Repair:
                 self._close(stream)
                 continue
             self._holes[stream] = now_ns + WANT_RETRY_MS * MS
-            loss = self._loss(stream, position, ahead, now_ns)
+            first = mine.first_waiting() if mine else None
+            loss = self._loss(stream, position, ahead, first, now_ns)
             if loss is not None:
                 lost.append((stream, loss))
                 self._holes[stream] = now_ns
@@ -208,9 +224,10 @@ class Repair:
             asked = self._choose(stream, position, ahead)
             if asked is not None:
                 upto = max((p for p, _ in ahead.values()), default=position)
-                if mine and mine.waiting:
-                    first = min(mine.waiting)
-                    upto = (first[0], first[1] - 1)
+                if first is not None:
+                    upto = (first.header.incarnation, first.header.sequence - 1)
+                if asked == stream[0] and self._peers[asked].held_back:
+                    self._holes[stream] = now_ns + WANT_HELD_BACK_MS * MS
                 self._asked[stream] = (now_ns, asked)
                 ranges.setdefault(asked, []).append((*stream, *position, *upto))
         return {peer: self.pages(rows) for peer, rows in ranges.items()}, lost
@@ -241,26 +258,28 @@ class Repair:
         if not able:
             return None
         last = self._asked.get(stream)
-        others = [name for name in able if last is None or name != last[1]]
-        return (others or able)[0]
+        after_last = [name for name in able if last is not None and name > last[1]]
+        return (after_last or able)[0]
 
     def _loss(
         self,
         stream: Stream,
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
+        first_waiting: Stored | None,
         now_ns: int,
     ) -> Position | None:
         """Where to go on when everything before is lost, or None."""
-        origins_own = ahead.get(stream[0])
-        if origins_own is not None and origins_own[1] > position:
-            return origins_own[1]
-        if not ahead or any(held <= position for _, held in ahead.values()):
+        if any(held <= position for _, held in ahead.values()):
             self._hopeless.pop(stream, None)
             return None
-        if now_ns - self._hopeless.setdefault(stream, now_ns) < GAP_WAIT_MS * MS:
+        patience_ms = GAP_WAIT_MS if stream[0] in ahead else GAP_AWAY_MS
+        if now_ns - self._hopeless.setdefault(stream, now_ns) < patience_ms * MS:
             return None
-        return min(held for _, held in ahead.values())
+        floors = [held for _, held in ahead.values()]
+        if first_waiting is not None:
+            floors.append(first_waiting.header.before)
+        return min((floor for floor in floors if floor > position), default=None)
 
     def _close(self, stream: Stream) -> None:
         del self._holes[stream]

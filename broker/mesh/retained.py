@@ -58,12 +58,14 @@ def _entry_hash(topic: str, entry: Entry) -> int:
 class RetainedMap:
     """Topic to entry, with a running hash over all versions."""
 
-    __slots__ = ("_by_hash", "_bytes", "_entries", "hash", "live")
+    __slots__ = ("_by_hash", "_bytes", "_entries", "_evicted", "_horizon", "hash", "live")
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._by_hash: dict[int, str] = {}
         self._bytes = 0
+        self._evicted: list[str] = []
+        self._horizon = 0
         self.hash = 0
         self.live = 0
         """Entries that are not tombstones."""
@@ -83,29 +85,48 @@ class RetainedMap:
         return iter(self._entries.items())
 
     def has_room(self, topic: str, payload: bytes) -> bool:
-        """Whether a message may enter here: the limits of an origin, half the hard cap or less."""
-        if not payload or topic in self._entries:
-            return self._bytes + len(payload) <= RETAINED_BYTES_MAX
+        """Whether a message may enter here: the limits of an origin, half the hard cap or less.
+
+        A deletion always may; when tombstones crowd, the oldest of them gives way.
+        """
+        if not payload:
+            return True
+        present = self._entries.get(topic)
+        more = not (present and present.payload)
         return (
-            len(self._entries) < RETAINED_TOPICS_MAX
+            self.live + more <= RETAINED_TOPICS_MAX
             and self._bytes + len(topic) + len(payload) <= RETAINED_BYTES_MAX
         )
 
     def merge(self, topic: str, entry: Entry) -> bool:
-        """Take an entry if it is newer than the one that is here. True when it was taken."""
+        """Take an entry if it is newer than the one that is here. True when it was taken.
+
+        Beyond the hard cap the oldest tombstone gives way, then the oldest value: a rule that is the same everywhere.
+        It may be the new entry itself.
+        """
         present = self._entries.get(topic)
-        if present is not None:
-            if entry[:3] <= present[:3]:
-                return False
-            self._remove(topic, present)
-        elif not self._make_room(entry):
+        if present is not None and entry[:3] <= present[:3]:
             return False
+        if not entry.payload and entry.clock < self._horizon:
+            return False
+        if present is not None:
+            self._remove(topic, present)
         self._entries[topic] = entry
         self._by_hash[topic_hash(topic)] = topic
         self._bytes += len(topic) + len(entry.payload)
         self.hash = (self.hash + _entry_hash(topic, entry)) & _HASH_MASK
         self.live += bool(entry.payload)
-        return True
+        while (
+            len(self._entries) > RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR
+            or self._bytes > RETAINED_BYTES_MAX * RETAINED_HARD_FACTOR
+        ):
+            self._evict_oldest()
+        return topic in self._entries
+
+    def take_evicted(self) -> list[str]:
+        """Topics that gave way since the last call."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
 
     def versions(self) -> list[tuple[int, int, int, str]]:
         """(topic hash, rank, clock, origin) of every entry, ordered by hash."""
@@ -145,6 +166,7 @@ class RetainedMap:
     def purge(self, clock: int) -> list[str]:
         """Forget tombstones older than the horizon at `clock`. Returns their topics."""
         horizon = clock - clock % _PURGE_STEP - (TOMBSTONE_MS << LOGICAL_BITS)
+        self._horizon = max(horizon, self._horizon)
         old = [t for t, e in self._entries.items() if not e.payload and e.clock < horizon]
         for topic in old:
             self._remove(topic, self._entries.pop(topic))
@@ -156,16 +178,9 @@ class RetainedMap:
         self.hash = (self.hash - _entry_hash(topic, entry)) & _HASH_MASK
         self.live -= bool(entry.payload)
 
-    def _make_room(self, entry: Entry) -> bool:
-        """Whether a new topic may come in by merge; beyond the hard cap the oldest version gives way."""
-        if (
-            len(self._entries) < RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR
-            and self._bytes + len(entry.payload) <= RETAINED_BYTES_MAX * RETAINED_HARD_FACTOR
-        ):
-            return True
-        oldest = min(self._entries, key=lambda topic: self._entries[topic].version)
-        if entry.version <= self._entries[oldest].version:
-            return False
-        self._remove(oldest, self._entries.pop(oldest))
+    def _evict_oldest(self) -> None:
+        entries = self._entries
+        oldest = min(entries, key=lambda topic: (bool(entries[topic].payload), entries[topic][:3]))
+        self._remove(oldest, entries.pop(oldest))
         del self._by_hash[topic_hash(oldest)]
-        return True
+        self._evicted.append(oldest)

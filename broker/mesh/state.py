@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker.mesh.clock import HybridClock
 from broker.mesh.events import Changes, Deliver, Event, Restored
-from broker.mesh.limits import MS, REBUILD_MS
+from broker.mesh.limits import MS, REBUILD_MS, STREAMS_MAX
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.repair import Repair, Vector
@@ -57,7 +57,7 @@ class Statistics:
 class State:
     """The knowledge of one device's mesh."""
 
-    def __init__(self, device: str, choice: Choice, restored: Restored, now_ns: int) -> None:
+    def __init__(self, device: str, choice: Choice, restored: Restored) -> None:
         self.device = device
         self.choice = choice
         self.clock = HybridClock(restored.clock_bound)
@@ -83,11 +83,13 @@ class State:
         """Whether a neighbour may have heard of this incarnation."""
         self.joining = restored.first_boot
         self.join_until_ns: int | None = None
-        self.rebuild_until_ns: int | None = now_ns + REBUILD_MS * MS
+        self.rebuilding = True
+        """Whether lost memory is still asked for; ends REBUILD_MS after the first link."""
+        self.rebuild_until_ns: int | None = None
 
     def settle(self, stream: Stream, position: Position) -> None:
         """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""
-        self.kept[stream] = KeptStream(position, rebuild=True)
+        self.kept[stream] = KeptStream(position, rebuild=self.rebuilding)
         self.log.held_after[stream] = position
         self.hear_of(stream[0], position[0])
         self.mark_passed(stream)
@@ -96,6 +98,20 @@ class State:
         """A stream's position has changed."""
         self.vector.touch(stream)
         self.changes.passed[stream] = self.kept[stream].position
+
+    def established(self, now_ns: int) -> None:
+        """A neighbour has introduced itself."""
+        self.spoken = True
+        if self.rebuilding and self.rebuild_until_ns is None:
+            self.rebuild_until_ns = now_ns + REBUILD_MS * MS
+
+    def has_room(self, stream: Stream) -> bool:
+        """Whether a stream is known, or another one may be."""
+        return (
+            stream in self.kept
+            or stream in self.fresh
+            or len(self.kept) + len(self.fresh) < STREAMS_MAX
+        )
 
     def hear_of(self, origin: str, incarnation: int) -> None:
         """Note an origin's incarnation."""

@@ -96,18 +96,31 @@ class KeptStream:
             following = self._take(position)
             self.position = following.header.position
             passed.append(following)
+            if following.header.sequence == 1:
+                self._drop_passed()
         return passed
 
-    def jump(self, to: Position) -> None:
-        """Give up everything up to `to`."""
+    def first_waiting(self) -> Stored | None:
+        """The bundle that waits for the nearest hole to close."""
+        return self.waiting[min(self.waiting)] if self.waiting else None
+
+    def jump(self, to: Position) -> Position:
+        """Give up what is missing up to `to`, but nothing that waits here. Returns how far it went."""
+        first = self.first_waiting()
+        if first is not None:
+            to = min(to, first.header.before)
         self.position = max(self.position, to)
-        for position in [p for p in self.waiting if p <= self.position]:
-            self._take(position)
+        return self.position
 
     def end_rebuild(self) -> None:
         """From now on older bundles are duplicates again."""
         self.rebuild_upto = START
         self._rebuilt.clear()
+
+    def _drop_passed(self) -> None:
+        """Forget what waits and has been overtaken: leftovers of an incarnation that ended without them."""
+        for position in [p for p in self.waiting if p <= self.position]:
+            self._take(position)
 
     def _take(self, position: Position) -> Stored:
         stored = self.waiting.pop(position)

@@ -18,8 +18,9 @@ WALL_MS = 1_700_000_000_000
 class Disk:
     """What a store would keep, and nothing else."""
 
-    def __init__(self):
-        self.incarnation = 0
+    def __init__(self, first_incarnation=1):
+        self.first_boot = True
+        self.incarnation = first_incarnation - 1
         self.bound = 0
         self.own: dict[tuple[int, tuple[int, int]], OwnBundle] = {}
         self.passed = {}
@@ -44,7 +45,7 @@ class Disk:
                 self.retained[topic] = entry
 
     def boot(self):
-        first = self.incarnation == 0
+        first, self.first_boot = self.first_boot, False
         self.incarnation += 1
         own = [self.own[key] for key in sorted(self.own)]
         return Restored(
@@ -106,7 +107,7 @@ class Network:
     def kill(self, name, *, disk_lost=False):
         self.devices[name].mesh = None
         if disk_lost:
-            self.devices[name].disk = Disk()
+            self.devices[name].disk = Disk(self.random.randrange(1, 1 << 24))
         for edge in [e for e in self.up if name in e]:
             self.disconnect(edge)
 

@@ -20,7 +20,7 @@ from broker.mesh.bundle import (
     lane_of,
 )
 from broker.mesh.frame import NEVER, Digest, FrameInvalid, Hello
-from broker.mesh.limits import FRAME_BYTES_MAX, MS
+from broker.mesh.limits import CLOCK_MAX, FRAME_BYTES_MAX, MS
 from broker.mesh.mesh import Mesh
 
 u63 = st.integers(1, 2**63 - 1)
@@ -40,7 +40,7 @@ def headers(draw):
         incarnation,
         1 if first else draw(u63),
         draw(st.integers(1, 4096)),
-        draw(u63),
+        draw(st.integers(1, CLOCK_MAX - 1)),
         draw(st.integers(0, 2**32 - 2)),
         draw(st.integers(0, 300_000)),
         closes,
@@ -192,7 +192,7 @@ def fed(*frames):
     """A mesh that has met `b` and then got these frames."""
     mesh = Mesh("a", Random(1), now_ns=0, wall_ms=1_700_000_000_000)
     mesh.link_up("b", 0)
-    hello = frame.encode_control(Hello(1, "b", 1, 0, 1, True, True))
+    hello = frame.encode_control(Hello(1, "b", 1, 0, 1, True))
     mesh.receive("b", frame.encode_frame([hello]), 0)
     for data in frames:
         mesh.receive("b", data, 0)
@@ -220,7 +220,7 @@ numbers = st.integers(0, 2**64 - 1)
     st.booleans(),
 )
 def test_a_digest_that_lies_is_asked_about_and_nothing_more(entries, vector_hash, full):
-    digest = frame.encode_control(Digest(full, False, vector_hash, 0, entries))
+    digest = frame.encode_control(Digest(full, True, False, vector_hash, 0, entries))
     mesh = fed(frame.encode_frame([digest]))
     for step in range(20):
         mesh.handle_timer(step * 500 * MS)

@@ -39,7 +39,7 @@ class Story:
         self.network.heal()
         for name in sorted(self.down):
             self.network.restart(name)
-        self.network.run(12_000)
+        self.network.run(30_000)
 
     def step(self, number):
         random, network = self.random, self.network
