@@ -184,7 +184,7 @@ class Intake:
             elif message.flags & 1:
                 if self.retain(header.origin, message):
                     wanted.append(message)
-            elif not fresh or self._is_newest(message):
+            elif not fresh or self._is_newest(header.origin, message):
                 wanted.append(message)
         state.deliver(header.origin, header.incarnation, wanted, rebuild=rebuild)
 
@@ -204,14 +204,15 @@ class Intake:
 
     def note_own(self, message: Message) -> None:
         """An own fresh message: nothing older on its topic is delivered after it."""
-        self._is_newest(message)
+        self._is_newest(self._state.device, message)
 
-    def _is_newest(self, message: Message) -> bool:
+    def _is_newest(self, origin: str, message: Message) -> bool:
         newest = self._state.newest
-        if newest.get(message.topic, 0) >= message.clock:
+        stamp = (message.clock, origin)
+        if newest.get(message.topic, (0, "")) >= stamp:
             self._state.counters["superseded"] += 1
             return False
-        newest[message.topic] = message.clock
+        newest[message.topic] = stamp
         newest.move_to_end(message.topic)
         if len(newest) > FRESH_TOPICS_MAX:
             newest.popitem(last=False)

@@ -65,8 +65,8 @@ class State:
         self.log = Log()
         self.kept: dict[Stream, KeptStream] = {}
         self.fresh: dict[Stream, FreshStream] = {}
-        self.newest: OrderedDict[str, int] = OrderedDict()
-        """By topic: the newest clock that a fresh message was delivered with."""
+        self.newest: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        """By topic: clock and origin of the newest fresh message that was delivered."""
         self.incarnations: dict[str, int] = {}
         """By origin: the highest that was heard of."""
         self.retained = RetainedMap()

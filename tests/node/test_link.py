@@ -70,6 +70,44 @@ def test_a_slow_look_up_is_not_started_anew_with_each_attempt(monkeypatch, caplo
     assert "never retrieved" not in caplog.text
 
 
+@pytest.mark.parametrize("host", ["x..local", "b.example\0", "256.256.256.256"])
+def test_a_host_that_is_none_is_told_and_the_dialler_goes_on(host):
+    async def story():
+        dial = dialler(host, 1883, Owner())
+        task = asyncio.create_task(dial.run())
+        await until(lambda: dial.failures >= 2, "a second attempt")
+        await stopped(task)
+        return dial.last_failure
+
+    assert asyncio.run(story())
+
+
+def test_a_neighbour_that_hangs_up_at_once_is_not_dialled_in_a_loop():
+    async def story():
+        dialled = []
+
+        async def greet_and_hang_up(reader, writer):
+            dialled.append(1)
+            await reader.readuntil(b"mesh-a")
+            writer.write(packets.encode_connack(0))
+            await reader.readexactly(2)
+            writer.write(packets.encode_suback(1, b"\0"))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(greet_and_hang_up, "127.0.0.1", 0)
+        dial = dialler("127.0.0.1", server.sockets[0].getsockname()[1], Owner())
+        task = asyncio.create_task(dial.run())
+        await until(lambda: dial.failures >= 3, "attempts")
+        assert len(dialled) <= 4
+        assert "closes the link" in dial.last_failure
+        await stopped(task)
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -194,6 +194,22 @@ def test_a_subscriber_that_fails_does_not_stop_the_mesh(tmp_path, caplog):
     assert "a subscriber failed" in caplog.text
 
 
+def test_what_could_not_be_stored_is_stored_when_the_disk_is_back(tmp_path):
+    async def story():
+        async with chain(tmp_path, "ab") as (a, b):
+            b._store._database.execute("PRAGMA query_only = 1")
+            heard = Listener(b)
+            await a.publish("t", b"x", qos=1)
+            await until(lambda: heard.payloads("t"), "the delivery")
+            assert b.statistics().commits_failed >= 1
+            b._store._database.execute("PRAGMA query_only = 0")
+            await b.publish("other", b"y", qos=1)
+            row = b._store._database.execute("SELECT count(*) FROM passed WHERE origin = 'a'")
+            assert row.fetchone()[0] == 1
+
+    run(story())
+
+
 def test_without_a_disk_nothing_is_acknowledged(tmp_path):
     async def story():
         node = await start("a", tmp_path)

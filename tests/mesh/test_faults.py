@@ -1,0 +1,250 @@
+"""Single faults that a plausible mesh would answer with a loss, a repetition or a stall: each was one once."""
+
+import pytest
+
+from tests.mesh.network import Disk, Network
+
+YEAR_MS = 365 * 24 * 3600 * 1000
+
+
+def news(network, name):
+    return network.payloads(name, rebuild=False)
+
+
+def numbered(count, prefix=b""):
+    return [prefix + b"%d" % number for number in range(count)]
+
+
+def publish_all(network, name, payloads, pause_ms=5):
+    for payload in payloads:
+        network.publish(name, "t", payload, qos=1)
+        network.run(pause_ms)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_relay_that_restarts_before_it_has_passed_a_message_on_gets_it_again(seed):
+    network = Network("ahc", [("a", "h"), ("h", "c")], seed)
+    network.run(5_000)
+    publish_all(network, "a", [b"0"], 500)
+    network.publish("a", "t", b"1", qos=1)
+    while b"1" not in network.payloads("h"):
+        network.run(0.1)
+    network.kill("h")
+    network.run(100)
+    network.restart("h")
+    network.run(10_000)
+    assert news(network, "c") == [b"0", b"1"]
+
+
+@pytest.mark.parametrize("leaves", [4, 16])
+def test_a_hub_that_restarts_serves_all_its_leaves(leaves):
+    names = ["hub", "a", *(f"l{number}" for number in range(leaves))]
+    network = Network(names, [("hub", name) for name in names[1:]])
+    network.run(5_000)
+    network.publish("a", "t", b"1", qos=1)
+    while b"1" not in network.payloads("hub"):
+        network.run(0.1)
+    network.kill("hub")
+    network.run(100)
+    network.restart("hub")
+    network.run(10_000)
+    assert all(news(network, name) == [b"1"] for name in names if name.startswith("l"))
+
+
+def test_an_origin_that_has_just_booted_declares_nothing_lost_that_others_hold():
+    network = Network("abd", [("a", "b"), ("a", "d"), ("b", "d")])
+    network.run(4_000)
+    network.kill("d")
+    publish_all(network, "a", numbered(5), 20)
+    network.run(2_000)
+    network.kill("a")
+    network.run(100)
+    network.restart("a")
+    network.restart("d")
+    network.run(10_000)
+    assert news(network, "d") == numbered(5)
+    assert network.devices["d"].gaps == []
+
+
+def test_what_waits_behind_a_hole_is_delivered_when_the_hole_is_given_up():
+    network = Network("ac", [("a", "c")])
+    network.run(4_000)
+    publish_all(network, "a", [b"1"], 100)
+    network.loss = 1.0
+    network.publish("a", "t", b"2", qos=1)
+    network.loss = 0.0
+    network.publish("a", "t", b"3", qos=1)
+    network.run(10)
+    network.kill("a")
+    network.devices["b"] = type(network.devices["c"])("b")
+    network.edges.append(("b", "c"))
+    network.boot("b")
+    network.connect(("b", "c"))
+    network.run(30_000)
+    assert news(network, "c") == [b"1", b"3"]
+    assert len(network.devices["c"].gaps) == 1
+
+
+def test_leftovers_of_an_ended_incarnation_do_not_stop_repair():
+    network = Network("ac", [("a", "c")])
+    network.run(4_000)
+    publish_all(network, "a", [b"1"], 100)
+    network.loss = 1.0
+    network.publish("a", "t", b"2", qos=1)
+    network.loss = 0.0
+    publish_all(network, "a", [b"3"], 10)
+    network.kill("a", disk_lost=True)
+    network.run(1_000)
+    network.restart("a")
+    network.run(5_000)
+    publish_all(network, "a", [b"4"], 5_000)
+    network.loss = 1.0
+    network.publish("a", "t", b"5", qos=1)
+    network.loss = 0.0
+    network.run(5_000)
+    publish_all(network, "a", [b"6"], 5_000)
+    assert news(network, "c")[-3:] == [b"4", b"5", b"6"]
+    assert network.devices["c"].mesh.statistics().counters.get("bad_frames", 0) == 0
+
+
+def lose_disk_and_meet(network, first, *, old, new):
+    """`a` publishes before it loses its disk; reborn it meets only `first`, and publishes again."""
+    publish_all(network, "a", old)
+    network.run(500)
+    network.partition([edge for edge in network.edges if "a" in edge])
+    network.kill("a", disk_lost=True)
+    network.boot("a")
+    edge = tuple(sorted(("a", first)))
+    network.cut.discard(edge)
+    network.connect(edge)
+    network.run(4_000)
+    publish_all(network, "a", new)
+    network.run(500)
+
+
+@pytest.mark.parametrize("old", [1, 2, 5])
+def test_a_device_without_its_disk_meets_a_newcomer_first_and_nothing_is_lost_or_repeated(old):
+    network = Network("abc", [("a", "b"), ("a", "c")])
+    network.partition([("a", "b")])
+    network.run(4_000)
+    lose_disk_and_meet(network, "b", old=numbered(old, b"old"), new=numbered(3, b"new"))
+    assert news(network, "b") == numbered(3, b"new")
+    network.heal()
+    network.run(20_000)
+    assert news(network, "b") == numbered(3, b"new")
+    assert news(network, "c") == [*numbered(old, b"old"), *numbered(3, b"new")]
+
+
+def test_a_lost_disk_that_only_a_neighbours_neighbour_knows_of_mutes_nobody():
+    network = Network("anf", [("a", "f"), ("a", "n"), ("n", "f")])
+    network.partition([("a", "n"), ("f", "n")])
+    network.run(4_000)
+    lose_disk_and_meet(network, "n", old=numbered(5, b"old"), new=[b"new0"])
+    network.cut.discard(("f", "n"))
+    network.connect(("f", "n"))
+    network.run(3_000)
+    publish_all(network, "a", [b"new1", b"new2"])
+    network.run(20_000)
+    for name in "nf":
+        assert news(network, name)[-2:] == [b"new1", b"new2"]
+        assert network.devices[name].bad == []
+
+
+def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
+    network = Network("axy", [("a", "x"), ("x", "y")])
+    for name in "xy":
+        network.kill(name, disk_lost=True)
+    network.run(4_000)
+    publish_all(network, "a", numbered(5, b"past"))
+    network.run(500)
+    network.boot("x")
+    network.boot("y")
+    network.connect(("x", "y"))
+    network.connect(("a", "x"))
+    network.run(20_000)
+    assert news(network, "y") == []
+    assert sorted(network.payloads("y", rebuild=True)) == numbered(5, b"past")
+
+
+def test_memory_comes_back_though_the_first_link_takes_minutes():
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    publish_all(network, "a", numbered(3))
+    network.run(500)
+    network.kill("b")
+    network.devices["b"].heard.clear()
+    network.partition([("a", "b")])
+    network.restart("b")
+    network.run(300_000)
+    network.heal()
+    network.run(2_000)
+    assert network.payloads("b", rebuild=True) == numbered(3)
+
+
+def test_one_clock_a_year_ahead_does_not_silence_the_fleet_when_all_are_put_right():
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    for name, device in network.devices.items():
+        network.kill(name)
+        device.disk, device.synchronised = Disk(), False
+    network.devices["a"].wall_skew_ms = YEAR_MS
+    for name in "abc":
+        network.restart(name)
+    network.run(5_000)
+    for device in network.devices.values():
+        device.wall_skew_ms, device.synchronised = 0, True
+        wall_ms = network.wall_ms(device)
+        device.mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=True)
+    publish_all(network, "b", [b"hi"], 40_000)
+    assert news(network, "a") == [b"hi"]
+    assert news(network, "c") == [b"hi"]
+
+
+def test_a_clock_that_nobody_mends_is_held_back_for_a_while_and_at_a_bounded_cost():
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    device = network.devices["a"]
+    device.synchronised, device.wall_skew_ms = False, 3_600_000
+    wall_ms = network.wall_ms(device)
+    device.mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=False)
+    publish_all(network, "a", [bytes(10_000)] * 20)
+    network.run(20_000)
+    assert news(network, "b") == []
+    network.run(20_000)
+    assert len(news(network, "b")) == 20
+    assert device.mesh.statistics().peers[0].bytes_out < 20 * 20 * 10_500
+
+
+def test_an_own_message_on_a_topic_is_not_followed_by_an_older_one_of_another():
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    network.devices["a"].wall_skew_ms = 100
+    wall_ms = network.wall_ms(network.devices["a"])
+    network.devices["a"].mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=True)
+    network.publish("b", "t", b"old")
+    network.publish("a", "t", b"new")
+    network.run(500)
+    assert network.payloads("a") == [b"new"]
+    assert network.payloads("b") == [b"old", b"new"]
+
+
+def test_two_messages_of_one_moment_end_in_the_same_order_everywhere():
+    network = Network("abc", [("a", "c"), ("b", "c")])
+    network.run(4_000)
+    network.publish("b", "t", b"b")
+    network.publish("a", "t", b"a")
+    network.run(500)
+    assert {network.payloads(name)[-1] for name in "abc"} == {b"b"}
+
+
+def test_deletions_are_not_told_for_ever_to_a_device_whose_clock_is_far_ahead():
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    network.publish("b", "r", b"v", qos=1, retained=True)
+    network.publish("b", "r", b"", qos=1, retained=True)
+    network.run(500)
+    device = network.devices["a"]
+    device.wall_skew_ms = 11 * 24 * 3600 * 1000
+    wall_ms = network.wall_ms(device)
+    device.mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=False)
+    network.run(60_000)
+    assert network.payloads("a").count(b"") <= 1
