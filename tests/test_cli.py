@@ -129,11 +129,14 @@ def test_a_broker_without_a_state_directory_leaves_nothing(tmp_path):
 
 def test_a_broker_with_a_state_directory_remembers(tmp_path):
     state = str(tmp_path / "kept")
-    for boot in (1, 2):
+    incarnations = []
+    for _ in range(2):
         with broker("--state", state) as (process, port):
-            assert json.loads(flockmq("status", "-p", port, "--json").stdout)["incarnation"] == boot
+            report = json.loads(flockmq("status", "-p", port, "--json").stdout)
+            incarnations.append(report["incarnation"])
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=DEADLINE_S)
+    assert incarnations[1] == incarnations[0] + 1
 
 
 def test_watch_ends_quietly_at_ctrl_c():
@@ -222,7 +225,7 @@ def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
         assert report["device"] == "lot-1"
         assert report["site"] == "town"
         shown = flockmq("status", "-p", port).stdout
-        assert "lot-1 of site town, boot 1" in shown
+        assert "lot-1 of site town, incarnation " in shown
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0

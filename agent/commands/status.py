@@ -117,7 +117,7 @@ def render(report: Report, console: Console) -> None:
     )
     console.print(
         f"[bold]{_text(report.device)}[/bold]{kind}, "
-        f"boot {report.incarnation}, up {report.uptime_s:.0f} s"
+        f"incarnation {report.incarnation}, up {report.uptime_s:.0f} s"
     )
     if report.links or report.dial_failures:
         console.print(_links(report))
