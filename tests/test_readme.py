@@ -33,9 +33,10 @@ pytestmark = [
 
 def commands():
     """The lines of the README's plain code blocks that are commands."""
-    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    lines = [line for language, text in blocks if not language for line in text.splitlines()]
     known = (".venv/bin/flockmq ", "mosquitto_", "make ", "docker compose ")
-    return [line for block in blocks for line in block.splitlines() if line.startswith(known)]
+    return [line for line in lines if line.startswith(known)]
 
 
 def test_every_command_is_run_by_something():
