@@ -86,6 +86,7 @@ class Device:
         self._book = ObstacleBook(ttl_ms, self.node.incarnation)
         self._status_topic = topics.status_topic(site=config.site, device=config.device)
         self._rhythm = Rhythm(self._publisher, self.world, self._presence, self._worker_pid)
+        self.node.watch_links(self._rhythm.link)
         self._tasks: list[asyncio.Task[None]] = []
         self._sensor_task: asyncio.Task[None] | None = None
         if self._forecasting is not None:

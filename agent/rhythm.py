@@ -27,6 +27,8 @@ HEARTBEAT_S: Final = 1.0
 """The interval that the failure detector expects (agent/liveness.py)."""
 SLOW_S: Final = 5.0
 """Resources and links: half their lifetime on the mesh."""
+FORMER_NEIGHBOURS_MAX: Final = 256
+"""Devices that a link was lost to and that this one may have to call lost: four times the links of a hub. Guess."""
 COUNT_NAME: Final = "obstacles"
 
 
@@ -54,7 +56,7 @@ class Rhythm:
         self._presence = presence
         self._worker_pid = worker_pid
         self._links_up: set[str] = set()
-        self._links_lost: set[str] = set()
+        self._links_lost: dict[str, None] = {}
         self._counted = 0
         self._sequence = 0
         self._loop_lag_ms = 0.0
@@ -69,6 +71,18 @@ class Rhythm:
     def count(self, obstacles: int) -> None:
         """So many new obstacles were reported."""
         self._counted += obstacles
+
+    def link(self, peer: str, up: bool) -> None:  # noqa: FBT001 - called by the node
+        """A link to a neighbour is there now, or not any more."""
+        if up:
+            self._links_up.add(peer)
+            self._links_lost.pop(peer, None)
+        else:
+            self._links_up.discard(peer)
+            self._links_lost[peer] = None
+            if len(self._links_lost) > FORMER_NEIGHBOURS_MAX:
+                del self._links_lost[next(iter(self._links_lost))]
+            self._world.liveness.link_lost(peer)
 
     async def run(self) -> None:
         """Speak until cancelled."""
@@ -87,7 +101,6 @@ class Rhythm:
     def _speak(self) -> None:
         now_ms = self._publisher.now_ms()
         self._world.expire(self._node.clock())
-        self._watch_links()
         self._sequence += 1
         self._publisher.say(
             topics.heartbeat_topic(site=self._site, device=self._device),
@@ -104,14 +117,6 @@ class Rhythm:
         for name, status in lost:
             self._publisher.say(topics.status_topic(site=self._site, device=name), status)
         self._say_count()
-
-    def _watch_links(self) -> None:
-        up = {peer.name for peer in self._node.statistics().mesh.peers if peer.established}
-        for name in sorted(up ^ self._links_up):
-            if name not in up:
-                self._world.liveness.link_lost(name)
-        self._links_lost = (self._links_lost | self._links_up) - up
-        self._links_up = up
 
     def _say_count(self) -> None:
         if not self._counted:
