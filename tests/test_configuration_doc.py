@@ -1,0 +1,26 @@
+"""docs/configuration.md shows every key of device.toml, and what it shows is read."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from agent.config import Config, load
+from agent.sensors.trace import Options
+
+PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+TOML = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
+
+
+def test_the_page_is_read_and_shows_every_key(tmp_path):
+    path = tmp_path / "device.toml"
+    path.write_text(TOML)
+    config = load(path)
+    shown = tomllib.loads(TOML)
+    assert set(shown) == set(Config.__struct_fields__)
+    for table in ("broker", "sensor", "model"):
+        assert set(shown[table]) == set(getattr(config, table).__struct_fields__)
+    assert set(shown["neighbour"][0]) == set(config.neighbour[0].__struct_fields__)
+
+
+def test_the_page_shows_every_option_of_the_trace():
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(Options.__struct_fields__)
