@@ -83,7 +83,7 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
             last_problem="bad frame from b",
         )
     )  # fmt: skip
-    assert "a of site town, boot 3, up 61 s" in text
+    assert "a of site town, incarnation 3, up 61 s" in text
     rows = {row.split()[0]: row.split()[1:] for row in text.splitlines() if row}
     assert rows["b"] == ["up", "0.25", "ms", "0", "7", "0"]
     assert rows["c"] == ["greeting", "-", "0", "0", "0"]
