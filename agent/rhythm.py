@@ -29,6 +29,11 @@ SLOW_S: Final = 5.0
 """Resources and links: half their lifetime on the mesh."""
 FORMER_NEIGHBOURS_MAX: Final = 256
 """Devices that a link was lost to and that this one may have to call lost: four times the links of a hub. Guess."""
+COUNT_FROM_S: Final = 5.0
+"""Counts begin so long after the start, and not while the mesh is joining: a device that lost its disk first hears
+what it had counted before, since what it publishes takes the place of that."""
+COUNT_ALONE_FROM_S: Final = 15.0
+"""A device that meets nobody counts from here on. Guess."""
 COUNT_NAME: Final = "obstacles"
 
 
@@ -119,13 +124,19 @@ class Rhythm:
         self._say_count()
 
     def _say_count(self) -> None:
-        if not self._counted:
+        if not self._counted or not self._may_count():
             return
         replica = replica_name(self._device, self._node.incarnation)
         counter = self._world.counter(COUNT_NAME).add(replica, self._counted)
         topic = topics.count_topic(site=self._site, device=self._device, name=COUNT_NAME)
         if self._publisher.say(topic, to_count(self._device, counter)):
             self._counted = 0
+
+    def _may_count(self) -> bool:
+        uptime_s = self.uptime_s
+        if self._node.joining:
+            return uptime_s >= COUNT_ALONE_FROM_S
+        return uptime_s >= COUNT_FROM_S
 
     def _speak_slowly(self) -> None:
         now_ms = self._publisher.now_ms()

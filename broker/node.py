@@ -245,6 +245,11 @@ class Node:
         """How often this device has booted."""
         return self._mesh.incarnation
 
+    @property
+    def joining(self) -> bool:
+        """Whether this device has no memory and has met nobody yet who has."""
+        return self._mesh.joining
+
     def statistics(self) -> NodeStatistics:
         """What was counted so far."""
         return NodeStatistics(

@@ -292,6 +292,11 @@ class Mesh:
         """This boot's incarnation."""
         return self._state.origin.incarnation
 
+    @property
+    def joining(self) -> bool:
+        """Whether this device has no memory and has met nobody yet who has."""
+        return self._state.joining
+
     def clock(self, now_ns: int) -> int:
         """The hybrid clock's present."""
         return self._state.clock.read(now_ns)
