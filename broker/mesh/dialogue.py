@@ -215,6 +215,7 @@ class Dialogue:
             settled = state.kept[stream]
             settled.waiting, settled.waiting_bytes = mine.waiting, mine.waiting_bytes
             self._intake.advance(stream, now_ns)
+            state.waiting_bytes += settled.waiting_bytes - mine.waiting_bytes
 
     def _own_held(self, stream: tuple[str, int], peer: Peer) -> None:
         """A neighbour says how far it holds one of our own streams."""

@@ -163,6 +163,7 @@ def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
     network.connect(("a", "x"))
     network.run(20_000)
     assert news(network, "y") == []
+    assert network.devices["y"].mesh._state.waiting_bytes == 0
     assert sorted(network.payloads("y", rebuild=True)) == numbered(5, b"past")
 
 
@@ -248,3 +249,21 @@ def test_deletions_are_not_told_for_ever_to_a_device_whose_clock_is_far_ahead():
     device.mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=False)
     network.run(60_000)
     assert network.payloads("a").count(b"") <= 1
+
+
+def test_news_that_waits_behind_a_newcomers_past_is_news():
+    network = Network("axy", [("a", "x"), ("x", "y")])
+    for name in "xy":
+        network.kill(name, disk_lost=True)
+    network.run(4_000)
+    publish_all(network, "a", numbered(5, b"past"))
+    network.run(500)
+    network.boot("x")
+    network.boot("y")
+    network.connect(("x", "y"))
+    network.connect(("a", "x"))
+    publish_all(network, "a", numbered(5, b"new"), 1)
+    network.run(20_000)
+    for name in "xy":
+        assert news(network, name)[-5:] == numbered(5, b"new")
+        assert network.devices[name].mesh._state.waiting_bytes == 0
