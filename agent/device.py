@@ -28,6 +28,7 @@ from agent.report import STATUS_TOPIC, device_report
 from agent.rhythm import Rhythm
 from agent.world import World
 from broker import topics
+from broker.errors import StoreFailed
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.observer import Observer
-    from agent.sensors.sensor import Observation, Sensor
+    from agent.sensors.sensor import Observation, Sensor, Sighting
     from broker.node import Delivered
 
 __all__ = ["Device"]
@@ -81,14 +82,21 @@ class Device:
             neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
         )
         self._publisher = Publisher(self.node, config.site)
-        self._presence = Presence(config.device, self.node.incarnation)
+        self._presence = Presence(config.device, self._incarnation)
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
-        self._book = ObstacleBook(ttl_ms, self.node.incarnation)
+        self._book = ObstacleBook(ttl_ms, self._incarnation)
         self._status_topic = topics.status_topic(site=config.site, device=config.device)
-        self._rhythm = Rhythm(self._publisher, self.world, self._presence, self._worker_pid)
+        self._rhythm = Rhythm(
+            self._publisher,
+            self.world,
+            self._presence,
+            self._worker_pid,
+            [neighbour.name for neighbour in config.neighbour],
+        )
         self.node.watch_links(self._rhythm.link)
         self._tasks: list[asyncio.Task[None]] = []
         self._sensor_task: asyncio.Task[None] | None = None
+        self._nameless = ""
         if self._forecasting is not None:
             self._forecasting.attach(self._publisher)
         self.node.subscribe(self._deliver)
@@ -122,8 +130,13 @@ class Device:
         self._publisher.say(
             self._status_topic, self._presence.say("down", self._publisher.now_ms())
         )
-        await self.node.committed()
-        await self.node.stop()
+        self._rhythm.say_count()
+        try:
+            await self.node.committed()
+        except StoreFailed as error:
+            logger.error("%s: the goodbye could not be stored: %s", self._name, error)
+        finally:
+            await self.node.stop()
 
     def stop_sensors(self) -> None:
         """Observe nothing any more; everything else goes on."""
@@ -166,8 +179,6 @@ class Device:
             name = topics.classify(message.topic).name
             if name == "obstacle":
                 self._note_obstacle(message)
-            elif name == "status":
-                self._note_status(message)
             elif name == "model" and self._forecasting is not None:
                 self._forecasting.look()
 
@@ -189,16 +200,6 @@ class Device:
             applied_ns = time.monotonic_ns()
             self._observer.obstacle_applied(message.origin, key, applied_ns, message.rebuild)
 
-    def _note_status(self, message: Delivered) -> None:
-        """Answer when somebody calls this device lost."""
-        if message.topic != self._status_topic or message.origin == self._name:
-            return
-        heard = self.world.snapshot().status.get(self._name)
-        if heard is not None:
-            answer = self._presence.refute(heard, self._publisher.now_ms())
-            if answer is not None:
-                self._publisher.say(self._status_topic, answer)
-
     def _tell_link(self, peer: str, up: bool) -> None:  # noqa: FBT001 - the node's callback
         assert self._observer is not None
         self._observer.link_changed(peer, up, time.monotonic_ns())
@@ -212,6 +213,8 @@ class Device:
             logger.info("%s: the sensor has ended", self._name)
         except AgentError as error:
             logger.error("%s: the sensor has failed: %s", self._name, error)
+        except Exception:
+            logger.exception("%s: the sensor has failed", self._name)
 
     async def _observe(self, observation: Observation) -> None:
         site = self._publisher.site
@@ -220,19 +223,33 @@ class Device:
             observation.reading,
         )
         published: list[tuple[str, int]] = []
-        for obstacle, event in self._book.see(observation.sightings, self._publisher.now_ms()):
+        appeared = self._book.appeared
+        sightings = [sighting for sighting in observation.sightings if self._has_id(sighting)]
+        for obstacle, event in self._book.see(sightings, self._publisher.now_ms()):
             topic = topics.obstacle_topic(site=site, device=self._name, obstacle=obstacle)
             published_ns = time.monotonic_ns()
             if self._publisher.say(topic, event):
-                self._rhythm.count(event.state == "present")
                 key = f"{self._name}/{obstacle}/{event.version}/{event.state}"
                 published.append((key, published_ns))
+        self._rhythm.count(self._book.appeared - appeared)
         if self._forecasting is not None:
             self._forecasting.observe(observation)
         if published and self._observer is not None:
             await self.node.committed()
             for key, published_ns in published:
                 self._observer.obstacle_published(key, published_ns)
+
+    def _has_id(self, sighting: Sighting) -> bool:
+        """Whether a sighting can be told of; a sensor of one's own may name things as it likes."""
+        if topics.is_id(sighting.id):
+            return True
+        if sighting.id not in self._nameless:
+            self._nameless = sighting.id
+            text = (
+                "%s: the sensor saw %r, whose id is not 1 to 32 of a-z, 0-9 and -; it is left out"
+            )
+            logger.warning(text, self._name, sighting.id)
+        return False
 
     # Inside.
 
@@ -241,10 +258,20 @@ class Device:
             self._publisher.show(STATUS_TOPIC, self.report())
             await asyncio.sleep(STATUS_S)
 
+    def _incarnation(self) -> int:
+        return self.node.incarnation
+
     def _worker_pid(self) -> int | None:
         return self._forecasting.worker_pid if self._forecasting is not None else None
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name} {name}")
+        task.add_done_callback(_tell_failure)
         self._tasks.append(task)
         return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """A part of the device has ended by an exception: that is a defect, and must not go unseen."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("%s has failed", task.get_name(), exc_info=task.exception())

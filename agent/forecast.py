@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from agent.errors import ModelMissing
-from agent.infer.features import HORIZON_S, FeatureWindow
+from agent.infer.features import APPROACHES, HORIZON_S, PHASES, FeatureWindow
 from agent.infer.features import Reading as Row
 
 if TYPE_CHECKING:
@@ -71,9 +71,12 @@ class TrafficFeatures:
         tick_s = observation.reading.tick_s
         for name in self._upstream:
             heard = world.readings.get((name, SENSOR_NAME))
-            if heard is not None and tick_s - heard.message.tick_s <= STALE_S:
-                neighbours[name] = _row(heard.message)
-                self._oldest_ns = min(heard.heard_ns, self._oldest_ns or heard.heard_ns)
+            if heard is None or abs(tick_s - heard.message.tick_s) > STALE_S:
+                continue
+            if not _is_junction(heard.message):
+                continue  # another kind of sensor: it says nothing about a junction
+            neighbours[name] = _row(heard.message)
+            self._oldest_ns = min(heard.heard_ns, self._oldest_ns or heard.heard_ns)
         self._window.push(int(tick_s), _row(observation.reading), neighbours)
 
     def fill(self, into: FloatArray) -> None:
@@ -83,6 +86,11 @@ class TrafficFeatures:
     def state_age_ns(self) -> int:
         """Age of the oldest upstream reading used."""
         return 0 if self._oldest_ns is None else time.monotonic_ns() - self._oldest_ns
+
+
+def _is_junction(reading: Reading) -> bool:
+    sizes = {len(reading.standing), len(reading.vehicles), len(reading.speed_mps)}
+    return sizes == {APPROACHES} and reading.phase < PHASES
 
 
 def _row(reading: Reading) -> Row:

@@ -1,7 +1,7 @@
 """A device's model at work: readings in, forecasts out, and how good they were.
 
 Wires features, inference loop, worker and model follower together. If the runtime is missing or the worker cannot be
-started, this device makes no forecasts and says why; everything else goes on.
+started, this device makes no forecasts, says why and tries again later; everything else goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ __all__ = ["Forecasting"]
 
 logger = logging.getLogger(__name__)
 
+START_AGAIN_S: Final = 30.0
+"""A worker that does not start may lack memory or a runtime; somebody may mend it while the device runs."""
 OUTPUTS_MAX: Final = 16
 """Values of a model's output that are published, as the topic contract has it."""
 
@@ -82,11 +84,13 @@ class Forecasting:
     async def run(self) -> None:
         """Follow the fleet's model and decide on what is observed, until `stop`."""
         assert self._follower is not None, "attach comes first"
-        try:
-            await self._client.start()
-        except InferenceError as error:
-            logger.error("%s: no inference: %s", self._device, error.reason)
-            return
+        while True:
+            try:
+                await self._client.start()
+                break
+            except (InferenceError, OSError) as error:
+                logger.error("%s: no inference for now: %s", self._device, error)
+                await asyncio.sleep(START_AGAIN_S)
         await asyncio.gather(self._follower.run(), self._loop.run())
 
     async def stop(self) -> None:
@@ -109,7 +113,12 @@ class Forecasting:
 
     def observe(self, observation: Observation) -> None:
         """Take in an observation: it feeds the features, judges an old forecast, and asks for a new one."""
-        self._features.note(observation, self._world.snapshot())
+        try:
+            self._features.note(observation, self._world.snapshot())
+        except Exception:
+            # Somebody's features, on anybody's readings: they may cost a forecast, never the sensor.
+            logger.exception("%s: the features failed", self._device)
+            return
         reading = observation.reading
         judged = self._judge.came(reading.tick_s, reading.standing)
         if judged is not None and self._observer is not None:
@@ -151,8 +160,8 @@ class Forecasting:
     def _fill(self, observation: Observation, into: FloatArray) -> Filled:
         try:
             self._features.fill(into)
-        except ValueError as error:
-            raise InputRefused(str(error)) from None
+        except Exception as error:
+            raise InputRefused(f"{type(error).__name__}: {error}") from error
         self._used = observation
         return Filled(observation.captured_ns, self._features.state_age_ns())
 

@@ -302,7 +302,10 @@ def encode(message: Message) -> bytes:
     Raises:
         PayloadInvalid: The message is outside its own ranges, which is a defect of its writer.
     """
-    payload = orjson.dumps(message, default=msgspec.structs.asdict)
+    try:
+        payload = orjson.dumps(message, default=msgspec.structs.asdict)
+    except TypeError as error:  # numpy's numbers, say, from a sensor of one's own
+        raise PayloadInvalid(f"{_NAMES[type(message)]}: {_one_line(str(error))}") from None
     decode(_NAMES[type(message)], payload)
     return payload
 

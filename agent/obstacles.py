@@ -16,7 +16,7 @@ from agent.messages import Obstacle
 from agent.sensors.sensor import Sighting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["OBSTACLES_MAX", "ObstacleBook"]
 
@@ -40,12 +40,14 @@ class ObstacleBook:
 
     Args:
         ttl_ms: Lifetime of every event.
-        incarnation: This boot's.
+        incarnation: This boot's; asked for each time, since the mesh may go above it when a disk was lost.
     """
 
-    def __init__(self, ttl_ms: int, incarnation: int) -> None:
+    def __init__(self, ttl_ms: int, incarnation: Callable[[], int]) -> None:
         self._ttl_ms = ttl_ms
-        self._version_min = incarnation << BOOT_BITS
+        self._incarnation = incarnation
+        self.appeared = 0
+        """Obstacles that came into sight, each once however often it is said."""
         self._said: dict[str, _Said] = {}
 
     def remember(self, obstacle: str, event: Obstacle) -> None:
@@ -76,7 +78,8 @@ class ObstacleBook:
 
     def _say(self, sighting: Sighting, state: Literal["present", "gone"], at_ms: int) -> Obstacle:
         said = self._said.get(sighting.id)
-        version = max(said.version + 1 if said else 0, self._version_min + 1)
+        version = max(said.version + 1 if said else 0, (self._incarnation() << BOOT_BITS) + 1)
+        self.appeared += state == "present" and not (said and said.present)
         self._said[sighting.id] = _Said(version, state == "present", sighting, at_ms)
         return Obstacle(
             kind=sighting.kind,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from agent.messages import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agent.snapshot import Snapshot
 
@@ -24,10 +24,10 @@ class Presence:
 
     Args:
         device: This device.
-        incarnation: Its boot.
+        incarnation: Its boot; asked for each time, since the mesh may go above it when a disk was lost.
     """
 
-    def __init__(self, device: str, incarnation: int) -> None:
+    def __init__(self, device: str, incarnation: Callable[[], int]) -> None:
         self._device = device
         self._incarnation = incarnation
         self._refutation = 0
@@ -37,17 +37,19 @@ class Presence:
         """This device's own status."""
         return Status(
             state=state,
-            incarnation=self._incarnation,
+            incarnation=self._incarnation(),
             refutation=self._refutation,
             at_ms=at_ms,
             by=self._device,
         )
 
-    def refute(self, heard: Status, at_ms: int) -> Status | None:
-        """The answer to what was heard of this device, if it needs one."""
-        if heard.state == "up" or heard.incarnation != self._incarnation:
-            return None
-        self._refutation = max(self._refutation, heard.refutation) + 1
+    def refute(self, believed: Status | None, at_ms: int) -> Status | None:
+        """What to say to what the fleet believes of this device, if it is not that it is up in this incarnation."""
+        mine = self._incarnation()
+        if believed is not None and believed.incarnation == mine:
+            if believed.state == "up":
+                return None
+            self._refutation = max(self._refutation, believed.refutation) + 1
         return self.say("up", at_ms)
 
     def lost(

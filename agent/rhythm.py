@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent.messages import Heartbeat, Link, Resources
 from agent.replicas import replica_name, to_count
@@ -15,7 +15,7 @@ from agent.resources import CpuMeter, rss_mb, temperature_c
 from broker import topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from agent.presence import Presence
     from agent.publisher import Publisher
@@ -29,6 +29,8 @@ SLOW_S: Final = 5.0
 """Resources and links: half their lifetime on the mesh."""
 FORMER_NEIGHBOURS_MAX: Final = 256
 """Devices that a link was lost to and that this one may have to call lost: four times the links of a hub. Guess."""
+LOST_FROM_S: Final = 5.0
+"""Nobody is called lost before so long after the start: their heartbeats must have had time to come."""
 COUNT_FROM_S: Final = 5.0
 """Counts begin so long after the start, and not while the mesh is joining: a device that lost its disk first hears
 what it had counted before, since what it publishes takes the place of that."""
@@ -45,6 +47,7 @@ class Rhythm:
         world: What it knows.
         presence: What it says of presence.
         worker_pid: The inference worker, for its memory.
+        neighbours: Whom this device is to be linked to, and speaks for if they stay away.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Rhythm:
         world: World,
         presence: Presence,
         worker_pid: Callable[[], int | None],
+        neighbours: Iterable[str],
     ) -> None:
         self._publisher = publisher
         self._node = publisher.node
@@ -61,7 +65,7 @@ class Rhythm:
         self._presence = presence
         self._worker_pid = worker_pid
         self._links_up: set[str] = set()
-        self._links_lost: dict[str, None] = {}
+        self._links_lost: dict[str, None] = dict.fromkeys(neighbours)
         self._counted = 0
         self._sequence = 0
         self._loop_lag_ms = 0.0
@@ -88,6 +92,7 @@ class Rhythm:
             if len(self._links_lost) > FORMER_NEIGHBOURS_MAX:
                 del self._links_lost[next(iter(self._links_lost))]
             self._world.liveness.link_lost(peer)
+            self._say_link(peer, "down", None)
 
     async def run(self) -> None:
         """Speak until cancelled."""
@@ -117,13 +122,23 @@ class Rhythm:
                 sequence=self._sequence,
             ),
         )
+        self._say_presence(now_ms)
+        self.say_count()
+
+    def _say_presence(self, now_ms: int) -> None:
+        """This device's own status, unless the fleet has it right; and who of its neighbours is lost."""
         snapshot = self._world.snapshot()
+        answer = self._presence.refute(snapshot.status.get(self._device), now_ms)
+        if answer is not None:
+            self._publisher.say(topics.status_topic(site=self._site, device=self._device), answer)
+        if self.uptime_s < LOST_FROM_S:
+            return
         lost = self._presence.lost(self._links_lost, snapshot, time.monotonic_ns(), now_ms)
         for name, status in lost:
             self._publisher.say(topics.status_topic(site=self._site, device=name), status)
-        self._say_count()
 
-    def _say_count(self) -> None:
+    def say_count(self) -> None:
+        """Publish what was counted since the last time."""
         if not self._counted or not self._may_count():
             return
         replica = replica_name(self._device, self._node.incarnation)
@@ -152,7 +167,11 @@ class Rhythm:
             ),
         )
         for peer in self._node.statistics().mesh.peers:
+            self._say_link(peer.name, "up" if peer.established else "down", peer.rtt_ms)
+
+    def _say_link(self, peer: str, state: Literal["up", "down"], rtt_ms: float | None) -> None:
+        if topics.is_id(peer):
             self._publisher.say(
-                topics.link_topic(site=self._site, device=self._device, neighbour=peer.name),
-                Link(state="up" if peer.established else "down", rtt_ms=peer.rtt_ms, at_ms=now_ms),
+                topics.link_topic(site=self._site, device=self._device, neighbour=peer),
+                Link(state=state, rtt_ms=rtt_ms, at_ms=self._publisher.now_ms()),
             )

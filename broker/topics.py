@@ -287,8 +287,14 @@ class _Ttl(msgspec.Struct):
     ttl_ms: Annotated[int, msgspec.Meta(ge=1, le=TTL_MS_MAX)]
 
 
-class _Counter(msgspec.Struct):
+class _Manifest(msgspec.Struct):
+    """Of a manifest that readers will take; one that they will not must not outrank one that they do."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     counter: Annotated[int, msgspec.Meta(ge=1, le=COUNTER_MAX)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**32)]
 
 
 class _Incarnation(msgspec.Struct):
@@ -297,7 +303,7 @@ class _Incarnation(msgspec.Struct):
 
 
 _read_ttl: Final = msgspec.json.Decoder(_Ttl).decode
-_read_counter: Final = msgspec.json.Decoder(_Counter).decode
+_read_counter: Final = msgspec.json.Decoder(_Manifest).decode
 _read_incarnation: Final = msgspec.json.Decoder(_Incarnation).decode
 
 

@@ -102,6 +102,78 @@ def test_a_device_that_is_called_lost_refutes_it(tmp_path):
     asyncio.run(story())
 
 
+def test_a_device_that_lost_its_disk_is_up_again_in_everyones_eyes(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.rhythm.HEARTBEAT_S", 0.1)
+    numbers = iter([1_000, 5, 6])  # the incarnations that devices without memory begin with
+
+    async def story():
+        monkeypatch.setattr("broker.store.secrets.randbelow", lambda _: next(numbers))
+        a = Device(config(tmp_path, "a", speed=0))
+        await a.start()
+        b = Device(config(tmp_path, "b", [a], speed=0))
+        await b.start()
+        await until(lambda: "b" in a.world.snapshot().status, "b is known")
+        await b.stop()
+        await until(lambda: a.world.snapshot().status["b"].state == "down", "b is down")
+        shutil.rmtree(tmp_path / "b")
+        b = Device(config(tmp_path, "b", [a], speed=0))
+        await b.start()
+        await until(lambda: a.world.snapshot().status["b"].state == "up", "b is up for a")
+        await until(lambda: b.world.snapshot().status["b"].state == "up", "b is up for itself")
+        await b.stop()
+        await a.stop()
+
+    asyncio.run(story())
+
+
+SENSORS = """
+import time
+import numpy
+from agent.messages import Reading
+from agent.sensors.sensor import Observation, Sighting
+
+def reading(standing):
+    return Reading(tick_s=1.0, phase=0, standing=standing, vehicles=standing,
+                   speed_mps=(0.0,) * len(standing), at_ms=1)
+
+class Sensor:
+    ttl_ms = 10_000
+    def __init__(self, kind):
+        self.kind = kind
+    async def observations(self):
+        if self.kind == "numpy":
+            yield Observation(time.monotonic_ns(), reading((numpy.int64(1),)), ())
+        sightings = (Sighting("Row_1", "car", "", 1.0), Sighting("row-2", "car", "", 1.0))
+        yield Observation(time.monotonic_ns(), reading((1, 2, 3)), sightings)
+        raise OSError("serial port gone")
+
+def make(device, options):
+    return Sensor(options["kind"])
+"""
+
+
+def test_a_sensor_that_goes_wrong_is_heard_of_and_the_rest_goes_on(tmp_path, monkeypatch, caplog):
+    (tmp_path / "odd_sensors.py").write_text(SENSORS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def story():
+        for kind in ("numpy", "plain"):
+            sensor = SensorConfig(factory="odd_sensors:make", options={"kind": kind})
+            whole = config(tmp_path, "a", speed=0, model=True)
+            device = Device(msgspec.structs.replace(whole, sensor=sensor))
+            await device.start()
+            known = lambda device=device: device.world.snapshot().obstacles  # noqa: E731
+            await until(lambda known=known: ("a", "row-2") in known(), "the good sighting")
+            await device.node.publish("still", b"here", qos=1)
+            await device.stop()
+
+    asyncio.run(story())
+    assert "serial port gone" in caplog.text
+    assert "'Row_1', whose id is not" in caplog.text
+    assert "numpy" in caplog.text
+    assert "the features failed" in caplog.text
+
+
 def test_worlds_agree_and_a_rebooted_one_remembers(tmp_path):
     async def story():
         b = Device(config(tmp_path, "b", speed=0))

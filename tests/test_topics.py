@@ -30,6 +30,11 @@ def test_every_row_with_placeholders_has_a_builder():
     assert set(BUILT) == {row.name for row in topics.TABLE if "{" in row.pattern}
 
 
+def manifest(**fields):
+    whole = {"name": "x", "version": "1", "counter": 1, "sha256": "0" * 64, "size_bytes": 1}
+    return json.dumps(whole | fields).encode()
+
+
 @pytest.mark.parametrize("name", BUILT)
 def test_what_is_built_is_classified_and_parsed(name):
     topic = BUILT[name]
@@ -118,9 +123,12 @@ def test_an_obstacles_lifetime_is_its_own_or_the_default(payload, lifetime_ms):
 @pytest.mark.parametrize(
     ("name", "payload", "rank"),
     [
-        ("model", b'{"counter": 7, "name": "x"}', 7),
-        ("model", b'{"counter": 0}', 0),
-        ("model", b'{"counter": 9007199254740992}', 0),
+        ("model", manifest(counter=7), 7),
+        ("model", manifest(counter=7, more="fields"), 7),
+        ("model", manifest(counter=0), 0),
+        ("model", manifest(counter=9007199254740992), 0),
+        ("model", manifest(counter=7, sha256="..."), 0),
+        ("model", b'{"counter": 7}', 0),
         ("model", b"", 0),
         ("model", b"nonsense", 0),
         ("status", b'{"incarnation": 3, "refutation": 5}', 3 * 2**24 + 5),
@@ -157,7 +165,9 @@ def test_place_agrees_with_a_plain_reading(fields):
     ttl_ms = fields.get("ttl_ms", 0)
     expected = ttl_ms if 1 <= ttl_ms <= 3_600_000 else 10_000
     assert place(BUILT["obstacle"], payload, 1, retained=False).lifetime_ms == expected
-    assert place(BUILT["model"], payload, 1, retained=True).rank == max(0, fields.get("counter", 0))
+    counter = fields.get("counter", 0)
+    placed = place(BUILT["model"], manifest(counter=counter), 1, retained=True)
+    assert placed.rank == max(0, counter)
 
 
 @pytest.mark.parametrize("bad", ["", "J-1", "a/b", "+", "#", "a b", 33 * "a", "é", "a\n"])

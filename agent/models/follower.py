@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent.errors import ModelMissing
-from agent.infer.backend import InferenceError
+from agent.infer.backend import InferenceError, ModelRejected
 from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import Model, ModelStatus
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["ModelFollower"]
 
 logger = logging.getLogger(__name__)
+
+TRY_AGAIN_S: Final = 5.0
+"""After a load that failed through no fault of the model. The worker needs 0.1 s to come back. Guess."""
 
 
 class ModelFollower:
@@ -55,8 +58,8 @@ class ModelFollower:
         """How the last change went."""
 
     def want(self, model: Model) -> None:
-        """The fleet's current version is this one."""
-        if model != self._wanted:
+        """The fleet's current version is this one. Said again, one that did not come up is tried again."""
+        if model != self._wanted or (self.status is not None and self.status.state != "active"):
             self._wanted = model
             self._changed.set()
 
@@ -66,15 +69,24 @@ class ModelFollower:
             await self._changed.wait()
             self._changed.clear()
             model = self._wanted
-            if model is None or (self.active and self.active.sha256 == model.sha256):
+            if model is None:
+                continue
+            if self.active is not None and self.active.sha256 == model.sha256:
+                self.active = model
+                self._say(model, "active", "")
                 continue
             try:
                 data = await asyncio.to_thread(self._models.read, model.sha256)
                 await self._client.load(data, model.sha256)
             except ModelMissing as error:
                 self._say(model, "missing", str(error))
-            except InferenceError as error:
+            except ModelRejected as error:
                 self._say(model, "failed", error.reason)
+            except InferenceError as error:
+                # The worker's trouble, not the model's: it passes.
+                self._say(model, "failed", f"{error.reason}; it is tried again")
+                await asyncio.sleep(TRY_AGAIN_S)
+                self._changed.set()
             else:
                 self.active = model
                 self._say(model, "active", "")

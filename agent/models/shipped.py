@@ -45,6 +45,9 @@ class ModelFiles:
         self._directory = (
             Path(directory) if directory else Path(str(files("agent") / "data" / "models"))
         )
+        self._rows = self._read_index()
+
+    def _read_index(self) -> dict[str, _Row]:
         index = self._directory / "models.json"
         try:
             rows = msgspec.json.decode(index.read_bytes(), type=list[_Row])
@@ -54,12 +57,12 @@ class ModelFiles:
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelMissing(f"{index} is not a list of models: {error}") from None
-        self._rows = {row.sha256: row for row in rows}
         for row in rows:
             if not (self._directory / row.file).is_file():
                 raise ModelMissing(
                     f"{index} names {row.file}, which is not beside it; put it there, or remove its entry"
                 )
+        return {row.sha256: row for row in rows}
 
     def manifest(self, name: str, version: str | None = None) -> Model:
         """What an operator publishes of a version; without one, of the lowest counter.
@@ -87,6 +90,8 @@ class ModelFiles:
         Raises:
             ModelMissing: It is not on this device.
         """
+        if sha256 not in self._rows:
+            self._rows = self._read_index()  # somebody may have put it there meanwhile
         row = self._rows.get(sha256)
         if row is None:
             raise ModelMissing(f"no model with digest {sha256[:12]} in {self._directory}")

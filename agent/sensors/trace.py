@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["APPROACHES", "TraceSensor", "make", "shipped_traces"]
 
 APPROACHES: Final = ("n", "e", "s", "w")
+SLEEP_S_MAX: Final = 1.0
+"""The wall clock is looked at this often at least: a device that wakes in 1970 is put right while it waits."""
 TRACE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Unpacked: ten hours of a busy junction. A gzip bomb ends here."""
 
@@ -112,18 +114,26 @@ class TraceSensor:
 
     async def observations(self) -> AsyncIterator[Observation]:
         """One observation a tick, for ever."""
-        wall_ns, start_ns = time.time_ns(), time.monotonic_ns()
-        if self._started_ms:
-            start_ns -= wall_ns - self._started_ms * 1_000_000
-        start_ns += self._offset_ns
-        tick = max(0, -((start_ns - time.monotonic_ns()) // self._tick_ns))
+        begun_ns = time.monotonic_ns()
+        tick = max(0, -((self._start_ns(begun_ns) - begun_ns) // self._tick_ns))
         while True:
-            await asyncio.sleep(max(0, start_ns + tick * self._tick_ns - time.monotonic_ns()) / 1e9)
+            while (  # noqa: ASYNC110 - for a moment of the wall clock, which may jump
+                wait_ns := self._start_ns(begun_ns) + tick * self._tick_ns - time.monotonic_ns()
+            ) > 0:
+                await asyncio.sleep(min(wait_ns / 1e9, SLEEP_S_MAX))
             observation = self._observe(tick)
             if observation is not None:
                 yield observation
-            # A device that was busy goes on with the present, not with what it missed.
-            tick = max(tick + 1, (time.monotonic_ns() - start_ns) // self._tick_ns)
+            # A device that was busy, or whose clock was put right, goes on with the present.
+            tick = max(tick + 1, (time.monotonic_ns() - self._start_ns(begun_ns)) // self._tick_ns)
+
+    def _start_ns(self, begun_ns: int) -> int:
+        """When second 0 was, on the monotonic clock as the wall clock has it now; never after the sensor began."""
+        start_ns = begun_ns
+        if self._started_ms:
+            ago_ns = time.time_ns() - self._started_ms * 1_000_000
+            start_ns = min(begun_ns, time.monotonic_ns() - ago_ns)
+        return start_ns + self._offset_ns
 
     def _observe(self, tick: int) -> Observation | None:
         try:
