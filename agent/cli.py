@@ -36,7 +36,7 @@ def run(
     config: Annotated[Path, typer.Option(help="The device's configuration.")] = Path("device.toml"),
 ) -> None:
     """Run one device: broker, mesh, sensor, model."""
-    from agent.commands.serve import run_device  # noqa: PLC0415
+    from agent.commands.serve import run_device
 
     run_device(config)
 
@@ -54,8 +54,8 @@ def broker(
     ] = None,
 ) -> None:
     """Run only a broker and its mesh, without an agent, as plain MQTT on loopback."""
-    from agent.commands.options import check_broker, parse_neighbours  # noqa: PLC0415
-    from agent.commands.serve import run_broker  # noqa: PLC0415
+    from agent.commands.options import check_broker, parse_neighbours
+    from agent.commands.serve import run_broker
 
     check_broker(name, host)
     run_broker(name, host, port, state, parse_neighbours(name, neighbour or []))
@@ -71,8 +71,8 @@ def watch(
     ] = None,
 ) -> None:
     """Show what is published, with the age of each message."""
-    from agent.commands.watch import watch as do_watch  # noqa: PLC0415
-    from broker.topics import TopicError, check_topic_filter  # noqa: PLC0415
+    from agent.commands.watch import watch as do_watch
+    from broker.topics import TopicError, check_topic_filter
 
     try:
         check_topic_filter(topic_filter)
@@ -85,10 +85,10 @@ def watch(
 def status(
     host: Host = "127.0.0.1",
     port: Port = 1883,
-    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,  # noqa: FBT002
+    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Show what a device thinks of its links, peers and models."""
-    from agent.commands.status import status as do_status  # noqa: PLC0415
+    from agent.commands.status import status as do_status
 
     asyncio.run(do_status(host, port, as_json=json))
 
@@ -98,26 +98,26 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="Check for this device.toml.")] = None,
 ) -> None:
     """Show what this machine has and lacks, and what to do about it."""
-    from agent.commands.doctor import doctor as do_doctor  # noqa: PLC0415
+    from agent.commands.doctor import doctor as do_doctor
 
     raise typer.Exit(do_doctor(config))
 
 
 @app.command()
 def demo(
-    headless: Annotated[bool, typer.Option("--headless", help="No live table.")] = False,  # noqa: FBT002
+    headless: Annotated[bool, typer.Option("--headless", help="No live table.")] = False,
     seconds: Annotated[
         float | None, typer.Option(min=1, help="How long; 30 without a screen, else until Ctrl-C.")
     ] = None,
-    json: Annotated[  # noqa: FBT002
+    json: Annotated[
         bool, typer.Option("--json", help="The figures as one JSON object on the last line.")
     ] = False,
-    calm: Annotated[bool, typer.Option("--calm", help="No faults.")] = False,  # noqa: FBT002
+    calm: Annotated[bool, typer.Option("--calm", help="No faults.")] = False,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="Trace seconds a second.")] = 10.0,
     port: Annotated[int, typer.Option(min=1, max=65_000, help="The first device's port.")] = 18_831,
 ) -> None:
     """Run five devices on this machine."""
-    from agent.demo.command import demo as do_demo  # noqa: PLC0415
+    from agent.demo.command import demo as do_demo
 
     raise typer.Exit(
         do_demo(

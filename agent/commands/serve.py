@@ -42,7 +42,7 @@ class Served(Protocol):
 def run_loop(main: Coroutine[None, None, None]) -> None:
     """Run on uvloop where it exists."""
     try:
-        import uvloop  # noqa: PLC0415 - not everywhere
+        import uvloop  # not everywhere
     except ImportError:
         asyncio.run(main)
     else:
@@ -82,8 +82,8 @@ def run_device(config_path: Path) -> None:
         AgentError: The configuration, the sensor or the model cannot be used.
         FlockmqError: The port or the state directory is taken.
     """
-    from agent.config import load  # noqa: PLC0415 - each command imports what it needs
-    from agent.device import Device  # noqa: PLC0415
+    from agent.config import load
+    from agent.device import Device
 
     set_up_logging()
     config = load(config_path)
@@ -104,8 +104,8 @@ def run_broker(
     Raises:
         FlockmqError: The port or the state directory is taken.
     """
-    from broker.node import Node  # noqa: PLC0415
-    from broker.store import Store  # noqa: PLC0415
+    from broker.node import Node
+    from broker.store import Store
 
     set_up_logging()
     started = time.monotonic()
@@ -130,6 +130,6 @@ def run_broker(
 
 
 def _encode(report: dict[str, object]) -> bytes:
-    import orjson  # noqa: PLC0415
+    import orjson
 
     return orjson.dumps(report)

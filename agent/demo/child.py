@@ -205,8 +205,8 @@ def main() -> int:
     records = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    from agent.config import load  # noqa: PLC0415 - the process must be able to say that these fail
-    from agent.device import Device  # noqa: PLC0415
+    from agent.config import load  # the process must be able to say that these fail
+    from agent.device import Device
 
     def make(observer: Observer) -> Device:
         return Device(load(path), observer)
@@ -217,7 +217,7 @@ def main() -> int:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
-        import uvloop  # noqa: PLC0415 - an accelerator, missing on some platforms
+        import uvloop  # an accelerator, missing on some platforms
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop

@@ -150,7 +150,8 @@ def test_a_lost_disk_that_only_a_neighbours_neighbour_knows_of_mutes_nobody():
         assert network.devices[name].bad == []
 
 
-def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
+def two_newcomers_in_a_row():
+    """`x` and, behind it, `y` have just met each other and `a`, which has published before."""
     network = Network("axy", [("a", "x"), ("x", "y")])
     for name in "xy":
         network.kill(name, disk_lost=True)
@@ -161,6 +162,11 @@ def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
     network.boot("y")
     network.connect(("x", "y"))
     network.connect(("a", "x"))
+    return network
+
+
+def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
+    network = two_newcomers_in_a_row()
     network.run(20_000)
     assert news(network, "y") == []
     assert network.devices["y"].mesh._state.waiting_bytes == 0
@@ -252,16 +258,7 @@ def test_deletions_are_not_told_for_ever_to_a_device_whose_clock_is_far_ahead():
 
 
 def test_news_that_waits_behind_a_newcomers_past_is_news():
-    network = Network("axy", [("a", "x"), ("x", "y")])
-    for name in "xy":
-        network.kill(name, disk_lost=True)
-    network.run(4_000)
-    publish_all(network, "a", numbered(5, b"past"))
-    network.run(500)
-    network.boot("x")
-    network.boot("y")
-    network.connect(("x", "y"))
-    network.connect(("a", "x"))
+    network = two_newcomers_in_a_row()
     publish_all(network, "a", numbered(5, b"new"), 1)
     network.run(20_000)
     for name in "xy":
