@@ -89,9 +89,10 @@ def test_options_that_do_not_fit_are_said_with_the_way_out(options, reason):
     ("data", "reason"),
     [
         (b"not gzip", "cannot be read"),
-        (gzip.compress(LINE)[:-9], "cannot be read"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(LINE, mtime=0)[:-9], "cannot be read"),
+        (gzip.compress(b"", mtime=0), "is empty"),
     ],
+    ids=["not gzip", "cut short", "empty"],
 )
 def test_a_damaged_trace_is_said_so(tmp_path, data, reason):
     (tmp_path / "j.jsonl.gz").write_bytes(data)
