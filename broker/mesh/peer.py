@@ -52,6 +52,8 @@ class PeerStatistics:
     frames_out: int
     bytes_in: int
     bytes_out: int
+    bundles_out: int
+    """Bundles sent, copies that the neighbour had already and repairs included."""
     queued_bundles: int
     queued_bytes: int
     dropped: int
@@ -80,6 +82,7 @@ class Peer:
         self.held_back = False
         """Whether they are not taken from it now."""
         self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
+        self.bundles_out = 0
         # What it said of its streams, and what it was told of ours.
         self.theirs: dict[tuple[str, int], tuple[Position, Position]] = {}
         self.theirs_hash = 0
@@ -176,6 +179,7 @@ class Peer:
         stored = stored or self.outbox.pop(_REST, now_ns)
         if stored is None:
             return None
+        self.bundles_out += 1
         remaining_ms = stored.remaining_ms(now_ns)
         return frame.encode_bundle(
             stored.head, stored.body if remaining_ms else b"", remaining_ms, stored.hops
@@ -234,6 +238,7 @@ class Peer:
             frames_out=self.frames_out,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
+            bundles_out=self.bundles_out,
             queued_bundles=len(self.outbox),
             queued_bytes=self.outbox.size_bytes,
             dropped=self.outbox.dropped,

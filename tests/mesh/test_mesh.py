@@ -234,3 +234,17 @@ def test_what_expires_and_what_does_not_can_be_published_in_one_turn():
     for name in "bcde":
         assert network.payloads(name)[:5] == [b"0", b"1", b"2", b"3", b"4"]
         assert network.devices[name].bad == []
+
+
+def test_bundles_sent_are_counted_per_link():
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    for number in range(5):
+        network.publish("a", "t", b"%d" % number, qos=1)
+        network.run(100)
+    sent = {
+        (name, peer.name): peer.bundles_out
+        for name in "abc"
+        for peer in network.devices[name].mesh.statistics().peers
+    }
+    assert sent == {("a", "b"): 5, ("b", "a"): 0, ("b", "c"): 5, ("c", "b"): 0}
