@@ -97,6 +97,21 @@ def test_cores_are_sans_io(path):
             assert node.func.id != "open", f"line {node.lineno}: a core opens no files"
 
 
+@pytest.mark.parametrize("path", _modules("sim"), ids=_name)
+def test_the_simulator_drives_cores_only(path):
+    imports = _imports(_tree(path))
+    for name in imports:
+        if name.partition(".")[0] in {"agent", "broker", "tests"}:
+            allowed = ("broker.mesh", "broker.topics", "agent.crdt")
+            assert any(_uses({name}, core) for core in allowed), f"{name} is no core"
+    impure = {"asyncio", "random", "socket", "threading", "time"}
+    exempt = {"random": "sim/randomness.py", "time": "sim/__main__.py"}
+    for module in sorted(impure):
+        if exempt.get(module) != _name(path):
+            typed = "random.Random" in imports and module == "random"
+            assert typed or not _uses(imports, module), f"{module}: time and chance are virtual"
+
+
 @pytest.mark.parametrize("path", _modules("agent", "broker", "sim", "bench", "tools"), ids=_name)
 def test_sizes(path):
     lines = path.read_text().splitlines()
@@ -107,7 +122,11 @@ def test_sizes(path):
             assert length <= FUNCTION_LINES_MAX, f"{node.name} has {length} lines; split it"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=_name)
+@pytest.mark.parametrize(
+    "path",
+    [*SHIPPED, *(path for path in _modules("sim") if path.name != "__main__.py")],
+    ids=_name,
+)
 def test_nothing_prints(path):
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
