@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCHMARKS := chain
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo bench test check clean
 
 help:
 	@echo "make demo      five devices on this machine; Ctrl-C ends them"
+	@echo "make bench     flockmq beside what one would pick instead; takes half an hour"
 	@echo "make test      lint, types and all tests"
 	@echo "make check     lint and types only"
 	@echo "make install   prepare $(VENV); the others call it"
@@ -24,6 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/flockmq demo
+
+bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for name in $(BENCHMARKS); do $(BIN)/python -m bench $$name || exit 1; done
 
 check: install
 	$(BIN)/ruff check .

@@ -1,0 +1,49 @@
+"""`python -m bench NAME [--json] [--quick]`: run one benchmark and show what it found.
+
+Ends with status 1 when the benchmark found a problem, 2 when it could not run. Ctrl-C ends every process it started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import signal
+import sys
+from typing import Final
+
+from rich.console import Console
+
+from bench.result import Result, show
+from bench.stage import BenchFailed
+
+NAMES: Final = ("chain",)
+
+
+def main() -> int:
+    """Run the benchmark that the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--quick", action="store_true", help="very small; its figures mean nothing")
+    parser.add_argument("--only", action="append", help="only this system (may be repeated)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    benchmark = importlib.import_module(f"bench.{arguments.name}")
+    try:
+        result: Result = asyncio.run(benchmark.run(quick=arguments.quick, only=arguments.only))
+    except BenchFailed as error:
+        sys.stderr.write(f"{arguments.name}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if arguments.json:
+        sys.stdout.write(json.dumps(result.json(), indent=2) + "\n")
+    else:
+        show(result, Console())
+    return 1 if result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""`chain`: three in a row, obstacle updates published one by one at one end, reduced into a world at the other.
+
+Throughput flat out, then latency from publish to reduced at 200 and 2,000 a second. Windows of the systems alternate,
+so what else this machine does meets all of them; figures are medians over the windows. A window in which anything is
+missing, twice there or out of order is a problem that fails the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from bench.figures import median, percentile, ratio
+from bench.result import Result
+from bench.stage import Stage
+from bench.stamps import Stamps
+from bench.systems.c_clients import MosquittoC
+from bench.systems.flockmq import Flockmq, FlockmqClients
+from bench.systems.mosquitto import Mosquitto
+from bench.systems.nats import Nats
+from bench.systems.zenoh import Zenoh
+
+if TYPE_CHECKING:
+    from bench.systems.row import Row, System
+
+__all__ = ["run"]
+
+RATES: Final = (200, 2_000)
+_WARM_UP: Final = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure."""
+
+    windows: int = 5
+    throughput_s: float = 2.0
+    latency_s: float = 3.0
+    updates_max: int = 600_000
+
+
+QUICK: Final = Plan(windows=1, throughput_s=0.1, latency_s=0.3, updates_max=2_000)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One system under measurement."""
+
+    system: System
+    stage: Stage
+    row: Row
+    stamps: Stamps
+    first: int = 0
+    """Updates published so far."""
+    throughput: list[float] = field(default_factory=list)
+    p50_ms: dict[int, list[float]] = field(default_factory=dict)
+    p99_ms: dict[int, list[float]] = field(default_factory=dict)
+    problem: str | None = None
+
+    async def window(self, count: int, rate: int | None) -> float:
+        """One window; returns updates a second, or notes latencies."""
+        await self.row.far.ask("begin", stamping=rate is not None)
+        began = await self.row.near.ask("publish", first=self.first, count=count, rate=rate)
+        judged = await self.row.far.ask("finish", first=self.first, count=count)
+        self.first += count
+        if judged["problem"] is not None:
+            self.problem = judged["problem"]
+        if rate is not None:
+            latencies = self.stamps.latencies_ms(count)
+            self.p50_ms.setdefault(rate, []).append(percentile(latencies, 50))
+            self.p99_ms.setdefault(rate, []).append(percentile(latencies, 99))
+        taken_s: float = (judged["last_ns"] - began["started_ns"]) / 1e9
+        return count / taken_s
+
+
+def systems() -> list[System]:
+    """Who takes part."""
+    return [
+        Flockmq(),
+        Mosquitto("mosquitto", "PahoFar"),
+        Zenoh(),
+        Nats(),
+        FlockmqClients(),
+        Mosquitto("mosquitto, aiomqtt", "AiomqttFar"),
+        MosquittoC(),
+    ]
+
+
+async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
+    """Measure."""
+    plan = QUICK if quick else Plan()
+    result = Result("chain")
+    lanes: list[_Lane] = []
+    try:
+        for system in systems():
+            if only and system.name not in only:
+                continue
+            missing = system.missing()
+            if missing is not None:
+                result.add(system.name, missing=missing)
+                continue
+            lane = await _start(system)
+            lanes.append(lane)
+        await _measure(lanes, plan)
+    finally:
+        for lane in lanes:
+            await lane.stage.__aexit__(None, None, None)
+    for lane in lanes:
+        _report(lane, result)
+    _compare(result)
+    return result
+
+
+async def _start(system: System) -> _Lane:
+    stage = Stage()
+    try:
+        path = stage.path / "stamps"
+        return _Lane(system, stage, await system.start(stage, path), Stamps(path))
+    except BaseException:
+        await stage.__aexit__(None, None, None)
+        raise
+
+
+async def _measure(lanes: list[_Lane], plan: Plan) -> None:
+    counts: dict[str, int] = {}
+    for lane in lanes:
+        speed = await lane.window(min(_WARM_UP, plan.updates_max), None)
+        counts[lane.system.name] = min(int(speed * plan.throughput_s) + 1, plan.updates_max)
+    for _ in range(plan.windows):
+        for lane in lanes:
+            speed = await lane.window(counts[lane.system.name], None)
+            lane.throughput.append(speed)
+    for rate in RATES:
+        for _ in range(plan.windows):
+            for lane in lanes:
+                await lane.window(max(1, int(rate * plan.latency_s)), rate)
+
+
+def _report(lane: _Lane, result: Result) -> None:
+    result.add(lane.system.name, updates_per_s=median(lane.throughput))
+    for rate in RATES:
+        result.add(
+            lane.system.name,
+            **{
+                f"p50_ms_{rate}": median(lane.p50_ms[rate]),
+                f"p99_ms_{rate}": median(lane.p99_ms[rate]),
+            },
+        )
+    if lane.problem is not None:
+        result.problems.append(f"{lane.system.name}: {lane.problem}")
+
+
+def _compare(result: Result) -> None:
+    ours = result.systems.get("flockmq", {})
+    for peer in ("mosquitto", "zenoh"):
+        theirs = result.systems.get(peer, {})
+        result.ratios[f"updates_per_s_vs_{peer}"] = ratio(
+            _number(ours, "updates_per_s"), _number(theirs, "updates_per_s")
+        )
+    theirs = result.systems.get("mosquitto", {})
+    for rate in RATES:
+        for name in ("p50", "p99"):
+            mine, other = (_number(row, f"{name}_ms_{rate}") for row in (ours, theirs))
+            result.ratios[f"{name}_vs_mosquitto_{rate}"] = ratio(mine, other)
+            if mine is not None and other is not None:
+                result.ratios[f"{name}_vs_mosquitto_{rate}_difference_ms"] = mine - other
+
+
+def _number(row: dict[str, float | int | str | bool | None], figure: str) -> float | None:
+    value = row.get(figure)
+    return float(value) if isinstance(value, int | float) else None

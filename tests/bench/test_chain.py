@@ -1,0 +1,53 @@
+"""The chain benchmark, very small: its shape, and that nothing is lost. Timing is for the benchmark itself."""
+
+import asyncio
+
+import pytest
+
+from bench import chain
+from bench.systems.nats import Nats
+from bench.systems.zenoh import Zenoh
+from bench.traffic import updates, versions_problem
+
+FIGURES = {"updates_per_s", "p50_ms_200", "p99_ms_200", "p50_ms_2000", "p99_ms_2000"}
+BARS = {
+    "updates_per_s_vs_mosquitto",
+    "updates_per_s_vs_zenoh",
+    "p50_vs_mosquitto_200",
+    "p99_vs_mosquitto_200",
+    "p50_vs_mosquitto_2000",
+    "p99_vs_mosquitto_2000",
+}
+
+
+def measure(name):
+    return asyncio.run(chain.run(quick=True, only=[name])).json()
+
+
+@pytest.mark.parametrize("system", chain.systems(), ids=lambda system: system.name)
+def test_each_system_carries_every_update_in_order(system):
+    if (missing := system.missing()) is not None:
+        pytest.skip(missing)
+    found = measure(system.name)
+    assert found["problems"] == []
+    assert set(found["systems"]) == {system.name}
+    figures = found["systems"][system.name]
+    assert set(figures) == FIGURES
+    assert all(value > 0 for value in figures.values())
+    assert set(found["ratios"]) >= BARS
+
+
+def test_a_peer_that_is_missing_says_so(monkeypatch):
+    for system, name in ((Zenoh, "zenoh"), (Nats, "nats")):
+        monkeypatch.setattr(system, "missing", lambda _: "not here")
+        found = measure(name)
+        assert found["systems"] == {name: {"missing": "not here"}}
+        assert found["ratios"]["updates_per_s_vs_zenoh"] is None
+
+
+def test_a_window_with_a_hole_or_a_swap_is_a_problem():
+    payloads = [payload for _, payload in updates(10, 5)]
+    assert versions_problem(payloads, 10, 5) is None
+    assert "1 were lost" in versions_problem(payloads[:2] + payloads[3:], 10, 5)
+    assert "1 came twice" in versions_problem([*payloads, payloads[0]], 10, 5)
+    assert "disorder" in versions_problem(payloads[::-1], 10, 5)
