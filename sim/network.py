@@ -110,6 +110,8 @@ class Network:
         """Links that cannot be dialled."""
         self.frames = 0
         self.frame_bytes = 0
+        self.reach_changed_ns = self.now_ns
+        """When a link last came or went."""
         self._heap: list[tuple[int, int, Callable[[Any], None], Any]] = []
         self._serial = 0
         self._sessions: dict[Edge, int] = {}
@@ -168,6 +170,8 @@ class Network:
         """End a device. Neighbours see their sockets close, unless it is `silent`."""
         device = self.devices[name]
         how = how or (Death.DISK if disk_lost else Death.KILLED)
+        for watcher in self.watchers:
+            watcher.dying(name)
         device.mesh, device.doomed = None, None
         if how is Death.DISK:
             device.disk = Disk(self.random.randrange(1, 1 << 24))
@@ -178,7 +182,8 @@ class Network:
             watcher.died(self.now_ns, name, how)
         for other, path in device.paths.items():
             was_up, path.up = path.up, False
-            back = self._path(other, name)
+            self.reach_changed_ns = self.now_ns
+            back = self.path(other, name)
             if was_up and back.up and not silent:
                 self._side_down(back)
                 self._later(REDIAL_MS, self._redial, _edge(name, other))
@@ -208,7 +213,7 @@ class Network:
         a, b = edge
         if self._is_up(edge) or not (self.devices[a].mesh and self.devices[b].mesh):
             return
-        paths = self._path(a, b), self._path(b, a)
+        paths = self.path(a, b), self.path(b, a)
         if any(path.blocked for path in paths):
             self._later(REDIAL_MS, self._redial, edge)
             return
@@ -216,13 +221,14 @@ class Network:
         for path in paths:
             path.open(session)
             self.devices[path.source].running.link_up(path.target, self.now_ns)
+        self.reach_changed_ns = self.now_ns
         self.note(f"up {a} {b}")
         self.turn(a)
         self.turn(b)
 
     def disconnect(self, edge: Edge) -> None:
         """End a session; both sides know at once."""
-        for path in (self._path(*edge), self._path(*edge[::-1])):
+        for path in (self.path(*edge), self.path(*edge[::-1])):
             self._side_down(path)
 
     def partition(self, edges: Iterable[Edge]) -> None:
@@ -239,7 +245,7 @@ class Network:
 
     def block(self, source: str, target: str, *, blocked: bool) -> None:
         """Let nothing arrive from `source` at `target`, and nobody knows; or let it arrive again."""
-        path = self._path(source, target)
+        path = self.path(source, target)
         path.blocked = blocked
         self.note(f"blocked {source} {target} {blocked}")
         if not blocked:
@@ -247,13 +253,10 @@ class Network:
 
     def clog(self, source: str, target: str, until_ns: int) -> None:
         """Let nothing arrive before `until_ns`."""
-        self._path(source, target).clogged_until_ns = until_ns
+        self.path(source, target).clogged_until_ns = until_ns
 
-    def give_conditions(self, source: str, target: str, conditions: Conditions) -> None:
-        """Give a path conditions of its own."""
-        self._path(source, target).conditions = conditions
-
-    def _path(self, source: str, target: str) -> Path:
+    def path(self, source: str, target: str) -> Path:
+        """One direction of a link."""
         paths = self.devices[source].paths
         path = paths.get(target)
         if path is None:
@@ -262,12 +265,13 @@ class Network:
         return path
 
     def _is_up(self, edge: Edge) -> bool:
-        one, other = self._path(*edge), self._path(*edge[::-1])
+        one, other = self.path(*edge), self.path(*edge[::-1])
         return one.up and other.up and one.session == other.session
 
     def _side_down(self, path: Path) -> None:
         if path.up:
             path.up = False
+            self.reach_changed_ns = self.now_ns
             path.queue.clear()
             path.under_way_bytes = 0
             mesh = self.devices[path.source].mesh
@@ -285,7 +289,7 @@ class Network:
 
     def _closed(self, what: tuple[Path, int]) -> None:
         path, session = what
-        back = self._path(path.target, path.source)
+        back = self.path(path.target, path.source)
         if back.up and back.session == session:
             self._side_down(back)
             self._later(REDIAL_MS, self._redial, _edge(path.source, path.target))
@@ -336,7 +340,7 @@ class Network:
             for watcher in self.watchers:
                 watcher.checkpointed(name)
         if device.doomed is not None:
-            self.kill(name, how=device.doomed)
+            self._die_half_way(device, device.doomed)
             return
         while (event := mesh.next_event()) is not None:
             self._event(device, event)
@@ -347,6 +351,14 @@ class Network:
         if due_ns < device.timer_ns:
             device.timer_ns = due_ns
             self._push(max(due_ns, self.now_ns), self._timer, (device, device.boots, due_ns))
+
+    def _die_half_way(self, device: Device, how: Death) -> None:
+        """After the commit, before anything leaves: the worst moment there is."""
+        while (event := device.running.next_event()) is not None:
+            if isinstance(event, Deliver):
+                for watcher in self.watchers:
+                    watcher.unheard(device.name, event)
+        self.kill(device.name, how=how)
 
     def _event(self, device: Device, event: object) -> None:
         match event:
@@ -366,7 +378,7 @@ class Network:
             case Misbehaved():
                 device.bad.append(event)
             case CloseLink(peer):
-                path = self._path(device.name, peer)
+                path = self.path(device.name, peer)
                 if path.up:
                     self._close(path)
 
@@ -419,7 +431,7 @@ class Network:
             self._receive(path, frame)
 
     def _receive(self, path: Path, frame: bytes) -> None:
-        back = self._path(path.target, path.source)
+        back = self.path(path.target, path.source)
         mesh = self.devices[path.target].mesh
         if mesh is None or not back.up or back.session != path.session:
             return

@@ -38,8 +38,14 @@ class Watcher:
     def delivered(self, now_ns: int, device: str, event: Deliver) -> None:
         """A device's subscribers heard something."""
 
+    def unheard(self, device: str, event: Deliver) -> None:
+        """A device died after it had stored this as passed, and before anybody heard it."""
+
     def lost(self, now_ns: int, device: str, gap: Gap) -> None:
         """A device reported a loss."""
+
+    def dying(self, device: str) -> None:
+        """A device is about to end."""
 
     def died(self, now_ns: int, device: str, how: Death) -> None:
         """A device ended."""

@@ -1,0 +1,76 @@
+"""`python -m sim`: run a seed, or many, and say what broke. Exit status 1 on any violation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+
+from sim.report import as_json, as_text
+from sim.shrink import shrink
+from sim.story import Options, tell
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    options, arguments = _options()
+    began_s = time.monotonic()
+    try:
+        result = tell(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    seconds = time.monotonic() - began_s
+    if result.violations and arguments.shrink:
+        result = shrink(result)
+    wall = {
+        "seconds": round(seconds, 2),
+        "frames_per_s": round(result.figures["frames"] / max(seconds, 1e-9)),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    if arguments.json:
+        print(json.dumps(as_json(result, wall), indent=2))
+    else:
+        print(as_text(result, wall))
+    return 1 if result.violations else 0
+
+
+def _options() -> tuple[Options, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=6, help="devices")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=4.0, help="virtual time with faults")
+    parser.add_argument(
+        "--faults", default="swarm", help="swarm (drawn by the seed), none, or kinds with commas"
+    )
+    parser.add_argument(
+        "--degree", type=int, default=0, help="links of a device; 0: 4, or 6 from 50 on"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="publishes a second in all; 0: 30, or 10"
+    )
+    parser.add_argument("--plain", action="store_true", help="only kept messages of 100 bytes")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-shrink", dest="shrink", action="store_false")
+    given = parser.parse_args()
+    large = given.nodes >= LARGE
+    options = Options(
+        given.seed,
+        given.nodes,
+        given.seconds,
+        given.faults,
+        given.degree or (6 if large else 4),
+        given.rate or (10.0 if large else 30.0),
+        given.plain,
+    )
+    return options, given
+
+
+LARGE = 50
+"""From so many devices on, each has 6 links, and all together publish 10 messages a second."""
+
+if __name__ == "__main__":
+    sys.exit(main())

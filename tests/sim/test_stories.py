@@ -1,0 +1,36 @@
+"""Seeds that are told on every run of the tests, and that a seed tells one story wherever it is told."""
+
+import json
+import os
+import subprocess
+import sys
+
+from sim.story import Options, tell
+
+
+def told_elsewhere(hash_seed):
+    """The JSON of a run in a process of its own, without what depends on the machine."""
+    arguments = ["--seed", "3", "--nodes", "5", "--seconds", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sim", *arguments],
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+        capture_output=True,
+        check=False,
+        timeout=50,
+    )
+    story = json.loads(done.stdout)
+    assert story.pop("wall")
+    assert done.returncode == bool(story["violations"])
+    return story
+
+
+def test_a_seed_tells_the_same_story_in_every_process():
+    assert told_elsewhere(1) == told_elsewhere(2)
+
+
+def test_without_faults_everything_arrives_and_nothing_is_odd():
+    result = tell(Options(1, nodes=5, seconds=2, faults="none"))
+    assert result.violations == []
+    assert result.figures["acknowledged"] > 20
+    assert result.stable_ms["1.0"] < 100
+    assert "gaps" not in result.counts
