@@ -80,7 +80,12 @@ class Retained(Checker):
                 entry = held.get(topic)
                 if best.payload and (entry is None or entry[:3] < best[:3]):
                     self.violated(now_ns, name, f"{topic} lost its newest value {best[:3]}")
-                if not best.payload and entry is not None and entry[:3] < best[:3]:
+                if (
+                    not best.payload
+                    and entry is not None
+                    and entry.payload
+                    and entry[:3] < best[:3]
+                ):
                     self.violated(now_ns, name, f"{topic} was deleted at {best[:3]} and is back")
 
     def _evicted(self, name: str) -> int:
