@@ -7,6 +7,7 @@ across the leaf links; the figures here are therefore those of a weaker promise 
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bench.ends import Publishing, Reducing
@@ -20,7 +21,7 @@ __all__ = ["Nats"]
 
 nats: Any
 try:
-    import nats
+    nats = import_module("nats")
 except ImportError:
     nats = None
 

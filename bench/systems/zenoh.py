@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bench.ends import Publishing, Reducing
@@ -23,7 +24,7 @@ __all__ = ["Zenoh"]
 
 zenoh: Any
 try:
-    import zenoh
+    zenoh = import_module("zenoh")
 except ImportError:
     zenoh = None
 
