@@ -1,4 +1,4 @@
-"""What neighbours say of themselves and ask of each other: hello, pings, digests, requests, retained tables.
+"""What neighbours say of themselves and ask of each other: hello, pings, digests, requests.
 
 Nothing but a hello is listened to before the hello: it carries the protocol version, the highest incarnation that the
 neighbour knows of this device (a lost disk shows here), and its clock (a device that woke in 1970 takes it).
@@ -9,29 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.mesh import frame
-from broker.mesh.bundle import (
-    FLAG_RETAINED,
-    INTEGER_MAX,
-    PRIORITIES,
-    QOS_SHIFT,
-    Message,
-    is_kept,
-)
+from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_kept
 from broker.mesh.events import CloseLink, OwnBundle
-from broker.mesh.frame import Ask, Digest, Entries, FrameInvalid, Hello, Table, Want
+from broker.mesh.frame import Ask, Digest, Entries, FrameInvalid, Hello, Ranges, Want
 from broker.mesh.limits import (
     CLOCK_MAX,
     INCARNATION_KNOWN_MAX,
-    MESSAGE_BYTES_MAX,
-    MS,
     ORIGIN_BYTES_MAX,
-    RETAINED_HARD_FACTOR,
-    RETAINED_TOPICS_MAX,
     STREAMS_MAX,
-    TABLE_ENTRIES_MAX,
-    TABLE_MS,
-    TOPIC_BYTES_MAX,
 )
+from broker.mesh.reconcile import Reconciler
 from broker.mesh.streams import START
 
 if TYPE_CHECKING:
@@ -46,11 +33,12 @@ __all__ = ["Dialogue"]
 class Dialogue:
     """Control records in."""
 
-    __slots__ = ("_intake", "_state")
+    __slots__ = ("_intake", "_state", "reconciler")
 
     def __init__(self, state: State, intake: Intake) -> None:
         self._state = state
         self._intake = intake
+        self.reconciler = Reconciler(state, intake)
 
     def hear(self, peer: Peer, kind: int, body: bytes, now_ns: int) -> None:
         """Take a control record.
@@ -67,7 +55,7 @@ class Dialogue:
         elif kind == frame.RESYNC:
             peer.told_stamp = 0
             peer.digest_due = True
-        elif kind in (frame.DIGEST, frame.WANT, frame.TABLE, frame.ENTRIES, frame.ASK):
+        elif kind in (frame.DIGEST, frame.WANT, frame.RANGES, frame.ENTRIES, frame.ASK):
             self._control(peer, frame.decode_control(kind, body), now_ns)
 
     def _control(self, peer: Peer, control: frame.Control, now_ns: int) -> None:
@@ -80,13 +68,8 @@ class Dialogue:
                     after, upto = (after_inc, after_seq), (upto_inc, upto_seq)
                     for stored in self._state.log.between(stream, after, upto):
                         peer.serving[stream, stored.header.position] = None
-            case Table():
-                self._table(peer, control)
-            case Entries():
-                self._entries(peer, control)
-            case Ask(hashes=hashes):
-                found = (self._state.retained.by_hash(key) for key in hashes)
-                peer.entries_due.update(dict.fromkeys(pair[0] for pair in found if pair))
+            case Ranges() | Entries() | Ask():
+                self.reconciler.hear(peer, control, now_ns)
             case Hello():
                 raise AssertionError("hellos have a handler of their own")
 
@@ -199,7 +182,7 @@ class Dialogue:
             rows = state.repair.rebuild_ranges(peer, state.log, now_ns)
             for want in state.repair.pages(rows):
                 peer.say(want)
-        self._compare_retained(peer, digest.retained_hash, now_ns)
+        self.reconciler.hear_digest(peer, digest, now_ns)
         if digest.settled:
             state.joining = False
 
@@ -230,54 +213,3 @@ class Dialogue:
                 self._raise_incarnation(position[0])
         elif mine is not None:
             state.changes.own_held[stream[1]] = min(position, mine.position)
-
-    def _compare_retained(self, peer: Peer, retained_hash: int, now_ns: int) -> None:
-        """Exchange tables when the maps differ for longer than bundles can be under way."""
-        state = self._state
-        if retained_hash == state.retained.hash:
-            peer.retained_differs = 0
-            return
-        peer.retained_differs += 1
-        leads = state.joining or (peer.retained_differs >= 2 and state.device < peer.name)
-        if not leads or now_ns < peer.table_after_ns:
-            return
-        peer.table_after_ns = now_ns + TABLE_MS * MS
-        peer.table_due, peer.table_at = state.retained.versions(), 0
-        state.counters["tables_sent"] += 1
-
-    def _table(self, peer: Peer, table: Table) -> None:
-        if table.first:
-            peer.table_rows = []
-        peer.table_rows += table.versions
-        if len(peer.table_rows) > RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR:
-            peer.table_rows = []
-            raise FrameInvalid("table of too many topics")
-        if not table.last:
-            return
-        newer_here, newer_there = self._state.retained.compare(peer.table_rows)
-        peer.table_rows = []
-        peer.entries_due.update(dict.fromkeys(topic for topic, _ in newer_here))
-        for at in range(0, len(newer_there), TABLE_ENTRIES_MAX):
-            peer.say(Ask(newer_there[at : at + TABLE_ENTRIES_MAX]))
-
-    def _entries(self, peer: Peer, entries: Entries) -> None:
-        state = self._state
-        for topic, payload, qos, rank, clock, origin in entries.entries:
-            if (
-                not 0 < len(topic) <= TOPIC_BYTES_MAX
-                or any(c in topic for c in "\0+#")
-                or len(payload) > MESSAGE_BYTES_MAX
-                or not 0 <= qos <= 2
-                or not 0 <= rank < INTEGER_MAX
-                or not 0 < clock < CLOCK_MAX
-                or not 0 < len(origin) <= ORIGIN_BYTES_MAX
-            ):
-                raise FrameInvalid("retained value outside its limits")
-        for topic, payload, qos, rank, clock, origin in entries.entries:
-            message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
-            if self._intake.retain(origin, message):
-                state.counters["reconciled"] += 1
-                state.deliver(origin, 0, [message])
-        for other in state.peers.values():
-            if other is not peer and other.established:
-                other.digest_due = True

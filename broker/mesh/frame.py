@@ -18,8 +18,9 @@ from broker.mesh.limits import (
     DIGEST_ENTRIES_MAX,
     FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    RANGE_LIST_MAX,
+    RANGES_MAX,
     RECORDS_MAX,
-    TABLE_ENTRIES_MAX,
     WANT_RANGES_MAX,
 )
 
@@ -29,7 +30,7 @@ __all__ = [
     "Entries",
     "FrameInvalid",
     "Hello",
-    "Table",
+    "Ranges",
     "Want",
     "decode_bundle",
     "decode_control",
@@ -37,7 +38,9 @@ __all__ = [
     "encode_bundle",
     "encode_control",
     "encode_frame",
+    "pack_sums",
     "record",
+    "unpack_sums",
 ]
 
 VERSION: Final = 1
@@ -50,7 +53,7 @@ BUNDLE: Final = 4
 PART: Final = 5
 DIGEST: Final = 6
 WANT: Final = 7
-TABLE: Final = 8
+RANGES: Final = 8
 ENTRIES: Final = 9
 ASK: Final = 10
 RESYNC: Final = 11
@@ -62,6 +65,7 @@ _HEAD: Final = struct.Struct(">BI")
 _RECORD: Final = struct.Struct(">BI")
 _BUNDLE: Final = struct.Struct(">IBH")
 _PART: Final = struct.Struct(">IHH")
+_SUMS: Final = struct.Struct(">16Q")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_BYTES: Final = _RECORD.size
 PART_BYTES: Final = 48 * 1024
@@ -97,6 +101,8 @@ class Digest(msgspec.Struct, array_like=True, frozen=True):
     vector_hash: int
     """Over all the sender's streams, so that the receiver notices what it missed."""
     retained_hash: int
+    floor: int
+    """The clock below which the sender has forgotten deletions."""
     entries: list[tuple[str, int, int, int, int, int]]
     """origin, lane, passed incarnation, passed sequence, held after incarnation, held after sequence."""
 
@@ -107,12 +113,16 @@ class Want(msgspec.Struct, array_like=True, frozen=True):
     ranges: list[tuple[str, int, int, int, int, int]]
 
 
-class Table(msgspec.Struct, array_like=True, frozen=True):
-    """Versions of the sender's retained map, whole, in pages: topic hash, rank, clock, origin."""
+class Ranges(msgspec.Struct, array_like=True, frozen=True):
+    """Ranges of the sender's retained map that may differ, each as (digits, prefix, ...)."""
 
-    first: bool
-    last: bool
-    versions: list[tuple[int, int, int, str]]
+    sums: list[tuple[int, int, bytes]]
+    """Fingerprints of the sixteen ranges below, 8 bytes each, big-endian."""
+    lists: list[tuple[int, int, list[tuple[int, int, int, str]]]]
+    """All that the sender has in the range: topic hash, rank, clock, origin."""
+
+    def __len__(self) -> int:
+        return len(self.sums) + len(self.lists)
 
 
 class Entries(msgspec.Struct, array_like=True, frozen=True):
@@ -124,15 +134,18 @@ class Entries(msgspec.Struct, array_like=True, frozen=True):
 class Ask(msgspec.Struct, array_like=True, frozen=True):
     """Asks for retained values by topic hash."""
 
-    hashes: list[int]
+    unknown: list[int]
+    """The sender has nothing there: they may be too old to be given."""
+    newer: list[int]
+    """The sender has something older."""
 
 
-Control = Hello | Digest | Want | Table | Entries | Ask
+Control = Hello | Digest | Want | Ranges | Entries | Ask
 _KINDS: Final[dict[type, int]] = {
     Hello: HELLO,
     Digest: DIGEST,
     Want: WANT,
-    Table: TABLE,
+    Ranges: RANGES,
     Entries: ENTRIES,
     Ask: ASK,
 }
@@ -167,10 +180,30 @@ def decode_control(kind: int, body: bytes) -> Control:
             raise FrameInvalid("digest with too many entries")
         case Want(ranges=rows) if len(rows) > WANT_RANGES_MAX:
             raise FrameInvalid("request with too many ranges")
-        case Table(versions=versions) if len(versions) > TABLE_ENTRIES_MAX:
-            raise FrameInvalid("table page with too many versions")
+        case Ranges() if len(control) > RANGES_MAX:
+            raise FrameInvalid("too many ranges")
+        case Ranges(lists=lists) if any(len(rows) > RANGE_LIST_MAX for *_, rows in lists):
+            raise FrameInvalid("a range with too many entries for a list")
+        case Ask(unknown=unknown, newer=newer) if max(len(unknown), len(newer)) > RANGES_MAX:
+            raise FrameInvalid("request for too many values")
         case _:
             return control
+
+
+def pack_sums(sums: list[int]) -> bytes:
+    """Sixteen fingerprints as they travel."""
+    return _SUMS.pack(*sums)
+
+
+def unpack_sums(packed: bytes) -> tuple[int, ...]:
+    """Sixteen fingerprints.
+
+    Raises:
+        FrameInvalid: They are not sixteen.
+    """
+    if len(packed) != _SUMS.size:
+        raise FrameInvalid("not sixteen fingerprints")
+    return _SUMS.unpack(packed)
 
 
 def encode_frame(records: list[bytes]) -> bytes:

@@ -188,9 +188,20 @@ class Intake:
                 wanted.append(message)
         state.deliver(header.origin, header.incarnation, wanted, rebuild=rebuild)
 
-    def retain(self, origin: str, message: Message) -> bool:
-        """Offer a retained message to the map. False: superseded, it reaches nobody."""
+    def retain(self, origin: str, message: Message, *, given: bool = False) -> bool:
+        """Offer a retained message to the map. False: superseded, it reaches nobody.
+
+        Below the floor nobody can tell whether what is not here was deleted; it is taken only from a neighbour that
+        knows this device's floor (`given`).
+        """
         state = self._state
+        if (
+            not given
+            and message.clock < state.retained.floor
+            and message.topic not in state.retained
+        ):
+            state.counters["retained_too_old"] += 1
+            return False
         entry = Entry(message.rank, message.clock, origin, message.payload, message.qos)
         taken = state.retained.merge(message.topic, entry)
         if taken:

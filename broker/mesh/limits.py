@@ -65,8 +65,15 @@ DIGEST_ENTRIES_MAX: Final = 1_024
 """Entries in one digest record (about 40 bytes each); the rest follows in the next record."""
 WANT_RANGES_MAX: Final = 512
 """Ranges in one request."""
-TABLE_ENTRIES_MAX: Final = 800
-"""Retained versions in one record of a table exchange: about 60 bytes each, under a frame."""
+RANGE_LIST_MAX: Final = 16
+"""Entries of a range that are listed instead of narrowed: 16 versions are about 500 bytes, 16 fingerprints 128."""
+RANGES_MAX: Final = 512
+"""Ranges, or topics asked for, in one record."""
+RECONCILE_RECORD_BYTES: Final = 32 * 1024
+"""A record of an exchange is closed at about this size: half a frame."""
+RECONCILE_WORK_MAX: Final = 128 * 1024
+"""Ranges and topics that one neighbour may have looked at within RECONCILE_WORK_MS: two whole exchanges of maps at the
+hard cap that have nothing in common are 90,000."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Published and not yet sealed, within one turn: a publisher that never yields is told."""
 
@@ -83,8 +90,16 @@ WANT_DELAY_MS: Final = 40
 """How long a hole may be merely reordering before it is asked for. Plumtree's second timer in iroh: 40 ms."""
 WANT_RETRY_MS: Final = 400
 """An unanswered request is put to another neighbour after this long. Guess: a slow radio's round trip."""
-TABLE_MS: Final = 5_000
-"""Retained tables are exchanged with one neighbour at most this often: a table costs 60 bytes per topic."""
+RECONCILE_SOON_MS: Final = 200
+"""Retained maps that differ are compared again after this long: what was under way has arrived by then. Guess."""
+RECONCILE_LATE_MS: Final = 2_000
+"""They are reconciled after this long even while a log can bring what is missing: under steady load it always can."""
+RECONCILE_PAUSE_MS: Final = 500
+"""From one exchange with a neighbour to the next; doubles while exchanges change nothing."""
+RECONCILE_PAUSE_MAX_MS: Final = 16_000
+"""Where the doubling ends. Two maps that cannot agree cost about 1 KB in this time."""
+RECONCILE_WORK_MS: Final = 10_000
+"""See RECONCILE_WORK_MAX."""
 WANT_HELD_BACK_MS: Final = 2_000
 """The same while the neighbour's own bundles are held back for coming from the future: it would resend in vain."""
 GAP_WAIT_MS: Final = 5_000

@@ -71,7 +71,7 @@ class Mesh:
         restored: Restored | None = None,
     ) -> None:
         restored = restored or Restored()
-        self._state = State(device, choice, restored)
+        self._state = State(device, choice, restored, now_ns)
         self._intake = Intake(self._state)
         self._dialogue = Dialogue(self._state, self._intake)
         self._open_bytes = 0
@@ -234,6 +234,7 @@ class Mesh:
         repair_ns = state.repair.next_ns()
         if repair_ns is not None and now_ns >= repair_ns:
             self._repair(now_ns)
+        self._dialogue.reconciler.due(now_ns)
         if now_ns >= self._next_tick_ns:
             self._next_tick_ns = now_ns + TICK_MS * MS
             self._tick(now_ns)
@@ -248,9 +249,8 @@ class Mesh:
             times.append(peer.next_ping_ns)
             if not peer.closing:
                 times.append(peer.heard_ns + SILENCE_MS * MS)
-        repair_ns = state.repair.next_ns()
-        if repair_ns is not None:
-            times.append(repair_ns)
+        sometimes = (state.repair.next_ns(), self._dialogue.reconciler.next_ns())
+        times += [at_ns for at_ns in sometimes if at_ns is not None]
         return min(times)
 
     def take_changes(self) -> Changes:
@@ -272,7 +272,8 @@ class Mesh:
             return []
         if link.digest_due and link.established:
             link.digest_due = False
-            digests = state.vector.digests(link, state.retained.hash, settled=not state.joining)
+            state.age(now_ns)
+            digests = state.vector.digests(link, state.retained, settled=not state.joining)
             for digest in digests:
                 link.say(digest)
         return link.frames(budget_bytes, state.log, state.retained, now_ns)
@@ -354,5 +355,4 @@ class Mesh:
             state.rebuilding, state.rebuild_until_ns = False, None
             for stream in state.kept.values():
                 stream.end_rebuild()
-        for topic in state.retained.purge(state.clock.read(now_ns)):
-            state.changes.retained[topic] = None
+        state.age(now_ns)

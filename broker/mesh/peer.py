@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
-from broker.mesh.frame import PING, PONG, RECORD_BYTES, Assembly, Entries, Hello, Table
+from broker.mesh.frame import PING, PONG, Assembly, Hello
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
@@ -22,9 +22,9 @@ from broker.mesh.limits import (
     PING_MS,
     RECORDS_MAX,
     SILENCE_MS,
-    TABLE_ENTRIES_MAX,
 )
 from broker.mesh.outbox import Outbox
+from broker.mesh.reconcile import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,14 +89,9 @@ class Peer:
         self.digests_heard = 0
         self.told_stamp = 0
         self.digest_due = False
-        self.retained_differs = 0
-        self.table_after_ns = now_ns
         # What it asked for.
         self.serving: dict[tuple[tuple[str, int], Position], None] = {}
-        self.entries_due: dict[str, None] = {}
-        self.table_rows: list[tuple[int, int, int, str]] = []
-        self.table_due: list[tuple[int, int, int, str]] | None = None
-        self.table_at = 0
+        self.exchange = Exchange(now_ns)
         self._parts: deque[bytes] = deque()
         self._part_number = 0
         self._ahead: bytes | None = None
@@ -174,7 +169,7 @@ class Peer:
             wanted = next(iter(self.serving))
             del self.serving[wanted]
             stored = log.get(*wanted)
-        if stored is None and (answer := self._next_answer(retained)) is not None:
+        if stored is None and (answer := self.exchange.next_record(retained)) is not None:
             return answer
         stored = stored or self.outbox.pop(_REST, now_ns)
         if stored is None:
@@ -184,31 +179,6 @@ class Peer:
         return frame.encode_bundle(
             stored.head, stored.body if remaining_ms else b"", remaining_ms, stored.hops
         )
-
-    def _next_answer(self, retained: RetainedMap) -> bytes | None:
-        """A page of the retained map that the neighbour asked for."""
-        rows = []
-        size = 0
-        while self.entries_due and size < FRAME_BYTES_MAX // 2:
-            topic = next(iter(self.entries_due))
-            del self.entries_due[topic]
-            entry = retained.get(topic)
-            if entry is not None:
-                rows.append(
-                    (topic, entry.payload, entry.qos, entry.rank, entry.clock, entry.origin)
-                )
-                size += len(topic) + len(entry.payload) + RECORD_BYTES
-        if rows:
-            return frame.encode_control(Entries(rows))
-        if self.table_due is None:
-            return None
-        page = self.table_due[self.table_at : self.table_at + TABLE_ENTRIES_MAX]
-        first = self.table_at == 0
-        self.table_at += len(page)
-        last = self.table_at >= len(self.table_due)
-        if last:
-            self.table_due, self.table_at = None, 0
-        return frame.encode_control(Table(first, last, page))
 
     def say(self, control: frame.Control) -> None:
         """Queue a control message."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from broker.mesh.bundle import Position
     from broker.mesh.log import Log, Stored
     from broker.mesh.peer import Peer
+    from broker.mesh.retained import RetainedMap
 
 __all__ = ["Repair", "Vector"]
 
@@ -96,7 +97,7 @@ class Vector:
         self._dirty.clear()
         return self.hash
 
-    def digests(self, peer: Peer, retained_hash: int, *, settled: bool) -> list[Digest]:
+    def digests(self, peer: Peer, retained: RetainedMap, *, settled: bool) -> list[Digest]:
         """What to tell a neighbour now; marks it as told."""
         full = peer.told_stamp == 0
         rows = self.since(peer.told_stamp)
@@ -112,7 +113,8 @@ class Vector:
                 settled,
                 number + 1 < len(pages),
                 vector_hash,
-                retained_hash,
+                retained.hash,
+                retained.floor,
                 page,
             )
             for number, page in enumerate(pages)

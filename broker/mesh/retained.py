@@ -2,37 +2,39 @@
 
 Decides who wins: (rank, clock, origin), the greatest. An empty payload is a deletion and stays as a tombstone, so an
 older value that arrives late stays dead. Rank comes before the clock because some topics have an order of their own
-(a manifest's counter), and map and world must not disagree about it.
+(a manifest's counter), and map and world must not disagree about it. Tombstones older than the floor (`horizon.py`)
+are forgotten; what to do with a value that old is not decided here.
 
 Assumes that equal versions carry equal values: a version is one publish. Bounds: where a message enters, and a hard
-cap for merges, beyond which the oldest version is refused or evicted; that rule is the same on every device.
+cap for merges, beyond which the oldest version is evicted; that rule is the same on every device, so two maps that
+have seen the same hold the same.
 """
 
 from __future__ import annotations
 
+import heapq
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import topic_hash
-from broker.mesh.clock import LOGICAL_BITS
 from broker.mesh.limits import (
     RETAINED_BYTES_MAX,
     RETAINED_HARD_FACTOR,
     RETAINED_TOPICS_MAX,
-    TOMBSTONE_MS,
 )
+from broker.mesh.ranges import RangeTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Entry", "RetainedMap", "Version"]
+    from broker.mesh.ranges import Range
+
+__all__ = ["Comparison", "Entry", "RetainedMap", "Row", "Version"]
 
 Version = tuple[int, int, str]
 """(rank, clock, origin)."""
-
-_HASH_MASK: Final = (1 << 64) - 1
-_PURGE_STEP: Final = (3600 * 1000) << LOGICAL_BITS
-"""Tombstones go by the full hour, so that devices forget them at about the same moment."""
+Row = tuple[int, int, int, str]
+"""(topic hash, rank, clock, origin): an entry without its value."""
 
 
 class Entry(NamedTuple):
@@ -50,23 +52,36 @@ class Entry(NamedTuple):
         return (self.rank, self.clock, self.origin)
 
 
-def _entry_hash(topic: str, entry: Entry) -> int:
+class Comparison(NamedTuple):
+    """What differs between this map and another in one range."""
+
+    newer_here: list[str]
+    """Topics that the other has in an older version."""
+    only_here: list[str]
+    newer_there: list[int]
+    """Topic hashes that are here in an older version."""
+    only_there: list[int]
+
+
+def _mark(topic: str, entry: Entry) -> int:
     text = f"{topic}\0{entry.rank}\0{entry.clock}\0{entry.origin}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 class RetainedMap:
-    """Topic to entry, with a running hash over all versions."""
+    """Topic to entry, with fingerprints over ranges of topic hashes."""
 
-    __slots__ = ("_by_hash", "_bytes", "_entries", "_evicted", "_horizon", "hash", "live")
+    __slots__ = ("_bytes", "_entries", "_evicted", "_oldest", "_ranges", "floor", "live")
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
-        self._by_hash: dict[int, str] = {}
+        self._ranges = RangeTree()
         self._bytes = 0
         self._evicted: list[str] = []
-        self._horizon = 0
-        self.hash = 0
+        self._oldest: list[tuple[bool, Version, str]] | None = None
+        """A heap of what goes first, only while the map is about full; rows may be out of date."""
+        self.floor = 0
+        """Tombstones with a clock below it were forgotten."""
         self.live = 0
         """Entries that are not tombstones."""
 
@@ -75,6 +90,11 @@ class RetainedMap:
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._entries
+
+    @property
+    def hash(self) -> int:
+        """64 bits that stand for all versions."""
+        return self._ranges.total
 
     def get(self, topic: str) -> Entry | None:
         """The entry of a topic, tombstones included."""
@@ -107,20 +127,21 @@ class RetainedMap:
         present = self._entries.get(topic)
         if present is not None and entry[:3] <= present[:3]:
             return False
-        if not entry.payload and entry.clock < self._horizon:
+        if present is None and not entry.payload and entry.clock < self.floor:
+            return False
+        key = topic_hash(topic)
+        if present is None and not self._wins_hash(key, topic, entry):
             return False
         if present is not None:
-            self._remove(topic, present)
+            self._bytes -= len(topic) + len(present.payload)
+            self.live -= bool(present.payload)
         self._entries[topic] = entry
-        self._by_hash[topic_hash(topic)] = topic
+        self._ranges.put(key, topic, _mark(topic, entry))
         self._bytes += len(topic) + len(entry.payload)
-        self.hash = (self.hash + _entry_hash(topic, entry)) & _HASH_MASK
         self.live += bool(entry.payload)
-        while (
-            len(self._entries) > RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR
-            or self._bytes > RETAINED_BYTES_MAX * RETAINED_HARD_FACTOR
-        ):
-            self._evict_oldest()
+        if self._oldest is not None:
+            heapq.heappush(self._oldest, (bool(entry.payload), entry.version, topic))
+        self._evict()
         return topic in self._entries
 
     def take_evicted(self) -> list[str]:
@@ -128,59 +149,80 @@ class RetainedMap:
         evicted, self._evicted = self._evicted, []
         return evicted
 
-    def versions(self) -> list[tuple[int, int, int, str]]:
-        """(topic hash, rank, clock, origin) of every entry, ordered by hash."""
-        rows = [(key, *self._entries[topic][:3]) for key, topic in self._by_hash.items()]
-        rows.sort()
-        return rows
-
-    def by_hash(self, key: int) -> tuple[str, Entry] | None:
-        """The topic and entry behind a topic hash."""
-        topic = self._by_hash.get(key)
-        return None if topic is None else (topic, self._entries[topic])
-
-    def compare(
-        self, theirs: Iterable[tuple[int, int, int, str]]
-    ) -> tuple[list[tuple[str, Entry]], list[int]]:
-        """Hold a whole table of versions against this map.
-
-        Returns:
-            The entries that are newer here or unknown there, and the topic hashes that are newer or only there.
-        """
-        missing = set(self._by_hash)
-        newer_here: list[tuple[str, Entry]] = []
-        newer_there: list[int] = []
-        for key, rank, clock, origin in theirs:
-            missing.discard(key)
-            found = self.by_hash(key)
-            version = (rank, clock, origin)
-            if found is None or found[1].version < version:
-                newer_there.append(key)
-            elif found[1].version > version:
-                newer_here.append(found)
-        newer_here += [
-            (self._by_hash[key], self._entries[self._by_hash[key]]) for key in sorted(missing)
-        ]
-        return newer_here, newer_there
-
-    def purge(self, clock: int) -> list[str]:
-        """Forget tombstones older than the horizon at `clock`. Returns their topics."""
-        horizon = clock - clock % _PURGE_STEP - (TOMBSTONE_MS << LOGICAL_BITS)
-        self._horizon = max(horizon, self._horizon)
-        old = [t for t, e in self._entries.items() if not e.payload and e.clock < horizon]
-        for topic in old:
-            self._remove(topic, self._entries.pop(topic))
-            del self._by_hash[topic_hash(topic)]
-        return old
-
-    def _remove(self, topic: str, entry: Entry) -> None:
+    def drop(self, topic: str) -> None:
+        """Forget a topic altogether."""
+        entry = self._entries.pop(topic)
+        self._ranges.remove(topic_hash(topic))
         self._bytes -= len(topic) + len(entry.payload)
-        self.hash = (self.hash - _entry_hash(topic, entry)) & _HASH_MASK
         self.live -= bool(entry.payload)
 
-    def _evict_oldest(self) -> None:
-        entries = self._entries
-        oldest = min(entries, key=lambda topic: (bool(entries[topic].payload), entries[topic][:3]))
-        self._remove(oldest, entries.pop(oldest))
-        del self._by_hash[topic_hash(oldest)]
-        self._evicted.append(oldest)
+    def purge(self, floor: int) -> list[str]:
+        """Forget the tombstones below `floor`, which only rises. Returns their topics."""
+        if floor <= self.floor:
+            return []
+        self.floor = floor
+        old = [t for t, e in self._entries.items() if not e.payload and e.clock < floor]
+        for topic in old:
+            self.drop(topic)
+        return old
+
+    # Comparing with another map.
+
+    def sums_below(self, within: Range) -> list[int]:
+        """Fingerprints of the sixteen ranges below a range."""
+        return self._ranges.sums_below(within)
+
+    def rows(self, within: Range) -> list[Row] | None:
+        """Versions of all in a range, ordered by hash; None when they are too many for a list."""
+        listed = self._ranges.listed(within)
+        if listed is None:
+            return None
+        return [(key, *self._entries[topic].version) for key, topic in listed]
+
+    def find(self, key: int) -> str | None:
+        """The topic behind a topic hash."""
+        return self._ranges.find(key)
+
+    def compare(self, within: Range, theirs: Iterable[Row]) -> Comparison:
+        """Hold a list of all that another map has in a range against this one."""
+        result = Comparison([], [], [], [])
+        named = set()
+        for key, *version in theirs:
+            named.add(key)
+            topic = self._ranges.find(key)
+            if topic is None:
+                result.only_there.append(key)
+            elif (mine := self._entries[topic].version) < tuple(version):
+                result.newer_there.append(key)
+            elif mine > tuple(version):
+                result.newer_here.append(topic)
+        result.only_here.extend(t for k, t in self._ranges.items(within) if k not in named)
+        return result
+
+    # Inside.
+
+    def _wins_hash(self, key: int, topic: str, entry: Entry) -> bool:
+        """Whether a topic may have its hash. Two that share one are made on purpose; the greater version stays."""
+        other = self._ranges.find(key)
+        if other is None:
+            return True
+        if (entry.version, topic) <= (self._entries[other].version, other):
+            return False
+        self.drop(other)
+        self._evicted.append(other)
+        return True
+
+    def _evict(self) -> None:
+        entries_max = RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR
+        bytes_max = RETAINED_BYTES_MAX * RETAINED_HARD_FACTOR
+        while len(self._entries) > entries_max or self._bytes > bytes_max:
+            if self._oldest is None:
+                self._oldest = [(bool(e.payload), e.version, t) for t, e in self._entries.items()]
+                heapq.heapify(self._oldest)
+            alive, version, topic = heapq.heappop(self._oldest)
+            entry = self._entries.get(topic)
+            if entry is not None and (bool(entry.payload), entry.version) == (alive, version):
+                self.drop(topic)
+                self._evicted.append(topic)
+        if self._oldest is not None and len(self._oldest) > 2 * len(self._entries) + 1024:
+            self._oldest = None

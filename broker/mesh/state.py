@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker.mesh.clock import HybridClock
 from broker.mesh.events import Changes, Deliver, Event, Restored
+from broker.mesh.horizon import Horizon
 from broker.mesh.limits import MS, REBUILD_MS, STREAMS_MAX
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
@@ -57,10 +58,11 @@ class Statistics:
 class State:
     """The knowledge of one device's mesh."""
 
-    def __init__(self, device: str, choice: Choice, restored: Restored) -> None:
+    def __init__(self, device: str, choice: Choice, restored: Restored, now_ns: int) -> None:
         self.device = device
         self.choice = choice
         self.clock = HybridClock(restored.clock_bound)
+        self.horizon = Horizon(restored.clock_bound, now_ns)
         self.origin = Origin(device, restored.incarnation)
         self.log = Log()
         self.kept: dict[Stream, KeptStream] = {}
@@ -86,6 +88,16 @@ class State:
         self.rebuilding = True
         """Whether lost memory is still asked for; ends REBUILD_MS after the first link."""
         self.rebuild_until_ns: int | None = None
+
+    def age(self, now_ns: int) -> None:
+        """Forget the deletions that are too old by now."""
+        floor = self.horizon.floor(self.clock.read(now_ns), now_ns)
+        for topic in self.retained.purge(floor):
+            self.changes.retained[topic] = None
+
+    def stale(self, now_ns: int) -> bool:
+        """Whether this device was away for longer than deletions are remembered."""
+        return self.horizon.stale(self.clock.read(now_ns), now_ns)
 
     def settle(self, stream: Stream, position: Position) -> None:
         """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""

@@ -55,7 +55,7 @@ def say(mesh, control, now_ns=NOW_NS):
 
 
 def digest(*entries, first=True, more=False):
-    return Digest(first, True, more, 0, 0, list(entries))
+    return Digest(first, True, more, 0, 0, 0, list(entries))
 
 
 def events(mesh):

@@ -72,7 +72,7 @@ def test_arbitrary_bytes_never_raise_anything_else(data):
             decode(data)
         except (BundleInvalid, FrameInvalid):
             pass
-    for kind in (frame.HELLO, frame.DIGEST, frame.WANT, frame.TABLE, frame.ENTRIES, frame.ASK):
+    for kind in (frame.HELLO, frame.DIGEST, frame.WANT, frame.RANGES, frame.ENTRIES, frame.ASK):
         try:
             frame.decode_control(kind, data)
         except FrameInvalid:
@@ -220,7 +220,7 @@ numbers = st.integers(0, 2**64 - 1)
     st.booleans(),
 )
 def test_a_digest_that_lies_is_asked_about_and_nothing_more(entries, vector_hash, full):
-    digest = frame.encode_control(Digest(full, True, False, vector_hash, 0, entries))
+    digest = frame.encode_control(Digest(full, True, False, vector_hash, 0, 0, entries))
     mesh = fed(frame.encode_frame([digest]))
     for step in range(20):
         mesh.handle_timer(step * 500 * MS)
