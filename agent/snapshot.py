@@ -38,7 +38,7 @@ class Heard(NamedTuple, Generic[ValueT]):
     """Hybrid logical, of the writer."""
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """An obstacle that is present."""
 
     device: str

@@ -10,7 +10,7 @@ Source: why the bound keeps the join a join: weights only grow, so an entry once
 
 from collections.abc import Iterator
 from heapq import heappop, heappush, heapreplace
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -24,7 +24,7 @@ Weight = tuple[int, int, str]
 """What decides who stays in a full map; greater stays. Ties fall to the greater key."""
 
 
-class Entry(NamedTuple, Generic[ValueT]):
+class Entry(msgspec.Struct, Generic[ValueT], frozen=True, gc=False):
     """What a `NewestMap` holds for a key."""
 
     register: Register[ValueT]
@@ -56,7 +56,7 @@ class NewestMap(Generic[ValueT]):
 
     def items(self) -> list[tuple[str, Entry[ValueT]]]:
         """All entries in the order of their keys."""
-        return sorted(self._entries.items())
+        return sorted(self._entries.items(), key=_key_of)
 
     def put(self, key: str, register: Register[ValueT], weight: Weight) -> bool:
         """Take `register` in if it is newer. Returns whether it was.
@@ -88,7 +88,7 @@ class NewestMap(Generic[ValueT]):
     def join(self, other: "NewestMap[ValueT]") -> None:
         """Take in all that `other` holds."""
         for key, entry in other.items():
-            self.put(key, *entry)
+            self.put(key, entry.register, entry.weight)
         for _ in self.pop_excess():
             pass
 
@@ -96,7 +96,12 @@ class NewestMap(Generic[ValueT]):
         """Equal bytes for equal maps."""
         return msgspec.msgpack.encode(
             [
-                (key, *entry.register.stamp, entry.register.canonical(), entry.weight)
+                (
+                    key,
+                    *msgspec.structs.astuple(entry.register.stamp),
+                    entry.register.canonical(),
+                    entry.weight,
+                )
                 for key, entry in self.items()
             ]
         )
@@ -114,6 +119,10 @@ class NewestMap(Generic[ValueT]):
         key = heappop(self._by_weight)[1]
         del self._entries[key]
         return key
+
+
+def _key_of(item: tuple[str, object]) -> str:
+    return item[0]
 
 
 class Replica(Protocol):

@@ -8,14 +8,16 @@ On failure: it cannot; any two values have a join.
 Source: Shapiro et al. 2011, LWW-register; the clock is hybrid logical (Kulkarni et al. 2014).
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 __all__ = ["Register", "Stamp"]
 
 ValueT = TypeVar("ValueT")
 
 
-class Stamp(NamedTuple):
+class Stamp(msgspec.Struct, frozen=True, order=True, gc=False):
     """When a value was written; greater is newer."""
 
     rank: int
@@ -26,7 +28,7 @@ class Stamp(NamedTuple):
     """The device that wrote it; makes the stamp unique."""
 
 
-class Register(NamedTuple, Generic[ValueT]):
+class Register(msgspec.Struct, Generic[ValueT], frozen=True, order=True, gc=False):
     """A value, when it was written, and the bytes that said so.
 
     Registers of one thing compare as they join, since a stamp and a payload fix the value.
@@ -40,7 +42,9 @@ class Register(NamedTuple, Generic[ValueT]):
 
     def is_newer_than(self, other: "Register[ValueT]") -> bool:
         """Whether this one replaces `other`."""
-        return self[:2] > other[:2]
+        if self.stamp == other.stamp:
+            return self.payload > other.payload
+        return self.stamp > other.stamp
 
     def join(self, other: "Register[ValueT]") -> "Register[ValueT]":
         """The newer of the two."""
