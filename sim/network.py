@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from broker.mesh.events import CloseLink, Deliver, Gap, Misbehaved
+from broker.mesh.events import CloseLink, Deliver, Gap, Misbehaved, Undelivered
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
 from sim.disk import Disk
@@ -60,6 +60,7 @@ class Device:
         """The next turn ends after its commit, before anything leaves."""
         self.heard: list[Heard] = []
         self.gaps: list[Gap] = []
+        self.undelivered: list[Undelivered] = []
         self.bad: list[Misbehaved] = []
 
     @property
@@ -277,6 +278,7 @@ class Network:
             mesh = self.devices[path.source].mesh
             if mesh is not None:
                 mesh.link_down(path.target, self.now_ns)
+                self.at(self.now_ns, self._turn_of, (path.source, mesh))
             self.note(f"down {path.source} {path.target}")
 
     def _close(self, path: Path) -> None:
@@ -360,6 +362,12 @@ class Network:
                     watcher.unheard(device.name, event)
         self.kill(device.name, how=how)
 
+    def _turn_of(self, what: tuple[str, Mesh]) -> None:
+        """A turn that an event made necessary, if the device still runs."""
+        name, mesh = what
+        if self.devices[name].mesh is mesh:
+            self.turn(name)
+
     def _event(self, device: Device, event: object) -> None:
         match event:
             case Deliver(origin, _, messages, rebuild):
@@ -375,6 +383,9 @@ class Network:
                 for watcher in self.watchers:
                     watcher.lost(self.now_ns, device.name, event)
                 self.note(f"gap {device.name} {event}")
+            case Undelivered():
+                device.undelivered.append(event)
+                self.note(f"undelivered {device.name} {event}")
             case Misbehaved():
                 device.bad.append(event)
             case CloseLink(peer):

@@ -8,15 +8,17 @@ Assumes nothing of the bytes it decodes: every length is checked before use, and
 
 Layout of the header, big-endian:
 
-    u8  flags       bit 0: closes an earlier incarnation; bit 1: the earlier one is lost; others must be 0
+    u8  flags       bit 0: closes an earlier incarnation; bit 1: the earlier one is lost; bit 2: unicast;
+                    others must be 0
     u8  lane        priority * 2 + kept
     u16 messages    how many the body holds
-    u32 incarnation     u64 sequence (from 1)
+    u32 incarnation     u64 sequence (from 1; of unicast: the number, per destination)
     u64 clock       newest hybrid clock in the body
     u32 lifetime_ms longest lifetime in the body; 0: does not expire
     u32 body_bytes
     u8  length, origin in UTF-8
     [u32 incarnation, u64 sequence]  the stream's last position before this incarnation, where bit 0 is set
+    [u8 length, destination in UTF-8]    where bit 2 is set; such a bundle is in no stream, its lane is a kept one
     u16 n, n * u64  hashes of the topics, on fresh lanes (else n = 0)
     u8  kind, u16 length, tag        integrity tag; kind 0 has length 0
 
@@ -70,6 +72,7 @@ _FIXED: Final = struct.Struct(">BBHIQQII")
 _CLOSES: Final = struct.Struct(">IQ")
 _CLOSES_BIT: Final = 0x01
 _LOST_BIT: Final = 0x02
+_UNICAST_BIT: Final = 0x04
 INTEGER_MAX: Final = 1 << 63
 """Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
 _BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
@@ -123,6 +126,8 @@ class Header(NamedTuple):
     topics: tuple[int, ...] = ()
     tag_kind: int = 0
     tag: bytes = b""
+    to: str = ""
+    """The destination of a unicast bundle; empty: it is for everyone."""
 
     @property
     def position(self) -> Position:
@@ -140,6 +145,11 @@ class Header(NamedTuple):
     def stream(self) -> tuple[str, int]:
         """(origin, lane): within it sequence and order hold."""
         return (self.origin, self.lane)
+
+    @property
+    def flight(self) -> tuple[str, int, str, int]:
+        """What a unicast bundle is told by: origin, incarnation, destination, number."""
+        return (self.origin, self.incarnation, self.to, self.sequence)
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -202,7 +212,11 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
 def encode_header(header: Header) -> bytes:
     """The bytes of a header."""
     origin = header.origin.encode()
-    flags = (_CLOSES_BIT if header.closes else 0) | (_LOST_BIT if header.closes_lost else 0)
+    flags = (
+        (_CLOSES_BIT if header.closes else 0)
+        | (_LOST_BIT if header.closes_lost else 0)
+        | (_UNICAST_BIT if header.to else 0)
+    )
     parts = [
         _FIXED.pack(
             flags,
@@ -219,6 +233,9 @@ def encode_header(header: Header) -> bytes:
     ]
     if header.closes:
         parts.append(_CLOSES.pack(*header.closes))
+    if header.to:
+        to = header.to.encode()
+        parts += (bytes((len(to),)), to)
     parts.append(struct.pack(f">H{len(header.topics)}Q", len(header.topics), *header.topics))
     parts.append(struct.pack(">BH", header.tag_kind, len(header.tag)))
     parts.append(header.tag)
@@ -249,6 +266,11 @@ def _decode_header(data: bytes) -> Header:
     if flags & _CLOSES_BIT:
         closes = _CLOSES.unpack_from(data, at)
         at += _CLOSES.size
+    to = ""
+    if flags & _UNICAST_BIT:
+        to = data[at + 1 : at + 1 + data[at]].decode()
+        at += 1 + data[at]
+        _check_unicast(flags, lane, to)
     (count,) = struct.unpack_from(">H", data, at)
     topics = struct.unpack_from(f">{count}Q", data, at + 2)
     at += 2 + 8 * count
@@ -275,7 +297,15 @@ def _decode_header(data: bytes) -> Header:
         topics,
         tag_kind,
         tag,
+        to,
     )
+
+
+def _check_unicast(flags: int, lane: int, to: str) -> None:
+    if flags != _UNICAST_BIT or not is_kept(lane):
+        raise BundleInvalid("unicast that closes an incarnation or is not kept")
+    if not 0 < len(to.encode()) <= ORIGIN_BYTES_MAX:
+        raise BundleInvalid("destination outside its limits")
 
 
 def _check_header(
@@ -287,7 +317,7 @@ def _check_header(
     body_bytes: int,
     closes: Position | None,
 ) -> None:
-    if flags & ~(_CLOSES_BIT | _LOST_BIT):
+    if flags & ~(_CLOSES_BIT | _LOST_BIT | _UNICAST_BIT):
         raise BundleInvalid("unknown flags")
     if lane >= PRIORITIES * 2:
         raise BundleInvalid(f"no lane {lane}")
@@ -295,5 +325,5 @@ def _check_header(
         raise BundleInvalid("message count, incarnation or sequence is impossible")
     if body_bytes > _BODY_BYTES_MAX:
         raise BundleInvalid(f"body of {body_bytes} bytes is over the limit")
-    if (flags and sequence != 1) or (closes and closes[0] >= incarnation):
+    if (flags & ~_UNICAST_BIT and sequence != 1) or (closes and closes[0] >= incarnation):
         raise BundleInvalid("closes an earlier incarnation where it cannot")

@@ -21,6 +21,7 @@ __all__ = [
     "Misbehaved",
     "OwnBundle",
     "Restored",
+    "Undelivered",
 ]
 
 
@@ -57,7 +58,18 @@ class CloseLink(NamedTuple):
     reason: str
 
 
-Event = Deliver | Gap | Misbehaved | CloseLink
+class Undelivered(NamedTuple):
+    """An own unicast message of which nobody knows that it arrived, at its deadline."""
+
+    to: str
+    topic: str
+    clock: int
+    reason: str
+    """`unreachable`: the last word was that there is no way; `unanswered`: a neighbour took it and nothing was heard
+    since; `expired`: it arrived too late. Only the last is sure: before the others a copy may have arrived."""
+
+
+Event = Deliver | Gap | Misbehaved | CloseLink | Undelivered
 
 
 class OwnBundle(NamedTuple):

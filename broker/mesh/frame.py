@@ -25,12 +25,14 @@ from broker.mesh.limits import (
 )
 
 __all__ = [
+    "Ack",
     "Ask",
     "Digest",
     "Entries",
     "FrameInvalid",
     "Hello",
     "Ranges",
+    "Unreachable",
     "Want",
     "decode_bundle",
     "decode_control",
@@ -57,6 +59,9 @@ RANGES: Final = 8
 ENTRIES: Final = 9
 ASK: Final = 10
 RESYNC: Final = 11
+UNICAST: Final = 16
+ACK: Final = 17
+UNREACHABLE: Final = 18
 
 NEVER: Final = 0xFFFFFFFF
 """Remaining lifetime of a bundle that does not expire."""
@@ -140,7 +145,30 @@ class Ask(msgspec.Struct, array_like=True, frozen=True):
     """The sender has something older."""
 
 
-Control = Hello | Digest | Want | Ranges | Entries | Ask
+class Ack(msgspec.Struct, array_like=True, frozen=True):
+    """A destination has a unicast bundle, or had it before; told back to the origin."""
+
+    origin: str
+    incarnation: int
+    to: str
+    number: int
+    expired: bool
+    """It came too late and was not delivered."""
+    hops: int
+
+
+class Unreachable(msgspec.Struct, array_like=True, frozen=True):
+    """There is no way for a unicast bundle from here; told back along the way that it came."""
+
+    origin: str
+    incarnation: int
+    to: str
+    number: int
+    retry: bool
+    """Another way is known by now: send it again by the same neighbour."""
+
+
+Control = Hello | Digest | Want | Ranges | Entries | Ask | Ack | Unreachable
 _KINDS: Final[dict[type, int]] = {
     Hello: HELLO,
     Digest: DIGEST,
@@ -148,6 +176,8 @@ _KINDS: Final[dict[type, int]] = {
     Ranges: RANGES,
     Entries: ENTRIES,
     Ask: ASK,
+    Ack: ACK,
+    Unreachable: UNREACHABLE,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoders: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
@@ -241,12 +271,14 @@ def decode_frame(frame: bytes) -> list[tuple[int, bytes]]:
     return records
 
 
-def encode_bundle(head: bytes, body: bytes, remaining_ms: int, hops: int) -> bytes:
-    """A bundle as a record. An empty body travels for an expired bundle."""
-    return record(BUNDLE, _BUNDLE.pack(remaining_ms, min(hops, 255), len(head)) + head + body)
+def encode_bundle(
+    head: bytes, body: bytes, remaining_ms: int, hops: int, kind: int = BUNDLE
+) -> bytes:
+    """A bundle as a record, BUNDLE or UNICAST. An empty body travels for an expired bundle."""
+    return record(kind, _BUNDLE.pack(remaining_ms, min(hops, 255), len(head)) + head + body)
 
 
-def decode_bundle(data: bytes) -> tuple[Header, bytes, bytes, int, int]:
+def decode_bundle(data: bytes, kind: int = BUNDLE) -> tuple[Header, bytes, bytes, int, int]:
     """Header, header bytes, body bytes (empty: expired), remaining_ms (NEVER: does not expire), hops.
 
     Raises:
@@ -261,6 +293,8 @@ def decode_bundle(data: bytes) -> tuple[Header, bytes, bytes, int, int]:
         header = decode_header(head)
     except BundleInvalid as error:
         raise FrameInvalid(str(error)) from None
+    if (kind == UNICAST) is not bool(header.to):
+        raise FrameInvalid("a bundle for one device among those for all, or the other way round")
     if (remaining_ms == NEVER) is not (header.lifetime_ms == 0):
         raise FrameInvalid("remaining lifetime does not fit the bundle's")
     if remaining_ms != NEVER and remaining_ms > header.lifetime_ms:

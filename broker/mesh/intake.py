@@ -50,7 +50,7 @@ class Intake:
         if not state.has_room(header.stream):
             state.counters["streams_refused"] += 1
             return
-        if header.origin == peer and self._holds_back(peer, header.clock, now_ns):
+        if header.origin == peer and self.holds_back(peer, header.clock, now_ns):
             state.counters["held_back"] += 1
             return
         expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
@@ -60,7 +60,7 @@ class Intake:
         else:
             self._fresh(peer, stored, remaining_ms, now_ns)
 
-    def _holds_back(self, peer: str, clock: int, now_ns: int) -> bool:
+    def holds_back(self, peer: str, clock: int, now_ns: int) -> bool:
         """Whether a neighbour's own bundle lies too far in the future to be taken from it yet.
 
         Only a device that is synchronised, and has not followed a wrong clock before it was, can tell; and only for a
@@ -90,7 +90,9 @@ class Intake:
             stream = state.fresh[header.stream] = FreshStream()
         if not stream.accept(header.incarnation, header.sequence):
             state.counters["duplicates"] += 1
+            state.routes.copy(header.origin, peer)
             return
+        state.routes.first(header.origin, peer)
         state.hear_of(header.origin, header.incarnation)
         if not remaining_ms:
             state.counters["expired"] += header.messages
@@ -107,6 +109,7 @@ class Intake:
             stream = state.kept[header.stream] = KeptStream()
         if stream.knows(header.position):
             state.counters["duplicates"] += 1
+            state.routes.copy(header.origin, peer)
             return
         if state.waiting_bytes + stored.weight_bytes > WAITING_BYTES_MAX and not stream.follows(
             header.position
@@ -117,6 +120,7 @@ class Intake:
         before = stream.waiting_bytes
         verdict = stream.accept(stored)
         if verdict is Verdict.NEW:
+            state.routes.first(header.origin, peer)
             state.hear_of(header.origin, header.incarnation)
             state.clock.observe(header.clock, now_ns)
             state.log_add(stored)

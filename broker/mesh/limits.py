@@ -77,7 +77,39 @@ hard cap that have nothing in common are 90,000."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Published and not yet sealed, within one turn: a publisher that never yields is told."""
 
+# Unicast
+ROUTES_MAX: Final = 20_000
+"""Devices to which a way is known: as many as may have streams, at about 200 bytes each."""
+UNICAST_HOPS_MAX: Final = 32
+"""A loop of ways ends here. Three times the diameter of a ring of 20; graphs of degree 6 reach thousands in 6."""
+UNICAST_LIFETIME_MAX_MS: Final = 600_000
+"""What takes longer than ten minutes is no call; publish it kept."""
+UNICAST_FLIGHTS_MAX: Final = 256
+"""Bundles under way to one device. Guess: more calls at once than one device can serve."""
+UNICAST_BYTES_MAX: Final = 1024 * 1024
+"""The same in bytes: 50 ms of round trip at 20 MB/s."""
+UNICAST_ALL_FLIGHTS_MAX: Final = 2_048
+"""Bundles under way to all devices; about 1 KB of objects each."""
+UNICAST_ALL_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The same in bytes. Guess: half the log."""
+UNICAST_DESTINATIONS_MAX: Final = 4_096
+"""Devices whose numbers and round trips are remembered; more than UNICAST_ALL_FLIGHTS_MAX, so one is idle."""
+UNICAST_WINDOW_NUMBERS: Final = 1_024
+"""How far numbers under way may lie apart, and how far back a destination tells copies: four times FLIGHTS_MAX."""
+UNICAST_SENDERS_MAX: Final = 4_096
+"""(origin, incarnation) pairs whose numbers a destination remembers, at about 400 bytes each."""
+UNICAST_PASSING_MAX: Final = 4_096
+"""Bundles on their way through a relay, remembered for the way back; beyond it the origin's timer has to do."""
+UNICAST_RETRIES_MAX: Final = 16
+"""How often one bundle is sent again at once because a relay says that it knows another way. Guess."""
+
 # Time
+UNICAST_RESEND_FIRST_MS: Final = 500
+"""Before a destination's round trip is known. RFC 6298 says 1 s; four hops of 50 ms radio are 400 ms."""
+UNICAST_RESEND_MIN_MS: Final = 100
+"""No sooner than this: the other side may be busy for a turn. Linux TCP: 200 ms."""
+UNICAST_RESEND_MAX_MS: Final = 2_000
+"""No later, so that a way that opens is found: a link's silence takes as long to be noticed. Guess."""
 TICK_MS: Final = 1_000
 """Housekeeping: expiry of logged bodies, end of joining and rebuilding."""
 PING_MS: Final = 500
@@ -127,4 +159,6 @@ CLOCK_BOUND_MS: Final = 10_000
 
 assert BUNDLE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert PING_MS * 3 < SILENCE_MS
+assert UNICAST_FLIGHTS_MAX < UNICAST_WINDOW_NUMBERS
+assert UNICAST_ALL_FLIGHTS_MAX < UNICAST_DESTINATIONS_MAX
 assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS < GAP_AWAY_MS

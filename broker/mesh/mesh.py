@@ -43,6 +43,7 @@ from broker.mesh.peer import Peer
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.state import State, Statistics
 from broker.mesh.streams import KeptStream
+from broker.mesh.unicast import Unicast, check_unicast
 
 if TYPE_CHECKING:
     from broker.mesh.state import Choice
@@ -74,6 +75,7 @@ class Mesh:
         self._state = State(device, choice, restored, now_ns)
         self._intake = Intake(self._state)
         self._dialogue = Dialogue(self._state, self._intake)
+        self._unicast = Unicast(self._state, self._intake)
         self._open_bytes = 0
         self._local_open: list[Message] = []
         self._next_digest_ns = now_ns + DIGEST_MS * MS
@@ -99,6 +101,7 @@ class Mesh:
         lifetime_ms: int = 0,
         rank: int = 0,
         local: bool = False,
+        to: str = "",
     ) -> int:
         """Publish a message; it leaves with this turn's `seal`.
 
@@ -106,18 +109,21 @@ class Mesh:
             topic: A valid topic name.
             payload: At most MESSAGE_BYTES_MAX; empty and retained: deletes the topic's value.
             now_ns: Monotonic time.
-            qos: 0 is fresh, 1 and 2 are kept.
+            qos: 0 is fresh, 1 and 2 are kept; at least 1 where `to` is given.
             retained: Whether it becomes the topic's value.
             priority: 0 control, 1 urgent, 2 normal, 3 telemetry, 4 bulk.
             lifetime_ms: 0: it does not expire.
             rank: Orders retained values before the clock does. A deletion takes the rank of what it deletes.
             local: It never leaves this device.
+            to: The one device that it is for. It needs a lifetime then, is kept by nobody but this device, and
+                ends as delivered there or as `Undelivered` here.
 
         Returns:
             The message's hybrid clock.
 
         Raises:
             MeshFull: A limit is reached; nothing was taken.
+            ValueError: Unicast that is retained, or whose lifetime or destination is outside its limits.
         """
         state = self._state
         size = body_bytes_estimate(topic, payload)
@@ -128,6 +134,9 @@ class Mesh:
             )
         if self._open_bytes + size > OPEN_BYTES_MAX:
             raise MeshFull(f"more than {OPEN_BYTES_MAX} bytes published in one turn")
+        if to:
+            check_unicast(to, lifetime_ms, retained=retained)
+            qos = max(qos, 1)
         clock = state.clock.tick(now_ns)
         if retained:
             held = state.local if local else state.retained
@@ -138,8 +147,11 @@ class Mesh:
             if not payload and (present := held.get(topic)) is not None:
                 rank = present.rank
         message = Message(clock, qos << QOS_SHIFT | retained, lifetime_ms, rank, topic, payload)
+        if to and to != state.device:
+            state.flights.add(to, priority, message, now_ns)
+            return clock
         self._open_bytes += size
-        if local:
+        if local or to:
             if retained:
                 state.local.merge(topic, Entry(rank, clock, state.device, payload, qos))
             self._local_open.append(message)
@@ -156,6 +168,7 @@ class Mesh:
         if self._local_open:
             state.deliver(state.device, state.origin.incarnation, self._local_open)
             self._local_open = []
+        self._unicast.seal(now_ns)
         if not state.origin.pending:
             return
         positions = (
@@ -193,9 +206,9 @@ class Mesh:
 
     def link_down(self, peer: str, now_ns: int) -> None:
         """The link is gone."""
-        del now_ns  # the verb takes it as all do
         if self._state.peers.pop(peer, None) is not None:
             self._state.repair.forget_peer(peer)
+            self._unicast.link_down(peer, now_ns)
 
     def receive(self, peer: str, data: bytes, now_ns: int) -> None:
         """A frame came from a neighbour. Never raises: a bad frame is dropped, counted and told."""
@@ -235,6 +248,7 @@ class Mesh:
         if repair_ns is not None and now_ns >= repair_ns:
             self._repair(now_ns)
         self._dialogue.reconciler.due(now_ns)
+        self._unicast.due(now_ns)
         if now_ns >= self._next_tick_ns:
             self._next_tick_ns = now_ns + TICK_MS * MS
             self._tick(now_ns)
@@ -249,7 +263,11 @@ class Mesh:
             times.append(peer.next_ping_ns)
             if not peer.closing:
                 times.append(peer.heard_ns + SILENCE_MS * MS)
-        sometimes = (state.repair.next_ns(), self._dialogue.reconciler.next_ns())
+        sometimes = (
+            state.repair.next_ns(),
+            self._dialogue.reconciler.next_ns(),
+            state.flights.next_ns(),
+        )
         times += [at_ns for at_ns in sometimes if at_ns is not None]
         return min(times)
 
@@ -310,6 +328,7 @@ class Mesh:
             incarnation=state.origin.incarnation,
             joining=state.joining,
             counters={**dict(sorted(state.counters.items())), "wants": state.repair.wants},
+            flights=len(state.flights),
             streams=len(state.kept) + len(state.fresh),
             log_bundles=len(state.log),
             log_bytes=state.log.size_bytes,
@@ -329,6 +348,8 @@ class Mesh:
             self._state.counters["records_before_hello"] += 1
         elif kind == frame.BUNDLE:
             self._intake.bundle(link.name, body, now_ns)
+        elif kind in (frame.UNICAST, frame.ACK, frame.UNREACHABLE):
+            self._unicast.hear(link, kind, body, now_ns)
         else:
             self._dialogue.hear(link, kind, body, now_ns)
 

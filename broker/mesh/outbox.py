@@ -1,7 +1,8 @@
 """What waits to be sent to one neighbour: by priority, bounded, fresh values conflated, expired ones dropped.
 
-Decides the order of bundles on one link. Assumes that whatever it drops for lack of room is either fresh (and may be
-skipped) or kept (and comes back by digest), so no promise rests on its size. Bundles are shared, not copied.
+Decides the order of bundles on one link. Assumes that whatever it drops for lack of room is fresh (and may be
+skipped), kept (and comes back by digest) or unicast (and is sent again by its origin), so no promise rests on its
+size. Bundles are shared, not copied.
 """
 
 from __future__ import annotations
@@ -32,11 +33,21 @@ class _Slot:
 class Outbox:
     """Bundles queued for one neighbour."""
 
-    __slots__ = ("_bytes", "_count", "_fresh", "_queues", "conflated", "dropped", "expired")
+    __slots__ = (
+        "_bytes",
+        "_count",
+        "_flights",
+        "_fresh",
+        "_queues",
+        "conflated",
+        "dropped",
+        "expired",
+    )
 
     def __init__(self) -> None:
         self._queues: list[deque[_Slot]] = [deque() for _ in range(PRIORITIES)]
         self._fresh: dict[tuple[str, int], _Slot] = {}
+        self._flights: set[tuple[str, int, str, int]] = set()
         self._bytes = 0
         self._count = 0
         self.conflated = 0
@@ -52,7 +63,14 @@ class Outbox:
         return self._bytes
 
     def add(self, stored: Stored) -> None:
-        """Queue a bundle; the least urgent gives way when there is no room."""
+        """Queue a bundle; the least urgent gives way when there is no room.
+
+        Unicast that is queued already is not queued again: its origin resends what waits here for long.
+        """
+        if stored.header.to:
+            if stored.header.flight in self._flights:
+                return
+            self._flights.add(stored.header.flight)
         lane = stored.header.lane
         fresh = not is_kept(lane)
         if fresh and self._conflate(stored):
@@ -82,6 +100,7 @@ class Outbox:
         for queue in self._queues:
             queue.clear()
         self._fresh.clear()
+        self._flights.clear()
         self._bytes = self._count = 0
 
     def _conflate(self, stored: Stored) -> bool:
@@ -102,6 +121,8 @@ class Outbox:
         stored = slot.stored
         self._bytes -= stored.weight_bytes
         self._count -= 1
+        if stored.header.to:
+            self._flights.discard(stored.header.flight)
         if self._fresh.get(stored.header.stream) is slot:
             del self._fresh[stored.header.stream]
         return stored

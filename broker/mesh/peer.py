@@ -177,7 +177,11 @@ class Peer:
         self.bundles_out += 1
         remaining_ms = stored.remaining_ms(now_ns)
         return frame.encode_bundle(
-            stored.head, stored.body if remaining_ms else b"", remaining_ms, stored.hops
+            stored.head,
+            stored.body if remaining_ms else b"",
+            remaining_ms,
+            stored.hops,
+            frame.UNICAST if stored.header.to else frame.BUNDLE,
         )
 
     def say(self, control: frame.Control) -> None:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker.mesh.clock import HybridClock
 from broker.mesh.events import Changes, Deliver, Event, Restored
+from broker.mesh.flights import Flights
 from broker.mesh.horizon import Horizon
 from broker.mesh.limits import MS, REBUILD_MS, STREAMS_MAX
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.repair import Repair, Vector
 from broker.mesh.retained import RetainedMap
+from broker.mesh.routes import Routes
 from broker.mesh.streams import FreshStream, KeptStream
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from broker.mesh.bundle import Message, Position
     from broker.mesh.log import Stored
     from broker.mesh.peer import Peer, PeerStatistics
+    from broker.mesh.unicast import Passing, Window
 
 __all__ = ["Choice", "State", "Statistics"]
 
@@ -48,6 +51,8 @@ class Statistics:
     incarnation: int
     joining: bool
     counters: dict[str, int]
+    flights: int
+    """Own unicast bundles under way."""
     streams: int
     log_bundles: int
     log_bytes: int
@@ -77,6 +82,12 @@ class State:
         self.peers: dict[str, Peer] = {}
         self.vector = Vector(self.kept, self.log)
         self.repair = Repair(self.kept, self.peers)
+        self.routes = Routes(self.peers)
+        self.flights = Flights()
+        self.windows: OrderedDict[tuple[str, int], Window] = OrderedDict()
+        """By origin and incarnation: which of its unicast bundles for this device have arrived."""
+        self.passing: OrderedDict[tuple[str, int, str, int], Passing] = OrderedDict()
+        """Unicast bundles on their way through this device."""
         self.events: deque[Event] = deque()
         self.changes = Changes()
         self.counters: Counter[str] = Counter()
