@@ -140,12 +140,7 @@ class Mesh:
         clock = state.clock.tick(now_ns)
         if retained:
             held = state.local if local else state.retained
-            if not held.has_room(topic, payload):
-                raise MeshFull(
-                    "the retained map is full; delete topics by an empty retained publish"
-                )
-            if not payload and (present := held.get(topic)) is not None:
-                rank = present.rank
+            rank = _rank(held, topic, payload, rank)
         message = Message(clock, qos << QOS_SHIFT | retained, lifetime_ms, rank, topic, payload)
         if to and to != state.device:
             state.flights.add(to, priority, message, now_ns)
@@ -377,3 +372,11 @@ class Mesh:
             for stream in state.kept.values():
                 stream.end_rebuild()
         state.age(now_ns)
+
+
+def _rank(held: RetainedMap, topic: str, payload: bytes, rank: int) -> int:
+    """The rank of a retained publish, if there is room for it; a deletion's is that of what it deletes."""
+    if not held.has_room(topic, payload):
+        raise MeshFull("the retained map is full; delete topics by an empty retained publish")
+    present = None if payload else held.get(topic)
+    return rank if present is None else present.rank
