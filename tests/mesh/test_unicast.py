@@ -257,7 +257,7 @@ def test_a_destination_that_does_not_answer_is_told_as_that():
 
 def test_what_arrives_too_late_is_not_delivered_and_told_as_expired():
     network = acquainted("ab", row("ab"), latency_ms=(20, 20))
-    network.give_conditions("a", "b", Conditions(1, 0, loss=1.0))
+    network.path("a", "b").conditions = Conditions(1, 0, loss=1.0)
     call(network, "a", "b", b"x", deadline_ms=50)
     mesh = network.devices["a"].mesh
     (flight,) = mesh._state.flights._destinations["b"].flights.values()
