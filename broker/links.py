@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from broker.link import Dialler, Neighbour
+from broker.dialler import Dialler, Wish
 from broker.topics import is_id
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from broker.embedded.ingress import Pipe
-    from broker.link import Owner
+    from broker.link import Neighbour, Owner
     from broker.radio import Radio
 
 __all__ = ["Links"]
@@ -61,7 +61,7 @@ class Links:
         self._radio = radio
         self._random = random
         self._links: dict[str, _Link] = {}
-        self._diallers: dict[str, Dialler] = {}
+        self._diallers: dict[str, tuple[Dialler, asyncio.Task[None]]] = {}
         self._gone = asyncio.Event()
         self._closed = False
         self.refused = ""
@@ -81,19 +81,38 @@ class Links:
         link = self._links.get(peer)
         return link is not None and link.pipe is pipe and self._radio.hears(peer)
 
-    def dialler(self, neighbour: Neighbour, owner: Owner) -> Dialler:
-        """What keeps a link to this neighbour up, to be run."""
-        dialler = Dialler(
-            self._device, neighbour, owner, self._wait_wanted, self._radio, self._random
-        )
-        self._diallers[neighbour.name] = dialler
-        return dialler
+    def dial(self, neighbour: Neighbour, owner: Owner) -> None:
+        """Keep a link to this neighbour up from now on; where it listens takes the place of what was said before."""
+        self._stop_dialling(neighbour.name)
+        wish = Wish(self.__contains__, self._wait_wanted)
+        dialler = Dialler(self._device, neighbour, owner, wish, self._radio, self._random)
+        name = f"{self._device} dial {neighbour.name}"
+        task = asyncio.get_running_loop().create_task(dialler.run(), name=name)
+        self._diallers[neighbour.name] = (dialler, task)
+
+    def undial(self, peer: str) -> None:
+        """Dial a neighbour no more, and let go of the link if it was dialled from here."""
+        self._stop_dialling(peer)
+        link = self._links.get(peer)
+        if link is not None and link.dialled_by == self._device:
+            self.drop(peer)
+
+    def wake(self, peer: str) -> None:
+        """Somebody says that a neighbour is there."""
+        if peer in self._diallers:
+            self._diallers[peer][0].wake()
+
+    def absent_s(self, peer: str) -> float:
+        """For how long a neighbour has been dialled in vain; 0 if there is a link, or it is not dialled."""
+        if peer in self._links or peer not in self._diallers:
+            return 0.0
+        return self._diallers[peer][0].absent_s
 
     def failures(self) -> dict[str, str]:
         """By neighbour that is dialled and has no link: why the last attempt failed."""
         return {
             name: dialler.last_failure
-            for name, dialler in self._diallers.items()
+            for name, (dialler, _) in self._diallers.items()
             if dialler.failures and name not in self._links
         }
 
@@ -130,12 +149,21 @@ class Links:
             self._forget(peer)
             self._radio.close(peer, link.pipe)
 
-    def close(self) -> None:
-        """Close all, and take none any more."""
+    async def close(self) -> None:
+        """Dial nobody, close all, and take none any more."""
         self._closed = True
+        tasks = [task for _, task in self._diallers.values()]
+        for peer in list(self._diallers):
+            self._stop_dialling(peer)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for peer in list(self._links):
             self.drop(peer)
         self._radio.restore()
+
+    def _stop_dialling(self, peer: str) -> None:
+        _, task = self._diallers.pop(peer, (None, None))
+        if task is not None:
+            task.cancel()
 
     def _forget(self, peer: str) -> None:
         del self._links[peer]

@@ -150,7 +150,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        self._links.close()
+        await self._links.close()
         await self._broker.shutdown()
         self._flush()
         if self._timer is not None:
@@ -160,8 +160,11 @@ class Node:
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
-        dialler = self._links.dialler(neighbour, self)
-        self._spawn(dialler.run(), f"dial {neighbour.name}")
+        self._links.dial(neighbour, self)
+
+    def undial(self, peer: str) -> None:
+        """Dial a neighbour no more, and let go of the link if it was dialled from here."""
+        self._links.undial(peer)
 
     @property
     def port(self) -> int:

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from broker.dialler import Dialler, Wish
 from broker.embedded import packets
-from broker.link import Dialler, Neighbour
+from broker.link import Neighbour
 from broker.radio import Radio
 from tests.node.fleet import until
 
@@ -35,7 +36,8 @@ async def nobody_linked(peer):
 
 
 def dialler(host, port, owner):
-    return Dialler("a", Neighbour("b", host, port), owner, nobody_linked, Radio(), Random(1))
+    wish = Wish(lambda peer: False, nobody_linked)
+    return Dialler("a", Neighbour("b", host, port), owner, wish, Radio(), Random(1))
 
 
 async def stopped(task):
@@ -55,7 +57,7 @@ def test_a_slow_look_up_is_not_started_anew_with_each_attempt(monkeypatch, caplo
 
         answered = asyncio.Event()
         monkeypatch.setattr(loop, "getaddrinfo", slow)
-        monkeypatch.setattr("broker.link.CONNECT_TIMEOUT_S", 0.01)
+        monkeypatch.setattr("broker.dialler.CONNECT_TIMEOUT_S", 0.01)
         dial = dialler("b.example", 1883, Owner())
         task = asyncio.create_task(dial.run())
         await until(lambda: dial.failures >= 3, "attempts")

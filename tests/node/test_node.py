@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+from itertools import permutations
 
 import pytest
 
@@ -117,6 +118,66 @@ def test_both_ends_dialling_end_up_with_one_link(tmp_path):
         assert heard.payloads("t") == [b"%d" % number for number in range(20)]
         await b.stop()
         await a.stop()
+
+    run(story())
+
+
+def test_devices_that_all_dial_each_other_at_once_have_one_link_a_pair(tmp_path):
+    async def story():
+        nodes = [await start(name, tmp_path) for name in "abcd"]
+        for one, other in permutations(nodes, 2):
+            one.dial(Neighbour(other.device, "127.0.0.1", other.port))
+        everybody = {node.device for node in nodes}
+
+        def settled():
+            one_each = sum(node.statistics().broker.connections for node in nodes) == 6
+            return one_each and all(established(n) == everybody - {n.device} for n in nodes)
+
+        await until(settled, "one link for each pair")
+        down = []
+        for node in nodes:
+            node.watch_links(lambda peer, up, node=node: down.append((node.device, peer, up)))
+        heard = [Listener(node) for node in nodes]
+        for node in nodes:
+            await node.publish("t", node.device.encode(), qos=1)
+        await until(lambda: all(len(h.payloads("t")) == 4 for h in heard), "all")
+        assert down == []
+        assert settled()
+        for node in nodes:
+            await node.stop()
+
+    run(story())
+
+
+def test_a_link_is_let_go_by_the_device_that_dialled_it(tmp_path):
+    async def story():
+        async with chain(tmp_path, "ab") as (a, b):
+            a.undial("b")
+            assert established(a) == {"b"}
+            b.undial("a")
+            await until(lambda: not established(a) and not established(b), "no link")
+            assert b.statistics().dial_failures == {}
+            a.dial(Neighbour("b", "127.0.0.1", b.port))
+            await until(lambda: established(b) == {"a"}, "a link that the other dialled")
+
+    run(story())
+
+
+def test_where_a_neighbour_listens_may_change_under_a_link(tmp_path):
+    async def story():
+        a = await start("a", tmp_path)
+        b = await start("b", tmp_path, [a])
+        await until(lambda: established(b) == {"a"}, "a link")
+        b.dial(Neighbour("a", "127.0.0.1", 9))
+        assert established(b) == {"a"}
+        port = a.port
+        await a.stop()
+        await until(lambda: "a" in b.statistics().dial_failures, "a failure")
+        again = await start("a", tmp_path, port=port)
+        b.dial(Neighbour("a", "127.0.0.1", port))
+        await until(lambda: established(b) == {"a"}, "a link")
+        await b.stop()
+        await again.stop()
 
     run(story())
 

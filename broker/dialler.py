@@ -1,0 +1,197 @@
+"""Keeps a link to one neighbour up: connect, introduce, wait for its end, connect again.
+
+Decides when to try. A packet that a cut swallows is sent again by the kernel after 1, 3 and 7 s only, so a dialler does
+not wait for it: it starts another attempt every ATTEMPT_S, beside those that are still pending, and the first that gets
+through becomes the link. So a neighbour that is reachable again has a link within half a second. The cost is a SYN each
+ATTEMPT_S for a neighbour that is away, 150 bytes a second with its answer. After ABSENT_S attempts become rarer, down
+to one each ATTEMPT_S_MAX, until somebody says that the neighbour is there (`wake`).
+
+Assumes that a neighbour which is there answers within CONNECT_TIMEOUT_S. One that does not, or refuses, or hangs up at
+once, is tried again, and the reason kept for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from broker.link import DialledPipe
+from broker.lookup import Lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from broker.link import Neighbour, Owner
+    from broker.radio import Radio
+
+__all__ = ["Dialler", "Wish"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 2.0
+"""From SYN to connection, and again from CONNECT to SUBACK. A LAN answers in milliseconds, a busy Pi in tenths of a
+second, a neighbour behind a mobile network in one. Guess."""
+ATTEMPT_S: Final = 0.4
+"""An attempt starts so long after the last one, less up to a quarter by chance. With 100 ms for connecting and greeting
+that is half a second to a link."""
+ATTEMPT_S_MAX: Final = 5.0
+ABSENT_S: Final = 120.0
+"""A cut that heals in this time heals at once. Longer, and the machine is off rather than cut off. Guess."""
+RARER_S: Final = 60.0
+"""From then on attempts become half as frequent each time this passes, down to ATTEMPT_S_MAX."""
+ATTEMPTS_MAX: Final = 8
+"""Pending at once: CONNECT_TIMEOUT_S over the shortest interval is 7."""
+AGAIN_S: Final = 0.05
+"""After a link that has lived: both ends dial again, and should not do so at the same instant."""
+LIVED_S_MIN: Final = 1.0
+"""A link that ends sooner counts as a failure, so that a neighbour that will not have us is not dialled in a loop."""
+
+
+class Wish(NamedTuple):
+    """Whether a link is wanted, because there is none."""
+
+    has_link: Callable[[str], bool]
+    """Whether there is one to the neighbour."""
+    wanted: Callable[[str], Awaitable[None]]
+    """Returns as soon as there is none."""
+
+
+class Dialler:
+    """Keeps a link to one neighbour up.
+
+    Args:
+        device: This device's id.
+        neighbour: Whom to dial.
+        owner: The node.
+        wish: Whether a link is wanted.
+        radio: Whether anything that is sent gets there.
+        random: Jitter.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        neighbour: Neighbour,
+        owner: Owner,
+        wish: Wish,
+        radio: Radio,
+        random: Random,
+    ) -> None:
+        self.neighbour = neighbour
+        self._device = device
+        self._owner = owner
+        self._wish = wish
+        self._radio = radio
+        self._random = random
+        self._lookup = Lookup(neighbour.host, neighbour.port)
+        self._loop = asyncio.get_running_loop()
+        self._absent_since = self._loop.time()
+        self._news = asyncio.Event()
+        self.failures = 0
+        """Since the last link."""
+        self.last_failure = ""
+
+    @property
+    def absent_s(self) -> float:
+        """For how long it has been dialled in vain; 0 while it has not failed."""
+        return self._loop.time() - self._absent_since if self.failures else 0.0
+
+    def wake(self) -> None:
+        """It is there, somebody says: try at once, and often again, if attempts had become rare."""
+        if self.absent_s > ABSENT_S:
+            self._absent_since = self._loop.time()
+            self._news.set()
+
+    async def run(self) -> None:
+        """Dial for ever; cancel to stop. A link that is up outlives this."""
+        name = self.neighbour.name
+        while True:
+            if self._wish.has_link(name):
+                await self._wish.wanted(name)
+                self._seen()
+            pause_s = self._interval_s()
+            try:
+                pipe = await self._connected()
+                if pipe is None:
+                    continue
+                await self._introduced(pipe)
+                up_at = self._loop.time()
+                await asyncio.shield(pipe.closed)
+            except (OSError, TimeoutError) as error:
+                self._note(error)
+            else:
+                if self._loop.time() - up_at >= LIVED_S_MIN:
+                    self._seen()
+                    pause_s = AGAIN_S * self._random.random()
+                else:
+                    self._note("it closes the link as soon as it is up; see its log")
+            await asyncio.sleep(pause_s)
+
+    async def _connected(self) -> DialledPipe | None:
+        """The first of overlapping attempts that gets through; None when a link has come up otherwise."""
+        attempts: set[asyncio.Task[None]] = set()
+        through: list[DialledPipe] = []
+        try:
+            while not self._wish.has_link(self.neighbour.name):
+                if len(attempts) < ATTEMPTS_MAX:
+                    task = self._loop.create_task(self._attempt(through))
+                    attempts.add(task)
+                    task.add_done_callback(attempts.discard)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s()):
+                        await self._news.wait()
+                self._news.clear()
+                if through:
+                    return through.pop(0)
+            return None
+        finally:
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+            for pipe in through:
+                pipe.abandon()
+
+    async def _attempt(self, through: list[DialledPipe]) -> None:
+        pipe = DialledPipe(self._device, self.neighbour.name, self._owner)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if not self._radio.hears(self.neighbour.name):
+                    await asyncio.sleep(CONNECT_TIMEOUT_S + 1)
+                await self._lookup.connect(lambda: pipe)
+        except (OSError, TimeoutError, ValueError, OverflowError) as error:
+            pipe.abandon()
+            self._note(error)
+        except BaseException:
+            pipe.abandon()
+            raise
+        else:
+            through.append(pipe)
+            self._news.set()
+
+    async def _introduced(self, pipe: DialledPipe) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                pipe.introduce()
+                await pipe.ready
+        except BaseException:
+            pipe.abandon()
+            raise
+
+    def _interval_s(self) -> float:
+        late_s = max(0.0, self.absent_s - ABSENT_S)
+        ceiling = min(ATTEMPT_S_MAX, ATTEMPT_S * 2 ** min(10.0, late_s / RARER_S))
+        return ceiling * (1 - self._random.random() / 4)
+
+    def _seen(self) -> None:
+        self.failures = 0
+        self._absent_since = self._loop.time()
+
+    def _note(self, error: Exception | str) -> None:
+        self.failures += 1
+        reason = str(error) or "no answer"
+        if reason != self.last_failure:
+            self.last_failure = reason
+            logger.info("%s: no link to %s yet: %s", self._device, self.neighbour.name, reason)
