@@ -222,6 +222,8 @@ class Repair:
             if loss is not None:
                 lost.append((stream, loss))
                 self._holes[stream] = now_ns
+                # Behind it there may be another hole, which a neighbour that gives up now can fill.
+                self._hopeless[stream] = now_ns - (GAP_AWAY_MS - GAP_WAIT_MS) * MS
                 continue
             asked = self._choose(stream, position, ahead)
             if asked is not None:

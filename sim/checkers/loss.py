@@ -111,7 +111,8 @@ class Loss(Checker):
                 continue
             log = mesh._state.log
             stream = (message.origin, message.places[-1][0])
-            if not log.evicted or any(log.get(stream, place) for _, place in message.places):
+            floor = log.held_after.get(stream, (0, 0))
+            if not log.evicted or any(place > floor for _, place in message.places):
                 return name
         return None
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.mesh.network import Disk, Network
+from sim.disk import Disk
+from sim.network import Network
+from sim.path import Conditions
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 
@@ -83,6 +85,24 @@ def test_what_waits_behind_a_hole_is_delivered_when_the_hole_is_given_up():
     network.run(30_000)
     assert news(network, "c") == [b"1", b"3"]
     assert len(network.devices["c"].gaps) == 1
+
+
+def test_a_second_hole_is_filled_by_the_neighbour_that_gives_up_the_first_at_the_same_time():
+    network = Network("abc", [("a", "b"), ("a", "c"), ("b", "c")])
+    network.run(4_000)
+    network.partition([("b", "c")])
+    lossy = Conditions(loss=1.0)
+    for number in range(1, 6):
+        to_b, to_c = network.path("a", "b"), network.path("a", "c")
+        to_b.conditions = lossy if number == 2 else network.conditions
+        to_c.conditions = lossy if number in {2, 4} else network.conditions
+        network.publish("a", "t", b"%d" % number, qos=1)
+        network.run(5)
+    network.kill("a")
+    network.heal()
+    network.run(30_000)
+    assert news(network, "b") == [b"1", b"3", b"4", b"5"]
+    assert news(network, "c") == [b"1", b"3", b"4", b"5"]
 
 
 def test_leftovers_of_an_ended_incarnation_do_not_stop_repair():
