@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.mesh.limits import MS
+from broker.mesh.limits import DIGEST_MS, JOIN_WAIT_MS, MS
 from sim.path import Conditions
 from sim.randomness import stream
 from sim.watcher import Death
@@ -52,6 +52,8 @@ class Adversary:
         for kind, rate, strike in kinds:
             if rate:
                 self._next((stream(seed, f"fault {kind}"), rate * scale, strike))
+        self._clocks_from_ns = network.now_ns + (JOIN_WAIT_MS + DIGEST_MS) * MS
+        """Not while all are newcomers: what they take for their past would come from the future."""
 
     def start(self) -> None:
         """Let faults come."""
@@ -220,6 +222,8 @@ class Adversary:
         network = self._network
         name = random.choice(list(network.devices))
         mode, synchronised = random.random(), random.random() < 0.5
+        if network.now_ns < self._clocks_from_ns:
+            return
         skew_ms = 0
         if mode < 0.3:
             skew_ms = random.randint(-5_000, 5_000)

@@ -190,7 +190,8 @@ class Repair:
             if (recent and held >= asked_held) or asks >= REBUILD_ASKS_MAX:
                 continue
             upto = min(asked_held, floor) if recent else floor
-            self._rebuild_asked[stream] = (now_ns, peer.name, held, asks + 1)
+            in_vain = peer.held_back and stream[0] == peer.name
+            self._rebuild_asked[stream] = (now_ns, peer.name, held, asks + (not in_vain))
             rows.append((*stream, *held, *upto))
         return rows
 

@@ -50,6 +50,10 @@ class Delivery(Checker):
     def booted(self, now_ns: int, device: str) -> None:
         """A boot, and the first one begins a life."""
         hearing = self.hearing.setdefault(device, Hearing(now_ns))
+        fresh = {
+            serial for serial in hearing.this_boot if not self._ledger.messages[serial - 1].qos
+        }
+        hearing.news -= fresh  # fresh messages are not remembered over a boot
         hearing.this_boot = set()
         hearing.uncertain = []
 

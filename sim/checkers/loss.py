@@ -1,9 +1,10 @@
 """Nothing acknowledged is lost: what one surviving device holds, all hear; what nobody holds is reported, not silent.
 
-Acknowledged means committed to the publisher's disk at the end of its turn. A device may do without a message when it
-reported a gap that covers it, when it had no memory yet as the message was published, or when the message died with
-its publisher's disk and is held by nobody. A gap is legitimate when, at that moment, no device in reach held the
-bundle, or reach had changed within the time in which a device waits before it gives up.
+Acknowledged means committed to the publisher's disk at the end of its turn, and not lost again with that disk: a
+publisher that does not know how far it came begins anew, and who hears its new beginning first passes over the rest.
+A device may do without a message when it reported a gap that covers it, or had no memory yet as it was published. A
+gap is legitimate when, at that moment, no device in reach held the bundle, or reach had changed within the time in
+which a device waits before it gives up.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Loss(Checker):
         self._gaps.setdefault(device, []).append(gap)
         if now_ns - self._network.reach_changed_ns < SETTLED_NS:
             return
-        reach = component(self._network, device)
+        reach = self._reach(device)
         for message in self._ledger.messages:
             if message.origin == gap.origin and _covers(gap, message) and not message.retained:
                 holder = self._holder(message, reach)
@@ -51,6 +52,14 @@ class Loss(Checker):
                     self.violated(
                         now_ns, device, f"{message.serial} given up though {holder} holds it"
                     )
+
+    def _reach(self, device: str) -> list[str]:
+        """Who could still help. Where logs have let go of bundles, neighbours alone: nobody fetches for another."""
+        reach = component(self._network, device)
+        meshes = [self._network.devices[name].mesh for name in reach]
+        if not any(mesh is not None and mesh._state.log.evicted for mesh in meshes):
+            return reach
+        return [other for edge in self._network.up if device in edge for other in edge]
 
     def missing(self, core: list[str]) -> list[tuple[str, Published]]:
         """What devices of the core still have to hear, because one of them holds it."""
@@ -70,7 +79,7 @@ class Loss(Checker):
             text = f"{_described(message)} never arrived though {holder} holds it"
             self.violated(now_ns, name, text)
         for message in self._required(now_ns):
-            if message.forgotten or self._holder(message, core) is not None:
+            if self._holder(message, core) is not None:
                 continue
             for name in core:
                 if self._lacks(name, message) and self._heard_later(name, message):
@@ -81,7 +90,10 @@ class Loss(Checker):
         return [
             message
             for message in self._ledger.messages
-            if message.acknowledged and not message.retained and not message.expired(now_ns)
+            if message.acknowledged
+            and not message.retained
+            and not message.forgotten
+            and not message.expired(now_ns)
         ]
 
     def _lacks(self, name: str, message: Published) -> bool:
@@ -101,6 +113,7 @@ class Loss(Checker):
             and other.origin == message.origin
             and other.priority == message.priority
             and other.acknowledged
+            and not other.retained  # its value may have come by reconciliation, ahead of its bundle
             for other in self._ledger.messages[message.serial :]
         )
 

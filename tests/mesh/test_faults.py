@@ -241,6 +241,20 @@ def test_a_clock_that_nobody_mends_is_held_back_for_a_while_and_at_a_bounded_cos
     assert device.mesh.statistics().peers[0].bytes_out < 20 * 20 * 10_500
 
 
+def test_memory_that_is_held_back_for_its_clock_comes_when_that_is_over():
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    network.set_wall_clock("a", skew_ms=3 * 24 * 3600 * 1000, synchronised=False)
+    publish_all(network, "a", [b"past"])
+    network.kill("b", disk_lost=True)
+    network.run(100)
+    network.restart("b")
+    network.run(20_000)
+    assert network.payloads("b") == []
+    network.run(20_000)
+    assert network.payloads("b", rebuild=True) == [b"past"]
+
+
 def test_an_own_message_on_a_topic_is_not_followed_by_an_older_one_of_another():
     network = Network("ab", [("a", "b")])
     network.run(4_000)
