@@ -15,7 +15,9 @@ import logging
 import time
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused, StoreFailed
@@ -47,7 +49,7 @@ WALL_CLOCK_S: Final = 1.0
 """How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
 
 
-class Delivered(NamedTuple):
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """A message as the agent gets it."""
 
     origin: str
@@ -380,7 +382,7 @@ class Node:
 
     def _deliver(self, event: Deliver) -> None:
         origin, incarnation, messages, rebuild = event
-        if not rebuild:
+        if not rebuild and self._broker.subscribed:
             for message in messages:
                 self._broker.route(message.topic, message.payload, message.qos)
         if not self._subscribers:

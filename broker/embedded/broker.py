@@ -110,6 +110,11 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
     # -- the node calls ------------------------------------------------------------------------
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether there is any subscription that `route` could reach."""
+        return len(self._exchange.trie) > 0
+
     def route(self, topic: str, payload: bytes, qos: int) -> None:
         """Put a live message into the buffers of the sessions that subscribed to its topic."""
         self._exchange.route(topic, payload, qos)

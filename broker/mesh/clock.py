@@ -50,7 +50,7 @@ class HybridClock:
 
     def tick(self, now_ns: int) -> int:
         """A new stamp, greater than every stamp given or observed before."""
-        physical = max(now_ns // MS + self._offset_ms, 0) << LOGICAL_BITS
+        physical = (now_ns // MS + self._offset_ms) << LOGICAL_BITS
         self._last = physical if physical > self._last else self._last + 1
         return self._last
 

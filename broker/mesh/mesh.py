@@ -153,7 +153,7 @@ class Mesh:
         elif not retained or self._intake.retain(state.device, message):
             if not qos and not retained:
                 self._intake.note_own(message)
-            state.origin.add(lane_of(priority, kept=qos > 0), message)
+            state.origin.add(lane_of(priority, kept=qos > 0), message, size)
         return clock
 
     def seal(self, now_ns: int) -> None:

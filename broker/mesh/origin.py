@@ -14,7 +14,6 @@ from broker.mesh.bundle import (
     Header,
     Message,
     Position,
-    body_bytes_estimate,
     encode_body,
     encode_header,
     is_kept,
@@ -73,14 +72,12 @@ class Origin:
             lane not in self._next for lane in (*self._open, *(lane for lane, _ in self._full))
         )
 
-    def add(self, lane: int, message: Message) -> None:
-        """Put a message into its lane's open bundle."""
-        size = body_bytes_estimate(message.topic, message.payload)
+    def add(self, lane: int, message: Message, size: int) -> None:
+        """Put a message of about `size` bytes into its lane's open bundle."""
         bundle = self._open.get(lane)
-        if bundle is not None and not bundle.has_room(message, size):
-            self._full.append((lane, bundle))
-            bundle = None
-        if bundle is None:
+        if bundle is None or not bundle.has_room(message, size):
+            if bundle is not None:
+                self._full.append((lane, bundle))
             bundle = self._open[lane] = _Open()
         bundle.messages.append(message)
         bundle.size += size

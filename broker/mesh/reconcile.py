@@ -23,7 +23,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
-from broker.mesh.bundle import FLAG_RETAINED, INTEGER_MAX, QOS_SHIFT, Message, lane_of
+from broker.mesh.bundle import (
+    FLAG_RETAINED,
+    INTEGER_MAX,
+    QOS_SHIFT,
+    Message,
+    body_bytes_estimate,
+    lane_of,
+)
 from broker.mesh.frame import Ask, Entries, FrameInvalid, Ranges
 from broker.mesh.horizon import horizon_of
 from broker.mesh.limits import (
@@ -354,7 +361,8 @@ class Reconciler:
         message = Message(clock, flags, 0, entry.rank, topic, entry.payload)
         if self._intake.retain(state.device, message):
             state.counters["retained_asserted"] += 1
-            state.origin.add(lane_of(_NORMAL, kept=entry.qos > 0), message)
+            size = body_bytes_estimate(topic, entry.payload)
+            state.origin.add(lane_of(_NORMAL, kept=entry.qos > 0), message, size)
 
     def _drop(self, topic: str, entry: Entry) -> None:
         """Forget an entry that was deleted elsewhere so long ago that nobody remembers; it is a deletion here."""
