@@ -18,11 +18,14 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from agent.config_types import ID_PATTERN, FarPort, Id, Table
 from agent.errors import ConfigError
+from agent.foreign import HubConfig, foreign_problem
 
 __all__ = [
     "BrokerConfig",
     "Config",
+    "HubConfig",
     "ModelConfig",
     "NeighbourConfig",
     "SensorConfig",
@@ -30,22 +33,18 @@ __all__ = [
     "resolve",
 ]
 
-ID_PATTERN: Final = r"^[a-z0-9-]{1,32}\Z"
 FACTORY_PATTERN: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
 
-Id: TypeAlias = Annotated[str, Meta(pattern=ID_PATTERN)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
 Factory: TypeAlias = Annotated[str, Meta(pattern=FACTORY_PATTERN)]
 
 NEIGHBOURS_MAX: Final = 64
-"""As many links as a node takes (broker/node.py)."""
+"""As many links as a node takes (broker/links.py)."""
+HUBS_MAX: Final = 4
+"""One and a spare, twice. Guess."""
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of device.toml."""
-
-
-class BrokerConfig(_Table, frozen=True):
+class BrokerConfig(Table, frozen=True):
     """`[broker]`: where this device's broker listens."""
 
     host: str = "127.0.0.1"
@@ -58,27 +57,27 @@ class BrokerConfig(_Table, frozen=True):
     """Listen unencrypted on an address that others can reach. For closed networks only."""
 
 
-class NeighbourConfig(_Table, frozen=True):
+class NeighbourConfig(Table, frozen=True):
     """`[[neighbour]]`: a device that this one dials."""
 
     name: Id
     """Its id; each neighbour once, and never this device itself."""
     host: str
     """Address or name of where its broker listens."""
-    port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    port: FarPort = 1883
     """TCP port of its broker."""
 
 
-class SensorConfig(_Table, frozen=True):
+class SensorConfig(Table, frozen=True):
     """`[sensor]`: where observations come from."""
 
     factory: Factory = "agent.sensors.trace:make"
     """`module:callable`; see agent/sensors/sensor.py."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Handed to the factory."""
 
 
-class ModelConfig(_Table, frozen=True):
+class ModelConfig(Table, frozen=True):
     """`[model]`: what this device infers."""
 
     name: Id = "forecaster"
@@ -89,11 +88,11 @@ class ModelConfig(_Table, frozen=True):
     """Folder with models.json and the files; by default the models that ship."""
     threads: Annotated[int, Meta(ge=1, le=8)] = 1
     """Of the runtime. More than cores less one makes everything slower."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Handed to the factory."""
 
 
-class Config(_Table, frozen=True):
+class Config(Table, frozen=True):
     """One device."""
 
     device: Id
@@ -104,6 +103,8 @@ class Config(_Table, frozen=True):
     """Directory of its memory; by default `state/{device}` beside device.toml."""
     broker: BrokerConfig = BrokerConfig()
     neighbour: Annotated[tuple[NeighbourConfig, ...], Meta(max_length=NEIGHBOURS_MAX)] = ()
+    hub: Annotated[tuple[HubConfig, ...], Meta(max_length=HUBS_MAX)] = ()
+    """Third-party brokers at which this device meets others."""
     sensor: SensorConfig | None = None
     """Without it the device relays and has a picture of the world."""
     model: ModelConfig | None = None
@@ -142,7 +143,8 @@ def load(path: Path | str) -> Config:
     if config.model and directory:
         model = msgspec.structs.replace(config.model, directory=str(path.parent / directory))
         config = msgspec.structs.replace(config, model=model)
-    return msgspec.structs.replace(config, state=str(path.parent / state))
+    hubs = tuple(hub.beside(path.parent) for hub in config.hub)
+    return msgspec.structs.replace(config, state=str(path.parent / state), hub=hubs)
 
 
 def resolve(factory: str) -> Any:
@@ -188,7 +190,7 @@ def _problem(config: Config) -> str:
             f"[broker] host {broker.host} can be reached from outside, and links are not encrypted yet; "
             "listen on 127.0.0.1, or write plain_listen = true if the network is closed"
         )
-    return ""
+    return foreign_problem(config.hub)
 
 
 def _one_line(text: object) -> str:
@@ -208,6 +210,7 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "": Config,
     "broker": BrokerConfig,
     "neighbour": NeighbourConfig,
+    "hub": HubConfig,
     "sensor": SensorConfig,
     "model": ModelConfig,
 }

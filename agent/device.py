@@ -60,7 +60,7 @@ class Device:
 
     Raises:
         AgentError: The sensor, the features or the models that the configuration names are not there.
-        FlockmqError: The state directory cannot be used.
+        FlockmqError: The state directory, or a key of a hub, cannot be used.
     """
 
     def __init__(self, config: Config, observer: Observer | None = None) -> None:
@@ -80,6 +80,7 @@ class Device:
             port=config.broker.port,
             websocket_port=config.broker.websocket_port,
             neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
+            hubs=[hub.at() for hub in config.hub],
         )
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation)

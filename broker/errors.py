@@ -6,6 +6,7 @@
     │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
     ├── CannotListen        a listener's address cannot be used; says what, where and why
     │   └── PortInUse       another program has it; says the way out too
+    ├── SecretUnusable      a key or a password cannot be taken from its file; says which and why
     ├── StateInUse          another process uses the state directory
     └── StoreFailed         the store cannot be opened or written; nothing was stored
 
@@ -53,6 +54,10 @@ class PortInUse(CannotListen):
             "another program listens there; "
             f"stop it (`ss -ltnp 'sport = :{port}'` names it) or choose another port",
         )
+
+
+class SecretUnusable(FlockmqError):
+    """A key or a password cannot be taken from its file; says which and why, never the secret."""
 
 
 class StateInUse(FlockmqError):

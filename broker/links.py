@@ -1,8 +1,10 @@
 """A node's links: one per neighbour, whoever dialled, and the diallers that keep them up.
 
-Decides which of two links to the same neighbour stays: the one that the smaller id dialled, so both ends decide alike;
-of two in the same direction the newer, since the older is what is left of a lost connection. Assumes that ids are
-true; who may claim one is the listener's matter. At most LINKS_MAX; one more is closed and told of.
+Decides which of two links to the same neighbour stays, by a rule that both ends follow alike: a direct one before one
+through a hub; of two direct ones the one that the smaller id dialled; of two through hubs the one whose session has the
+smaller rank; of two that are alike the newer, since the older is what is left of a lost connection. Diallers go on
+while there is only a link through a hub. Assumes that ids are true; who may claim one is the listener's matter. At most
+LINKS_MAX; one more is closed and told of.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ class LinkOwner(Protocol):
 
 class _Link(NamedTuple):
     pipe: Pipe
-    dialled_by: str
+    dialled_by: str | None
+    """None: both ends dialled a hub."""
+    rank: tuple[int, int]
+    """The smaller one stays: (0, 0 if the smaller id dialled, else 1), or (1, rank of the session at a hub)."""
 
 
 class Links:
@@ -84,7 +89,7 @@ class Links:
     def dial(self, neighbour: Neighbour, owner: Owner) -> None:
         """Keep a link to this neighbour up from now on; where it listens takes the place of what was said before."""
         self._stop_dialling(neighbour.name)
-        wish = Wish(self.__contains__, self._wait_wanted)
+        wish = Wish(self._has_direct, self._wait_wanted)
         dialler = Dialler(self._device, neighbour, owner, wish, self._radio, self._random)
         name = f"{self._device} dial {neighbour.name}"
         task = asyncio.get_running_loop().create_task(dialler.run(), name=name)
@@ -109,31 +114,44 @@ class Links:
         return self._diallers[peer][0].absent_s
 
     def failures(self) -> dict[str, str]:
-        """By neighbour that is dialled and has no link: why the last attempt failed."""
+        """By neighbour that is dialled and has no direct link: why the last attempt failed."""
         return {
             name: dialler.last_failure
             for name, (dialler, _) in self._diallers.items()
-            if dialler.failures and name not in self._links
+            if dialler.failures and not self._has_direct(name)
         }
 
+    def wants(self, peer: str) -> bool:
+        """Whether a link to the neighbour would be taken because there is none."""
+        room = len(self._links) < LINKS_MAX and not self._closed
+        return room and peer not in self._links and self._radio.hears(peer)
+
     def attach(self, peer: str, pipe: Pipe, *, dialled_by: str) -> None:
-        """Take a link that has come up, or close it."""
+        """Take a direct link that has come up, or close it."""
+        self._attach(peer, _Link(pipe, dialled_by, (0, int(dialled_by != min(peer, self._device)))))
+
+    def attach_at_hub(self, peer: str, pipe: Pipe, rank: int) -> None:
+        """Take a link through a hub, or close it. `rank`: of its session."""
+        self._attach(peer, _Link(pipe, None, (1, rank)))
+
+    def _attach(self, peer: str, new: _Link) -> None:
         if peer == self._device or not is_id(peer) or self._closed or not self._radio.hears(peer):
-            pipe.close()
+            new.pipe.close()
             return
         link = self._links.get(peer)
         if link is None and len(self._links) >= LINKS_MAX:
             self.refused = f"no room for a link to {peer}: there are {LINKS_MAX} already"
-            pipe.close()
+            new.pipe.close()
             return
         if link is not None:
-            if dialled_by != link.dialled_by and dialled_by != min(peer, self._device):
-                pipe.close()
+            if new.rank > link.rank:
+                new.pipe.close()
                 return
             self._forget(peer)
             link.pipe.close()
-        self._links[peer] = _Link(pipe, dialled_by)
-        logger.info("%s: link to %s is up, dialled by %s", self._device, peer, dialled_by)
+        self._links[peer] = new
+        how = "through a hub" if new.dialled_by is None else f"dialled by {new.dialled_by}"
+        logger.info("%s: link to %s is up, %s", self._device, peer, how)
         self._owner.link_is_up(peer)
 
     def detached(self, peer: str, pipe: Pipe) -> None:
@@ -171,8 +189,12 @@ class Links:
         logger.info("%s: link to %s is down", self._device, peer)
         self._owner.link_is_down(peer)
 
+    def _has_direct(self, peer: str) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.dialled_by is not None
+
     async def _wait_wanted(self, peer: str) -> None:
-        """Until there is no link to the neighbour."""
-        while peer in self._links:
+        """Until there is no direct link to the neighbour."""
+        while self._has_direct(peer):
             self._gone.clear()
             await self._gone.wait()

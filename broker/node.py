@@ -21,6 +21,7 @@ import msgspec
 
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused, StoreFailed
+from broker.hub import Hub
 from broker.links import Links
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved
 from broker.mesh.mesh import Mesh
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from broker.embedded.ingress import Pipe
     from broker.embedded.statistics import Statistics as BrokerStatistics
+    from broker.hub import HubAt, HubStatistics
     from broker.link import Neighbour
     from broker.mesh.events import Changes
     from broker.mesh.state import Statistics as MeshStatistics
@@ -74,7 +76,8 @@ class NodeStatistics:
     last_problem: str
     """The last thing a neighbour or the disk did wrong, as a sentence."""
     dial_failures: dict[str, str]
-    """By neighbour without a link: why the last attempt failed."""
+    """By neighbour that is dialled and has no direct link: why the last attempt failed."""
+    hubs: tuple[HubStatistics, ...]
 
 
 class Node:
@@ -87,6 +90,7 @@ class Node:
         port: Port; 0 picks a free one.
         websocket_port: The same for MQTT over WebSocket; None: none.
         neighbours: Whom it dials.
+        hubs: Third-party brokers at which it meets others.
         seed: Seeds the random choices (digest partners, back-off); by default drawn from the system.
     """
 
@@ -99,6 +103,7 @@ class Node:
         port: int = 1883,
         websocket_port: int | None = None,
         neighbours: Sequence[Neighbour] = (),
+        hubs: Sequence[HubAt] = (),
         seed: int | None = None,
     ) -> None:
         self.device = device
@@ -118,6 +123,7 @@ class Node:
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
         self._links = Links(device, self, self.radio, self._random)
+        self._hubs = [Hub(device, at, self, self._random) for at in hubs]
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
         self._link_watchers: list[Callable[[str, bool], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,6 +146,8 @@ class Node:
         await self._broker.start()
         for neighbour in self._neighbours:
             self.dial(neighbour)
+        for hub in self._hubs:
+            self._spawn(hub.run(), "hub")
         self._spawn(self._keep_clock(), "clock")
         self._spawn(self._keep_disk(), "disk")
         self.request_flush()
@@ -265,6 +273,7 @@ class Node:
             gaps=self._gaps,
             last_problem=self._last_problem or self._links.refused,
             dial_failures=self._links.failures(),
+            hubs=tuple(hub.statistics() for hub in self._hubs),
         )
 
     # For the embedded broker (Ingress) and the dialled links.
@@ -293,6 +302,14 @@ class Node:
         """A neighbour has answered."""
         self._links.attach(peer, pipe, dialled_by=self.device)
 
+    def wants_link(self, peer: str) -> bool:
+        """Whether there is no link to a device, and one would be taken."""
+        return self._links.wants(peer)
+
+    def link_at_hub(self, peer: str, pipe: Pipe, rank: int) -> None:
+        """A device was met at a hub."""
+        self._links.attach_at_hub(peer, pipe, rank)
+
     def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
         """A neighbour sent a frame."""
         if self._links.holds(peer, pipe):
@@ -315,6 +332,8 @@ class Node:
         """There is none any more."""
         self._mesh.link_down(peer, time.monotonic_ns())
         self._tell_link(peer, up=False)
+        for hub in self._hubs:
+            hub.link_lost(peer)
 
     def request_flush(self) -> None:
         """End this turn with a flush."""

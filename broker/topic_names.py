@@ -12,6 +12,7 @@ from typing import Final
 
 __all__ = [
     "TopicError",
+    "announcement_topic",
     "call_topic",
     "check_topic_filter",
     "check_topic_name",
@@ -160,6 +161,11 @@ def chunk_topic(*, site: str, to: str, sender: str, transfer: str) -> str:
 def frame_topic(*, to: str, sender: str) -> str:
     """Where `sender` writes its link frames for `to`."""
     return _join("mesh/v1", to, sender)
+
+
+def announcement_topic(*, device: str) -> str:
+    """Where `device` says to everybody at a hub that it is there."""
+    return _join("mesh/v1", device)
 
 
 def _check_characters(text: str, what: str) -> None:

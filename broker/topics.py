@@ -16,6 +16,7 @@ import msgspec
 
 from broker.topic_names import (
     TopicError,
+    announcement_topic,
     call_topic,
     check_topic_filter,
     check_topic_name,
@@ -51,6 +52,7 @@ __all__ = [
     "Route",
     "TopicClass",
     "TopicError",
+    "announcement_topic",
     "call_topic",
     "check_topic_filter",
     "check_topic_name",
@@ -207,11 +209,13 @@ _FLOCK_ROWS: Final[tuple[_Row, ...]] = (
     ("chunk/{to}/{from}/{id}", 1, False, _UNICAST, _BULK, _CALLER, _UNRANKED,
      "`from`, binary", ""),
 )
-_LOCAL, _FRAME, _OTHER = (
+_LOCAL, _FRAME, _ANNOUNCEMENT, _OTHER = (
     TopicClass("local", "local/#", None, None, Route.LOCAL, _NORMAL, 0, _UNRANKED,
                "anyone on the device", ""),
     TopicClass("frame", "mesh/v1/{to}/{from}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003
                "link's own", "never shown to the mesh"),
+    TopicClass("announcement", "mesh/v1/{device}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003
+               "that device, at a hub", "never shown to the mesh"),
     TopicClass("other", "anything else", None, None, _TREE, _NORMAL, 0, _UNRANKED,
                "by ACL", "MQTT"),
 )
@@ -222,7 +226,7 @@ _FLOCK: Final = {
     for row in _FLOCK_ROWS
     for name in (row[0].partition("/")[0],)
 }
-TABLE: Final = (*_FLOCK.values(), _LOCAL, _FRAME, _OTHER)
+TABLE: Final = (*_FLOCK.values(), _LOCAL, _FRAME, _ANNOUNCEMENT, _OTHER)
 """The contract, in the order of `topics.md`."""
 
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]+)\}")
@@ -261,9 +265,10 @@ def _classify(topic: str) -> TopicClass:
         ids = [levels[2], *levels[4:]]
         count = len(_PLACEHOLDERS[row.name])
     elif first == "mesh":
-        if len(levels) != 4 or levels[1] != "v1":
+        if len(levels) not in {3, 4} or levels[1] != "v1":
             return _OTHER
-        row, ids, count = _FRAME, levels[2:], 2
+        row, ids = _FRAME if len(levels) == 4 else _ANNOUNCEMENT, levels[2:]
+        count = len(_PLACEHOLDERS[row.name])
     else:
         return _LOCAL if first == "local" or first.startswith("$") else _OTHER
     return row if len(ids) == count and all(map(is_id, ids)) else _OTHER
@@ -279,7 +284,7 @@ def parse(topic: str) -> dict[str, str]:
     if not names:
         return {}
     levels = topic.split("/")
-    ids = levels[2:] if row is _FRAME else [levels[2], *levels[4:]]
+    ids = levels[2:] if row.route is Route.LINK else [levels[2], *levels[4:]]
     return dict(zip(names, ids, strict=True))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from agent.config import load, resolve
 from agent.errors import ConfigError
+from broker.errors import SecretUnusable
 
 
 def written(tmp_path, text):
@@ -55,6 +56,39 @@ def test_everything_can_be_said(tmp_path):
     assert [n.name for n in config.neighbour] == ["b", "c"]
     assert config.sensor.options["speed"] == 2.0
     assert config.model.directory == str(tmp_path / "models")
+
+
+def test_a_hub_without_a_key_needs_consent_in_so_many_words(tmp_path):
+    text = 'device = "a"\n[[hub]]\nhost = "h"\n'
+    with pytest.raises(ConfigError, match='integrity = "none"'):
+        load(written(tmp_path, text))
+    (hub,) = load(written(tmp_path, text + 'integrity = "none"')).hub
+    assert hub.at().key == b""
+    with pytest.raises(ConfigError, match="remove one"):
+        load(written(tmp_path, text + 'integrity = "none"\nkey_file = "k"'))
+    with pytest.raises(ConfigError, match="integrity"):
+        load(written(tmp_path, text + 'integrity = "some"'))
+    with pytest.raises(ConfigError, match="no username"):
+        load(written(tmp_path, text + 'key_file = "k"\npassword_file = "p"'))
+    with pytest.raises(ConfigError, match="twice"):
+        load(written(tmp_path, text + 'key_file = "k"\n[[hub]]\nhost = "h"\nkey_file = "k"'))
+
+
+def test_a_key_that_others_may_read_is_none(tmp_path):
+    text = 'device = "a"\n[[hub]]\nhost = "h"\nkey_file = "hub.key"'
+    (hub,) = load(written(tmp_path, text)).hub
+    with pytest.raises(SecretUnusable, match="No such file"):
+        hub.at()
+    key = tmp_path / "hub.key"
+    key.write_text("0123456789abcdef\n")
+    key.chmod(0o640)
+    with pytest.raises(SecretUnusable, match="chmod 600"):
+        hub.at()
+    key.chmod(0o600)
+    assert hub.at().key == b"0123456789abcdef"
+    key.write_text("short")
+    with pytest.raises(SecretUnusable, match="5 bytes"):
+        hub.at()
 
 
 @pytest.mark.parametrize(

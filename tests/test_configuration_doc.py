@@ -19,7 +19,8 @@ def test_the_page_is_read_and_shows_every_key(tmp_path):
     assert set(shown) == set(Config.__struct_fields__)
     for table in ("broker", "sensor", "model"):
         assert set(shown[table]) == set(getattr(config, table).__struct_fields__)
-    assert set(shown["neighbour"][0]) == set(config.neighbour[0].__struct_fields__)
+    for table in ("neighbour", "hub"):
+        assert set(shown[table][0]) == set(getattr(config, table)[0].__struct_fields__)
 
 
 def test_the_page_shows_every_option_of_the_trace():

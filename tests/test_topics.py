@@ -23,6 +23,7 @@ BUILT = {
     "reply": topics.reply_topic(site="town", to="j-1", sender="j-2", call="7"),
     "chunk": topics.chunk_topic(site="town", to="j-1", sender="j-2", transfer="7"),
     "frame": topics.frame_topic(to="j-1", sender="j-2"),
+    "announcement": topics.announcement_topic(device="j-1"),
 }
 
 
@@ -61,7 +62,7 @@ def test_what_is_built_is_classified_and_parsed(name):
         ("flock/v1/town/heartbeat/", "other"),
         ("flock/v1/town/heartbeat/" + 33 * "a", "other"),
         ("flock/v1/town/heartbeat/j-1\n", "other"),
-        ("mesh/v1/j-1", "other"),
+        ("mesh/v1/", "other"),
         ("mesh/v2/j-1/j-2", "other"),
         ("", "other"),
     ],

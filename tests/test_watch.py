@@ -6,7 +6,7 @@ import pytest
 from aiomqtt import Message, Topic
 from rich.console import Console
 
-from agent.commands.status import Link, ModelState, Report, render
+from agent.commands.status import Hub, Link, ModelState, Report, render
 from agent.commands.text import printable
 from agent.commands.watch import line
 
@@ -74,6 +74,8 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
             "a", 3, 61.0, site="town",
             links=(Link("b", rtt_ms=0.25, established=True, dropped=7), Link("c")),
             dial_failures={"d": "[Errno 111] Connection refused"},
+            hubs=(Hub("h:1883", True, integrity="none", peers={"b": True}, counters={"lost": 2}),
+                  Hub("i:1883", last_failure="no answer")),
             peers={"b": True, "d": False},
             obstacles=4,
             models={"forecaster": ModelState("2", "active")},
@@ -89,6 +91,8 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
     assert rows["c"] == ["greeting", "-", "0", "0", "0"]
     assert rows["d"] == ["down", "[Errno", "111]", "Connection", "refused"]
     for part in (
+        "hub h:1883: connected, serves the links to b (integrity: none) (lost 2)",
+        "hub i:1883: away, no answer",
         "peers alive: b\n", "peers silent: d\n", "obstacles known: 4", "version 2, active",
         "invalid obstacle payloads: 5", "flock/x\\x1b[2J from b", "last problem: bad frame",
     ):  # fmt: skip

@@ -54,6 +54,17 @@ class Worker(msgspec.Struct, frozen=True):
     workers_lost: int = 0
 
 
+class Hub(msgspec.Struct, frozen=True):
+    """A third-party broker at which this device meets others."""
+
+    name: str
+    connected: bool = False
+    last_failure: str = ""
+    integrity: str = ""
+    peers: dict[str, bool] = {}
+    counters: dict[str, int] = {}
+
+
 class Report(msgspec.Struct, frozen=True):
     """What is shown of `agent.report`."""
 
@@ -64,6 +75,7 @@ class Report(msgspec.Struct, frozen=True):
     """None: a broker without an agent."""
     links: tuple[Link, ...] = ()
     dial_failures: dict[str, str] = {}
+    hubs: tuple[Hub, ...] = ()
     peers: dict[str, bool] = {}
     obstacles: int = 0
     models: dict[str, ModelState] = {}
@@ -123,6 +135,8 @@ def render(report: Report, console: Console) -> None:
         console.print(_links(report))
     else:
         console.print("no links")
+    for hub in report.hubs:
+        console.print(_hub(hub))
     if report.site is not None:
         _render_agent(report, console)
     counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
@@ -143,6 +157,21 @@ def _links(report: Report) -> Table:
     for name, reason in report.dial_failures.items():
         table.add_row(_text(name), "[red]down[/red]", _text(reason))
     return table
+
+
+def _hub(hub: Hub) -> str:
+    parts = [f"hub {_text(hub.name)}:"]
+    if hub.connected:
+        met = ", ".join(_text(peer) for peer, there in hub.peers.items() if there)
+        parts.append(f"[green]connected[/green], serves the links to {met or 'nobody'}")
+    else:
+        parts.append(f"[red]away[/red], {_text(hub.last_failure)}")
+    if hub.integrity == "none":
+        parts.append("[yellow](integrity: none)[/yellow]")
+    if hub.counters:
+        counted = (f"{_text(name)} {count}" for name, count in hub.counters.items())
+        parts.append(f"({', '.join(counted)})")
+    return " ".join(parts)
 
 
 def _render_agent(report: Report, console: Console) -> None:

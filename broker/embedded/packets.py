@@ -68,11 +68,30 @@ def string_field(text: str) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def encode_connect(client_id: str, keep_alive_s: int, *, clean_session: bool = True) -> bytes:
-    """Encode an anonymous CONNECT without a will; keep-alive 0 to 65,535 s, 0 for none."""
+def encode_connect(
+    client_id: str,
+    keep_alive_s: int,
+    *,
+    clean_session: bool = True,
+    bridge: bool = False,
+    username: str | None = None,
+    password: bytes | None = None,
+) -> bytes:
+    """Encode a CONNECT without a will; keep-alive 0 to 65,535 s, 0 for none.
+
+    `bridge` sets the highest bit of the protocol level: Mosquitto then sends a client nothing of what it
+    published itself, and RETAIN as it was published. A password needs a username.
+    """
     flags = 0x02 if clean_session else 0x00
-    body = b"\x00\x04MQTT\x04" + bytes((flags,)) + keep_alive_s.to_bytes(2, "big")
-    body += string_field(client_id)
+    fields = string_field(client_id)
+    if username is not None:
+        flags |= 0x80
+        fields += string_field(username)
+        if password is not None:
+            flags |= 0x40
+            fields += len(password).to_bytes(2, "big") + password
+    level = 0x84 if bridge else 0x04
+    body = b"\x00\x04MQTT" + bytes((level, flags)) + keep_alive_s.to_bytes(2, "big") + fields
     return b"\x10" + _length(len(body)) + body
 
 
@@ -153,11 +172,13 @@ def decode_topic(data: bytes) -> str:
     return topic
 
 
-def parse_publish(flags: int, body: bytes) -> tuple[str, bytes, int]:
+def parse_publish(
+    flags: int, body: bytes, payload_bytes_max: int = MESSAGE_BYTES_MAX
+) -> tuple[str, bytes, int]:
     """Read a PUBLISH: topic, payload, packet id (0 at QoS 0). The rest stands in the flags.
 
     Raises:
-        MalformedPacket: as section 3.3 has it, or a payload over `MESSAGE_BYTES_MAX`.
+        MalformedPacket: as section 3.3 has it, or a payload over `payload_bytes_max`.
 
     """
     if flags & 0x06 == 0x06 or (flags & 0x08 and not flags & 0x06):
@@ -174,8 +195,8 @@ def parse_publish(flags: int, body: bytes) -> tuple[str, bytes, int]:
         end += 2
         if not packet_id or end > len(body):
             raise MalformedPacket("a PUBLISH at QoS 1 or 2 without a packet id")
-    if len(body) - end > MESSAGE_BYTES_MAX:
-        raise MalformedPacket(f"a message over {MESSAGE_BYTES_MAX} bytes")
+    if len(body) - end > payload_bytes_max:
+        raise MalformedPacket(f"a message over {payload_bytes_max} bytes")
     return decode_topic(topic_data), body[end:], packet_id
 
 

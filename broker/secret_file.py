@@ -1,0 +1,50 @@
+"""Reads a secret (a key, a password) from a file that only its owner may read.
+
+Decides that a file which others can read is no secret. On failure: `SecretUnusable`, with the way out. The secret
+itself never stands in a message.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import SecretUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["read_secret"]
+
+SECRET_BYTES_MAX: Final = 4096
+"""Nobody's key is longer; a wrong path may name anything."""
+
+
+def read_secret(path: Path, what: str, *, bytes_min: int = 1) -> bytes:
+    """The file's bytes, without white space at the end.
+
+    Args:
+        path: The file; mode 0600 or less.
+        what: What it is, for messages.
+        bytes_min: It must be at least this long.
+
+    Raises:
+        SecretUnusable: It is not there, others may read it, or it is too short or too long.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            secret = file.read(SECRET_BYTES_MAX + 1).rstrip()
+    except OSError as error:
+        raise SecretUnusable(f"the {what} {path} cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise SecretUnusable(
+            f"the {what} {path} has mode {mode:04o}, so others may use it; run `chmod 600 {path}`"
+        )
+    if not bytes_min <= len(secret) <= SECRET_BYTES_MAX:
+        raise SecretUnusable(
+            f"the {what} {path} has {len(secret)} bytes, wanted are {bytes_min} to {SECRET_BYTES_MAX}; "
+            f"`head -c 32 /dev/urandom | base64 > {path}` makes a good one"
+        )
+    return secret
