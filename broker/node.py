@@ -130,6 +130,7 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._committed: asyncio.Future[None] | None = None
+        self._eased = asyncio.Event()
         self._unstored: Changes | None = None
         self._commits = self._commits_failed = self._gaps = 0
         self._last_problem = ""
@@ -155,6 +156,7 @@ class Node:
     async def stop(self) -> None:
         """Close everything. What was published before is stored."""
         self._closed = True
+        self._eased.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -230,12 +232,16 @@ class Node:
     ) -> int:
         """Publish, and return when it is stored: from then on it survives this process.
 
+        It waits, besides, while a neighbour that reads is far behind; who awaits each publish is never refused for it.
+
         Raises:
             Refused: A limit is reached; try again later.
             StoreFailed: The disk could not be written.
         """
         clock = self.publish_nowait(topic, payload, qos=qos, retained=retained)
         await self.committed()
+        while self._mesh.pressed and not self._closed:
+            await self._eased.wait()
         return clock
 
     async def committed(self) -> None:
@@ -334,6 +340,7 @@ class Node:
         self._tell_link(peer, up=False)
         for hub in self._hubs:
             hub.link_lost(peer)
+        self.request_flush()
 
     def request_flush(self) -> None:
         """End this turn with a flush."""
@@ -353,12 +360,16 @@ class Node:
         self._mesh.seal(now_ns)
         committed = self._commit()
         self._hand_out()
-        self._broker.flush(committed=committed)
+        self._broker.flush(committed=committed, pressed=self._mesh.pressed)
         for peer, pipe in self._links.audible():
             room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
             frames = self._mesh.frames_to_send(peer, room, now_ns)
             if frames:
                 pipe.send(frames)
+        if self._mesh.pressed and not self._closed:
+            self._eased.clear()
+        else:
+            self._eased.set()
         if not self._closed:
             self._arm(now_ns)
 

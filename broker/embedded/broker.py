@@ -119,7 +119,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """Put a live message into the buffers of the sessions that subscribed to its topic."""
         self._exchange.route(topic, payload, qos)
 
-    def flush(self, *, committed: bool) -> None:
+    def flush(self, *, committed: bool, pressed: bool = False) -> None:
         """Write every touched session's buffer once.
 
         Args:
@@ -127,9 +127,10 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             sessions that
                 published it at QoS 1 or 2 are closed without an acknowledgement, so that they
                 publish again.
+            pressed: whether publishers are to wait for their acknowledgements, since the mesh is behind.
 
         """
-        self._exchange.flush(committed=committed)
+        self._exchange.flush(committed=committed, pressed=pressed)
 
     def statistics(self) -> Statistics:
         """Return how many there are of each at this moment, and a copy of the counters."""

@@ -89,15 +89,16 @@ class Exchange:
         field = self._fields[topic] = string_field(topic)
         return field
 
-    def flush(self, *, committed: bool) -> None:
-        """Write every session that has something to write."""
+    def flush(self, *, committed: bool, pressed: bool) -> None:
+        """Write every session that has something to write; nobody is acknowledged while the mesh is pressed."""
         dirty, self._dirty = self._dirty, []
+        wait = pressed or bool(self.lagging)
         for session in dirty:
             session.dirty = False
-            session.flush(committed=committed, acknowledge=not self.lagging)
+            session.flush(committed=committed, acknowledge=not wait)
             if session.owes:
                 self._owed.append(session)
-        if self._owed and not self.lagging:
+        if self._owed and not wait:
             self._acknowledge_again()
 
     def caught_up(self, output: Output) -> None:

@@ -6,12 +6,23 @@ neighbour knows of this device (a lost disk shows here), and its clock (a device
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
 from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_kept
 from broker.mesh.events import CloseLink, OwnBundle
-from broker.mesh.frame import Ask, Digest, Entries, FrameInvalid, Hello, Ranges, Want
+from broker.mesh.frame import (
+    Ask,
+    Digest,
+    Entries,
+    FrameInvalid,
+    Have,
+    Hello,
+    Ping,
+    Ranges,
+    Shape,
+    Want,
+)
 from broker.mesh.limits import (
     CLOCK_MAX,
     INCARNATION_KNOWN_MAX,
@@ -26,18 +37,31 @@ if TYPE_CHECKING:
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
+    from broker.mesh.tree import Tree
 
 __all__ = ["Dialogue"]
+
+_CONTROLS: Final = (
+    frame.PING,
+    frame.DIGEST,
+    frame.WANT,
+    frame.RANGES,
+    frame.ENTRIES,
+    frame.ASK,
+    frame.HAVE,
+    frame.SHAPE,
+)
 
 
 class Dialogue:
     """Control records in."""
 
-    __slots__ = ("_intake", "_state", "reconciler")
+    __slots__ = ("_intake", "_state", "_tree", "reconciler")
 
-    def __init__(self, state: State, intake: Intake) -> None:
+    def __init__(self, state: State, intake: Intake, tree: Tree) -> None:
         self._state = state
         self._intake = intake
+        self._tree = tree
         self.reconciler = Reconciler(state, intake)
 
     def hear(self, peer: Peer, kind: int, body: bytes, now_ns: int) -> None:
@@ -48,14 +72,14 @@ class Dialogue:
         """
         if kind == frame.HELLO:
             self._hello(peer, body, now_ns)
-        elif kind == frame.PING:
-            peer.pong(body[:8])
         elif kind == frame.PONG:
             peer.pinged(int.from_bytes(body[:8], "big"), now_ns)
         elif kind == frame.RESYNC:
             peer.told_stamp = 0
             peer.digest_due = True
-        elif kind in (frame.DIGEST, frame.WANT, frame.RANGES, frame.ENTRIES, frame.ASK):
+        elif kind == frame.CREDIT:
+            peer.credit.allow(frame.decode_credit(body))
+        elif kind in _CONTROLS:
             self._control(peer, frame.decode_control(kind, body), now_ns)
 
     def _control(self, peer: Peer, control: frame.Control, now_ns: int) -> None:
@@ -68,6 +92,12 @@ class Dialogue:
                     after, upto = (after_inc, after_seq), (upto_inc, upto_seq)
                     for stored in self._state.log.between(stream, after, upto):
                         peer.serving[stream, stored.header.position] = None
+            case Ping():
+                peer.pong(control)
+            case Have():
+                self._tree.hear(peer, control, now_ns)
+            case Shape():
+                self._tree.hear_shape(peer, control, now_ns)
             case Ranges() | Entries() | Ask():
                 self.reconciler.hear(peer, control, now_ns)
             case Hello():

@@ -8,37 +8,45 @@ as PARTs. Anything wrong is a `FrameInvalid` for the whole frame: what a damaged
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from zlib import crc32
 
 import msgspec
 
 from broker.mesh.bundle import BundleInvalid, Header, decode_header
 from broker.mesh.limits import (
+    ANNOUNCE_ENTRIES_MAX,
     DIGEST_ENTRIES_MAX,
     FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     RANGE_LIST_MAX,
     RANGES_MAX,
     RECORDS_MAX,
+    SHAPE_ORIGINS_MAX,
     WANT_RANGES_MAX,
 )
 
 __all__ = [
+    "SERVED",
     "Ack",
     "Ask",
     "Digest",
     "Entries",
     "FrameInvalid",
+    "Have",
     "Hello",
+    "Ping",
     "Ranges",
+    "Shape",
     "Unreachable",
     "Want",
     "decode_bundle",
     "decode_control",
+    "decode_credit",
     "decode_frame",
     "encode_bundle",
     "encode_control",
+    "encode_credit",
     "encode_frame",
     "pack_sums",
     "record",
@@ -59,18 +67,26 @@ RANGES: Final = 8
 ENTRIES: Final = 9
 ASK: Final = 10
 RESYNC: Final = 11
+HAVE: Final = 12
+SHAPE: Final = 13
+CREDIT: Final = 14
 UNICAST: Final = 16
 ACK: Final = 17
 UNREACHABLE: Final = 18
 
+SERVED: Final = 255
+"""In the place of hops: the bundle was resent on request, which says nothing of paths."""
 NEVER: Final = 0xFFFFFFFF
 """Remaining lifetime of a bundle that does not expire."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 _HEAD: Final = struct.Struct(">BI")
 _RECORD: Final = struct.Struct(">BI")
 _BUNDLE: Final = struct.Struct(">IBH")
 _PART: Final = struct.Struct(">IHH")
 _SUMS: Final = struct.Struct(">16Q")
+_CREDIT: Final = struct.Struct(">Q")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_BYTES: Final = _RECORD.size
 PART_BYTES: Final = 48 * 1024
@@ -145,6 +161,29 @@ class Ask(msgspec.Struct, array_like=True, frozen=True):
     """The sender has something older."""
 
 
+class Have(msgspec.Struct, array_like=True, frozen=True):
+    """Announces what has come: origin, lane, incarnation, sequence, hops. Kept: passed; fresh: the newest."""
+
+    entries: list[tuple[str, int, int, int, int]]
+
+
+class Shape(msgspec.Struct, array_like=True, frozen=True):
+    """GRAFT and PRUNE of Plumtree: origins whose bundles are wanted at once, and origins of which news suffice."""
+
+    grafts: list[str]
+    prunes: list[str]
+
+
+class Ping(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for a PONG with the same stamp, and says what was sent and granted so far, should a record be lost."""
+
+    stamp: Count
+    spent_bytes: Count
+    """Of records with payload, sent by the sender of the ping since the link came up."""
+    granted_bytes: Count
+    """How far the receiver of the ping may go."""
+
+
 class Ack(msgspec.Struct, array_like=True, frozen=True):
     """A destination has a unicast bundle, or had it before; told back to the origin."""
 
@@ -168,7 +207,7 @@ class Unreachable(msgspec.Struct, array_like=True, frozen=True):
     """Another way is known by now: send it again by the same neighbour."""
 
 
-Control = Hello | Digest | Want | Ranges | Entries | Ask | Ack | Unreachable
+Control = Hello | Digest | Want | Ranges | Entries | Ask | Have | Shape | Ping | Ack | Unreachable
 _KINDS: Final[dict[type, int]] = {
     Hello: HELLO,
     Digest: DIGEST,
@@ -176,6 +215,9 @@ _KINDS: Final[dict[type, int]] = {
     Ranges: RANGES,
     Entries: ENTRIES,
     Ask: ASK,
+    Have: HAVE,
+    Shape: SHAPE,
+    Ping: PING,
     Ack: ACK,
     Unreachable: UNREACHABLE,
 }
@@ -216,6 +258,10 @@ def decode_control(kind: int, body: bytes) -> Control:
             raise FrameInvalid("a range with too many entries for a list")
         case Ask(unknown=unknown, newer=newer) if max(len(unknown), len(newer)) > RANGES_MAX:
             raise FrameInvalid("request for too many values")
+        case Have(entries=rows) if len(rows) > ANNOUNCE_ENTRIES_MAX:
+            raise FrameInvalid("announcement with too many entries")
+        case Shape(grafts=grafts, prunes=prunes) if len(grafts) + len(prunes) > SHAPE_ORIGINS_MAX:
+            raise FrameInvalid("grafts and prunes of too many origins")
         case _:
             return control
 
@@ -275,7 +321,7 @@ def encode_bundle(
     head: bytes, body: bytes, remaining_ms: int, hops: int, kind: int = BUNDLE
 ) -> bytes:
     """A bundle as a record, BUNDLE or UNICAST. An empty body travels for an expired bundle."""
-    return record(kind, _BUNDLE.pack(remaining_ms, min(hops, 255), len(head)) + head + body)
+    return record(kind, _BUNDLE.pack(remaining_ms, hops, len(head)) + head + body)
 
 
 def decode_bundle(data: bytes, kind: int = BUNDLE) -> tuple[Header, bytes, bytes, int, int]:
@@ -302,6 +348,23 @@ def decode_bundle(data: bytes, kind: int = BUNDLE) -> tuple[Header, bytes, bytes
     if len(body) != (header.body_bytes if remaining_ms else 0):
         raise FrameInvalid("bundle body is not as long as its header says")
     return header, head, body, remaining_ms, hops
+
+
+def encode_credit(granted_bytes: int) -> bytes:
+    """How far the receiver may go with records that carry payload, since the link came up, as a record."""
+    return record(CREDIT, _CREDIT.pack(granted_bytes))
+
+
+def decode_credit(body: bytes) -> int:
+    """The bytes granted.
+
+    Raises:
+        FrameInvalid: The record does not hold one number.
+    """
+    if len(body) != _CREDIT.size:
+        raise FrameInvalid("credit of an impossible size")
+    granted_bytes: int = _CREDIT.unpack(body)[0]
+    return granted_bytes
 
 
 def split(record_bytes: bytes, number: int) -> list[bytes]:

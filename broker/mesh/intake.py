@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from broker.mesh import frame
 from broker.mesh.bundle import BundleInvalid, Header, Message, decode_body, is_kept
 from broker.mesh.events import Gap
-from broker.mesh.frame import NEVER, FrameInvalid
+from broker.mesh.frame import NEVER, SERVED, FrameInvalid
 from broker.mesh.limits import (
     CLOCK_AHEAD_MAX_MS,
     CLOCK_HOLD_BACK_MS,
@@ -26,6 +26,7 @@ from broker.mesh.streams import FreshStream, KeptStream, Verdict
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
     from broker.mesh.state import State
+    from broker.mesh.tree import Tree
 
 __all__ = ["Intake"]
 
@@ -33,10 +34,11 @@ __all__ = ["Intake"]
 class Intake:
     """Bundles in."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_state", "_tree")
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, tree: Tree) -> None:
         self._state = state
+        self._tree = tree
 
     def bundle(self, peer: str, data: bytes, now_ns: int) -> None:
         """Take a bundle record from a neighbour.
@@ -54,7 +56,12 @@ class Intake:
             state.counters["held_back"] += 1
             return
         expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
-        stored = Stored(header, head, body, expires_ns, hops + 1)
+        if hops < SERVED:
+            hops = min(hops + 1, SERVED - 1)
+        else:
+            state.peers[peer].served_ns = now_ns
+            state.repair.note_served(header.stream, header.position, now_ns)
+        stored = Stored(header, head, body, expires_ns, hops)
         if kept:
             self._kept(peer, stored, remaining_ms, now_ns)
         else:
@@ -84,22 +91,24 @@ class Intake:
         state, header = self._state, stored.header
         if header.origin == state.device:
             state.counters["duplicates"] += 1
+            self._copy(peer, header, stored.hops)
             return
         stream = state.fresh.get(header.stream)
         if stream is None:
             stream = state.fresh[header.stream] = FreshStream()
+        state.peers[peer].note_stands(header.stream, header.position)
         if not stream.accept(header.incarnation, header.sequence):
             state.counters["duplicates"] += 1
-            state.routes.copy(header.origin, peer)
+            self._copy(peer, header, stored.hops)
             return
-        state.routes.first(header.origin, peer)
         state.hear_of(header.origin, header.incarnation)
         if not remaining_ms:
             state.counters["expired"] += header.messages
             return
         messages = _decode(stored)
         state.clock.observe(header.clock, now_ns)
-        state.forward(stored, peer)
+        self._tree.first(peer, stored)
+        self._tree.forward(stored, now_ns, but=peer)
         self.hand_on(header, messages, remaining_ms)
 
     def _kept(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
@@ -107,9 +116,12 @@ class Intake:
         stream = state.kept.get(header.stream)
         if stream is None:
             stream = state.kept[header.stream] = KeptStream()
+        state.peers[peer].note_stands(header.stream, header.position)
         if stream.knows(header.position):
             state.counters["duplicates"] += 1
-            state.routes.copy(header.origin, peer)
+            held = state.log.get(header.stream, header.position)
+            if held is not None and held.hops != SERVED:
+                self._copy(peer, header, stored.hops)
             return
         if state.waiting_bytes + stored.weight_bytes > WAITING_BYTES_MAX and not stream.follows(
             header.position
@@ -120,11 +132,11 @@ class Intake:
         before = stream.waiting_bytes
         verdict = stream.accept(stored)
         if verdict is Verdict.NEW:
-            state.routes.first(header.origin, peer)
             state.hear_of(header.origin, header.incarnation)
             state.clock.observe(header.clock, now_ns)
             state.log_add(stored)
-            state.forward(stored, peer)
+            self._tree.first(peer, stored)
+            self._tree.forward(stored, now_ns, but=peer)
             self.advance(header.stream, now_ns)
             if stream.waiting:
                 state.repair.note_waiting(header.stream, peer, now_ns)
@@ -138,6 +150,12 @@ class Intake:
         else:
             state.counters["waiting_full"] += 1
         state.waiting_bytes += stream.waiting_bytes - before
+
+    def _copy(self, peer: str, header: Header, hops: int) -> None:
+        """A neighbour brought what was here already: it leads to the origin too, and need not push."""
+        if hops != SERVED:
+            self._state.routes.copy(header.origin, peer)
+            self._tree.copy(peer, header)
 
     def advance(self, name: tuple[str, int], now_ns: int) -> None:
         """Deliver what now follows in a stream."""

@@ -27,8 +27,8 @@ TAG_BYTES_MAX: Final = 256
 # What is remembered
 STREAMS_MAX: Final = 20_000
 """(origin, lane) pairs: 2,000 devices with every lane in use. About 300 bytes each."""
-LOG_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Kept bundles held for repair: 60 s of 2,000 messages a second at 130 bytes; a Pi Zero 2 has 512 MB."""
+LOG_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Kept bundles held for repair: 30 s of 5,000 messages a second at 200 bytes; a Pi Zero 2 has 512 MB."""
 LOG_BUNDLES_MAX: Final = 50_000
 """Small bundles cost about 500 bytes of objects each, which LOG_BYTES_MAX does not see."""
 WAITING_BUNDLES_MAX: Final = 1_024
@@ -53,6 +53,18 @@ OUTBOX_BYTES_MAX: Final = 4 * 1024 * 1024
 """Queued for one neighbour. More is dropped and repaired by digest: a queue is never the promise."""
 OUTBOX_BUNDLES_MAX: Final = 8_192
 """The same in bundles."""
+PRESSED_BYTES: Final = 2 * 1024 * 1024
+"""Queued for one neighbour that reads: beyond it publishers wait, and nobody gets new credit. Half the bound."""
+PRESSED_BUNDLES: Final = 4_096
+"""The same in bundles."""
+REFUSED_BYTES: Final = 3 * 1024 * 1024
+"""Beyond it a kept publish is refused, before the queue's bound would drop it and leave it to repair."""
+CREDIT_BYTES: Final = 1024 * 1024
+"""What a neighbour may send before it hears that it was logged: 100 Mbit/s over a round trip of 80 ms."""
+CREDIT_STEP_BYTES: Final = 128 * 1024
+"""Less than this is not worth a record. Two frames."""
+STALL_MS: Final = 2_000
+"""A neighbour to which nothing could be sent for so long gets no more bundles until it reads again. As SILENCE_MS."""
 CONTROL_RECORDS_MAX: Final = 1_024
 """Control records queued for one neighbour; one that asks without reading is not answered any more."""
 RECORDS_MAX: Final = 2_048
@@ -74,6 +86,16 @@ RECONCILE_RECORD_BYTES: Final = 32 * 1024
 RECONCILE_WORK_MAX: Final = 128 * 1024
 """Ranges and topics that one neighbour may have looked at within RECONCILE_WORK_MS: two whole exchanges of maps at the
 hard cap that have nothing in common are 90,000."""
+WANT_HOLES_MAX: Final = 16
+"""Holes of one stream asked for at a time; the next follow when these are closed."""
+WANT_FRUITLESS_MAX: Final = 6
+"""Requests that a neighbour may leave unanswered before its claim to hold what is missing counts for nothing. Guess."""
+ANNOUNCE_ENTRIES_MAX: Final = 1_024
+"""Announcements in one record, about 20 bytes each."""
+SHAPE_ORIGINS_MAX: Final = 1_024
+"""Origins in one record of grafts and prunes."""
+SHAPES_PER_S_MAX: Final = 4 * SHAPE_ORIGINS_MAX
+"""Grafts and prunes of one neighbour: a lost link regrafts every origin that came through it, at once. Guess."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Published and not yet sealed, within one turn: a publisher that never yields is told."""
 
@@ -117,11 +139,17 @@ PING_MS: Final = 500
 SILENCE_MS: Final = 2_000
 """A link that says nothing for so long is closed and dialled again. TCP alone would wait for minutes."""
 DIGEST_MS: Final = 1_000
-"""One random link is compared this often. VerneMQ: 5 s; Scuttlebutt: 1 s; zenoh: 10 s."""
+"""One random link is compared this often, to begin with. VerneMQ: 5 s; Scuttlebutt: 1 s; zenoh: 10 s."""
+DIGEST_MS_MIN: Final = 250
+"""The same while digests bring losses to light: four a second are what a Pi does without noticing. Guess."""
+DIGEST_MS_MAX: Final = 2_000
+"""The same while nothing is missing, or queues are long: the last message before a silence may wait so long. Guess."""
+DIGEST_LINKS_MAX: Final = 3
+"""Links compared at a time while there are losses. Guess."""
 WANT_DELAY_MS: Final = 40
 """How long a hole may be merely reordering before it is asked for. Plumtree's second timer in iroh: 40 ms."""
 WANT_RETRY_MS: Final = 400
-"""An unanswered request is put to another neighbour after this long. Guess: a slow radio's round trip."""
+"""A request that brings nothing is put to another neighbour after this long, or four round trips. Guess."""
 RECONCILE_SOON_MS: Final = 200
 """Retained maps that differ are compared again after this long: what was under way has arrived by then. Guess."""
 RECONCILE_LATE_MS: Final = 2_000
@@ -132,6 +160,14 @@ RECONCILE_PAUSE_MAX_MS: Final = 16_000
 """Where the doubling ends. Two maps that cannot agree cost about 1 KB in this time."""
 RECONCILE_WORK_MS: Final = 10_000
 """See RECONCILE_WORK_MAX."""
+ANNOUNCE_MS: Final = 80
+"""Announcements wait so long for company: fewer frames, and often the neighbour is first. iroh: 5 ms; a guess."""
+GRAFT_MS: Final = 80
+"""What was announced and does not come within this, or three round trips, shows a broken tree. iroh's first timer."""
+GRAFT_AGAIN_MS: Final = 40
+"""The next announcer is asked after this, or one round trip. iroh's second timer."""
+OPTIMISE_HOPS: Final = 3
+"""A lazy path that is so many links shorter replaces the eager one. The paper takes 7 among 10,000 nodes; a guess."""
 WANT_HELD_BACK_MS: Final = 2_000
 """The same while the neighbour's own bundles are held back for coming from the future: it would resend in vain."""
 GAP_WAIT_MS: Final = 5_000
@@ -162,3 +198,5 @@ assert PING_MS * 3 < SILENCE_MS
 assert UNICAST_FLIGHTS_MAX < UNICAST_WINDOW_NUMBERS
 assert UNICAST_ALL_FLIGHTS_MAX < UNICAST_DESTINATIONS_MAX
 assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS < GAP_AWAY_MS
+assert PRESSED_BYTES < REFUSED_BYTES < OUTBOX_BYTES_MAX
+assert GRAFT_AGAIN_MS < GRAFT_MS

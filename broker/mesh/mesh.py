@@ -29,20 +29,25 @@ from broker.mesh.events import Changes, CloseLink, Event, MeshFull, Misbehaved, 
 from broker.mesh.frame import FrameInvalid
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
+    ANNOUNCE_MS,
     DIGEST_MS,
     JOIN_WAIT_MS,
     MESSAGE_BYTES_MAX,
     MS,
     OPEN_BYTES_MAX,
+    PRESSED_BYTES,
+    REFUSED_BYTES,
     SILENCE_MS,
     TICK_MS,
     TOPIC_BYTES_MAX,
 )
 from broker.mesh.memory import remember
+from broker.mesh.pace import Pace
 from broker.mesh.peer import Peer
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.state import State, Statistics
 from broker.mesh.streams import KeptStream
+from broker.mesh.tree import Tree
 from broker.mesh.unicast import Unicast, check_unicast
 
 if TYPE_CHECKING:
@@ -73,9 +78,11 @@ class Mesh:
     ) -> None:
         restored = restored or Restored()
         self._state = State(device, choice, restored, now_ns)
-        self._intake = Intake(self._state)
-        self._dialogue = Dialogue(self._state, self._intake)
+        self._tree = Tree(self._state)
+        self._intake = Intake(self._state, self._tree)
+        self._dialogue = Dialogue(self._state, self._intake, self._tree)
         self._unicast = Unicast(self._state, self._intake)
+        self._pace = Pace()
         self._open_bytes = 0
         self._local_open: list[Message] = []
         self._next_digest_ns = now_ns + DIGEST_MS * MS
@@ -127,16 +134,15 @@ class Mesh:
         """
         state = self._state
         size = body_bytes_estimate(topic, payload)
-        if len(payload) > MESSAGE_BYTES_MAX or len(topic) > TOPIC_BYTES_MAX:
-            raise MeshFull(
-                f"a message of {len(payload)} bytes on a topic of {len(topic)} is over the limit of "
-                f"{MESSAGE_BYTES_MAX} and {TOPIC_BYTES_MAX}; send large things in chunks"
-            )
-        if self._open_bytes + size > OPEN_BYTES_MAX:
-            raise MeshFull(f"more than {OPEN_BYTES_MAX} bytes published in one turn")
+        self._check(topic, payload, size, leaves=qos > 0 and not local)
         if to:
             check_unicast(to, lifetime_ms, retained=retained)
             qos = max(qos, 1)
+        if qos and not local and state.backlog_bytes >= REFUSED_BYTES:
+            state.counters["refused"] += 1
+            raise MeshFull(
+                f"a neighbour is {state.backlog_bytes >> 10} KiB behind; publish when it has caught up"
+            )
         clock = state.clock.tick(now_ns)
         if retained:
             held = state.local if local else state.retained
@@ -156,6 +162,22 @@ class Mesh:
             state.origin.add(lane_of(priority, kept=qos > 0), message, size)
         return clock
 
+    def _check(self, topic: str, payload: bytes, size: int, *, leaves: bool) -> None:
+        """Whether there is room for a message of about `size` bytes; `leaves`: kept, and for others too."""
+        if len(payload) > MESSAGE_BYTES_MAX or len(topic) > TOPIC_BYTES_MAX:
+            raise MeshFull(
+                f"a message of {len(payload)} bytes on a topic of {len(topic)} is over the limit of "
+                f"{MESSAGE_BYTES_MAX} and {TOPIC_BYTES_MAX}; send large things in chunks"
+            )
+        if self._open_bytes + size > OPEN_BYTES_MAX:
+            raise MeshFull(f"more than {OPEN_BYTES_MAX} bytes published in one turn")
+        backlog_bytes = self._state.backlog_bytes
+        if leaves and backlog_bytes >= REFUSED_BYTES:
+            self._state.counters["refused"] += 1
+            raise MeshFull(
+                f"a neighbour is {backlog_bytes >> 10} KiB behind; publish when it has caught up"
+            )
+
     def seal(self, now_ns: int) -> None:
         """End the turn: what was published becomes bundles, queued for the neighbours and delivered here."""
         state = self._state
@@ -164,8 +186,12 @@ class Mesh:
             state.deliver(state.device, state.origin.incarnation, self._local_open)
             self._local_open = []
         self._unicast.seal(now_ns)
-        if not state.origin.pending:
-            return
+        if state.origin.pending:
+            self._seal(now_ns)
+        state.measure_backlog()
+
+    def _seal(self, now_ns: int) -> None:
+        state = self._state
         positions = (
             {
                 lane: stream.position
@@ -186,7 +212,7 @@ class Mesh:
                 state.changes.own.append(
                     OwnBundle(header.lane, header.position, stored.head, stored.body)
                 )
-            state.forward(stored)
+            self._tree.forward(stored, now_ns)
             state.deliver(state.device, header.incarnation, messages)
 
     def link_up(self, peer: str, now_ns: int) -> None:
@@ -204,6 +230,7 @@ class Mesh:
         if self._state.peers.pop(peer, None) is not None:
             self._state.repair.forget_peer(peer)
             self._unicast.link_down(peer, now_ns)
+            self._tree.forget_peer(peer)
 
     def receive(self, peer: str, data: bytes, now_ns: int) -> None:
         """A frame came from a neighbour. Never raises: a bad frame is dropped, counted and told."""
@@ -234,14 +261,13 @@ class Mesh:
                 peer.ping(now_ns)
                 if not peer.established:
                     self._dialogue.say_hello(peer, now_ns)
+            if peer.stall_ends_ns is not None and now_ns >= peer.stall_ends_ns:
+                peer.suspend()
+                state.counters["suspended"] += 1
+            self._grant(peer)
         if now_ns >= self._next_digest_ns:
-            self._next_digest_ns = now_ns + DIGEST_MS * MS
-            names = sorted(name for name, peer in state.peers.items() if peer.established)
-            if names:
-                state.peers[state.choice.choice(names)].digest_due = True
-        repair_ns = state.repair.next_ns()
-        if repair_ns is not None and now_ns >= repair_ns:
-            self._repair(now_ns)
+            self._compare(now_ns)
+        self._repair(now_ns)
         self._dialogue.reconciler.due(now_ns)
         self._unicast.due(now_ns)
         if now_ns >= self._next_tick_ns:
@@ -258,8 +284,15 @@ class Mesh:
             times.append(peer.next_ping_ns)
             if not peer.closing:
                 times.append(peer.heard_ns + SILENCE_MS * MS)
+            if peer.stall_ends_ns is not None:
+                times.append(peer.stall_ends_ns)
+            if peer.announce_due_ns is not None and not peer.suspended:
+                times.append(peer.announce_due_ns)
+            if peer.credit.due(PRESSED_BYTES - state.backlog_bytes):
+                times.append(0)
         sometimes = (
             state.repair.next_ns(),
+            self._tree.next_ns(),
             self._dialogue.reconciler.next_ns(),
             state.flights.next_ns(),
         )
@@ -281,15 +314,24 @@ class Mesh:
         """Frames for a neighbour, of together about `budget_bytes`; empty when there is nothing to say."""
         state = self._state
         link = state.peers.get(peer)
-        if link is None or budget_bytes <= 0:
+        if link is None:
             return []
+        if link.look(budget_bytes, now_ns):
+            state.counters["resumed"] += 1
+        if budget_bytes <= 0:
+            link.put_off(now_ns + ANNOUNCE_MS * MS)
+            return []
+        self._tree.speak(link, now_ns)
         if link.digest_due and link.established:
             link.digest_due = False
             state.age(now_ns)
             digests = state.vector.digests(link, state.retained, settled=not state.joining)
             for digest in digests:
                 link.say(digest)
-        return link.frames(budget_bytes, state.log, state.retained, now_ns)
+        frames = link.frames(budget_bytes, state.log, state.retained, now_ns)
+        if state.backlog_bytes >= PRESSED_BYTES:
+            state.measure_backlog()
+        return frames
 
     @property
     def retained(self) -> RetainedMap:
@@ -310,6 +352,11 @@ class Mesh:
     def joining(self) -> bool:
         """Whether this device has no memory and has met nobody yet who has."""
         return self._state.joining
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a neighbour that still reads is so far behind that publishers had better wait."""
+        return self._state.backlog_bytes >= PRESSED_BYTES
 
     def clock(self, now_ns: int) -> int:
         """The hybrid clock's present."""
@@ -341,7 +388,10 @@ class Mesh:
             kind, body = whole
         if link.hello is None and kind != frame.HELLO:
             self._state.counters["records_before_hello"] += 1
-        elif kind == frame.BUNDLE:
+            return
+        if kind in (frame.BUNDLE, frame.UNICAST):
+            link.credit.taken_bytes += frame.RECORD_BYTES + len(body)
+        if kind == frame.BUNDLE:
             self._intake.bundle(link.name, body, now_ns)
         elif kind in (frame.UNICAST, frame.ACK, frame.UNREACHABLE):
             self._unicast.hear(link, kind, body, now_ns)
@@ -354,12 +404,38 @@ class Mesh:
             self._state.counters["links_closed"] += 1
             self._state.events.append(CloseLink(link.name, reason))
 
+    def _grant(self, link: Peer) -> None:
+        """Let a neighbour send more, as far as none that still reads is behind."""
+        room_bytes = PRESSED_BYTES - self._state.backlog_bytes
+        if link.credit.due(room_bytes):
+            link.credit.grant(room_bytes)
+            link.say_record(frame.encode_credit(link.credit.granted_bytes))
+
+    def _compare(self, now_ns: int) -> None:
+        """Tell some neighbours where this device stands."""
+        state = self._state
+        self._pace.adapt(state.repair.found, state.backlog_bytes)
+        self._next_digest_ns = now_ns + self._pace.interval_ms * MS
+        names = sorted(name for name, peer in state.peers.items() if peer.established)
+        for _ in range(min(self._pace.links, len(names))):
+            name = state.choice.choice(names)
+            names.remove(name)
+            state.peers[name].digest_due = True
+
     def _repair(self, now_ns: int) -> None:
-        wants, lost = self._state.repair.due(now_ns)
-        for name, pages in wants.items():
-            for want in pages:
-                self._state.peers[name].say(want)
-        for stream, position in lost:
+        state = self._state
+        repair_ns, tree_ns = state.repair.next_ns(), self._tree.next_ns()
+        if tree_ns is not None and now_ns >= tree_ns:
+            self._tree.handle_timer(now_ns)
+        if repair_ns is None or now_ns < repair_ns:
+            return
+        todo = state.repair.due(now_ns)
+        for name, rows in todo.ranges.items():
+            for want in state.repair.pages(rows):
+                state.peers[name].say(want)
+        for origin, name in todo.grafts:
+            self._tree.graft(origin, state.peers[name])
+        for stream, position in todo.lost:
             self._intake.give_up(stream, position, now_ns)
 
     def _tick(self, now_ns: int) -> None:

@@ -72,6 +72,10 @@ class Origin:
             lane not in self._next for lane in (*self._open, *(lane for lane, _ in self._full))
         )
 
+    def last(self, lane: int) -> Position:
+        """The last bundle of a lane in this incarnation."""
+        return (self.incarnation, self._next.get(lane, 1) - 1)
+
     def add(self, lane: int, message: Message, size: int) -> None:
         """Put a message of about `size` bytes into its lane's open bundle."""
         bundle = self._open.get(lane)

@@ -1,8 +1,10 @@
 """What this device knows of one neighbour, and the frames that go to it.
 
 Decides what a frame is filled with, and in which order: control first, then urgent bundles, what the neighbour asked
-for, and the rest. Everything that answers a request is produced only when there is room in a frame, so a neighbour
-that asks without reading costs a bounded amount.
+for, and the rest; every few records a less urgent one goes before its turn, so none waits for ever. Everything that
+answers a request is produced only when there is room in a frame, so a neighbour that asks without reading costs a
+bounded amount. One that takes nothing for STALL_MS is suspended: its queue is let go, and it fetches what it missed
+when it reads again.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
-from broker.mesh.frame import PING, PONG, Assembly, Hello
+from broker.mesh.credit import Credit
+from broker.mesh.frame import PONG, SERVED, Assembly, Hello, Ping
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
@@ -21,22 +24,28 @@ from broker.mesh.limits import (
     MS,
     PING_MS,
     RECORDS_MAX,
+    SHAPES_PER_S_MAX,
     SILENCE_MS,
+    STALL_MS,
 )
 from broker.mesh.outbox import Outbox
 from broker.mesh.reconcile import Exchange
+from broker.mesh.streams import START
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.mesh.bundle import Position
-    from broker.mesh.log import Log
+    from broker.mesh.log import Log, Stored
     from broker.mesh.retained import RetainedMap
 
 __all__ = ["Peer", "PeerStatistics"]
 
 _URGENT: Final = (0, 1)
 _REST: Final = (2, 3, 4)
+_TURNS: Final = 32
+"""Of 32 records with payload one looks first for bulk, two for telemetry, four for normal priority. Guess."""
+_BEFORE: Final = {0: (4,), 8: (3,), 24: (3,), 4: (2,), 12: (2,), 20: (2,), 28: (2,)}
 _RTT_WEIGHT: Final = 8
 """Weight of the past in the smoothed round trip, as in TCP (RFC 6298)."""
 
@@ -54,6 +63,8 @@ class PeerStatistics:
     bytes_out: int
     bundles_out: int
     """Bundles sent, copies that the neighbour had already and repairs included."""
+    suspended: bool
+    suspensions: int
     queued_bundles: int
     queued_bytes: int
     dropped: int
@@ -83,9 +94,26 @@ class Peer:
         """Whether they are not taken from it now."""
         self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
         self.bundles_out = 0
+        self.credit = Credit()
+        self.suspended = False
+        """Whether it has taken nothing for so long that it gets announcements only, when it reads again."""
+        self.suspensions = 0
+        self._stalled_ns: int | None = None
+        self._turn = 0
+        # What it is told of, and how it stands in the trees.
+        self.announce_due_ns: int | None = None
+        self._announcements: dict[tuple[str, int], int] = {}
+        self.shape_due: dict[str, bool] = {}
+        """By origin: True to graft, False to prune."""
+        self._shapes = 0
+        self._shapes_since_ns = now_ns
         # What it said of its streams, and what it was told of ours.
         self.theirs: dict[tuple[str, int], tuple[Position, Position]] = {}
         self.theirs_hash = 0
+        self._heard: dict[tuple[str, int], Position] = {}
+        """What it announced or sent since its last digest, where that is more."""
+        self.served_ns = now_ns
+        """When it last sent something that was asked for."""
         self.digests_heard = 0
         self.told_stamp = 0
         self.digest_due = False
@@ -109,6 +137,79 @@ class Peer:
             self.rtt_ns = (
                 rtt_ns if past is None else (past * (_RTT_WEIGHT - 1) + rtt_ns) // _RTT_WEIGHT
             )
+
+    # What it has, and what it is told.
+
+    def stands(self, stream: tuple[str, int]) -> Position:
+        """How far it is known to have come in a stream, by digest, announcement or what it sent."""
+        known = self.theirs.get(stream)
+        heard = self._heard.get(stream, START)
+        return heard if known is None or known[0] < heard else known[0]
+
+    def note_stands(self, stream: tuple[str, int], position: Position) -> None:
+        """It has come this far."""
+        if position > self.stands(stream):
+            self._heard[stream] = position
+
+    def forget_heard(self, stream: tuple[str, int]) -> None:
+        """A digest says what was only heard before."""
+        self._heard.pop(stream, None)
+
+    def announce(self, stream: tuple[str, int], hops: int, due_ns: int) -> None:
+        """Tell it by then that something has come in a stream."""
+        self._announcements[stream] = hops
+        if self.announce_due_ns is None or due_ns < self.announce_due_ns:
+            self.announce_due_ns = due_ns
+
+    def put_off(self, due_ns: int) -> None:
+        """It cannot be told anything now: try again then."""
+        if self.announce_due_ns is not None:
+            self.announce_due_ns = max(self.announce_due_ns, due_ns)
+
+    def take_announcements(self) -> dict[tuple[str, int], int]:
+        """The streams to announce, with the hops of their last bundle."""
+        taken, self._announcements = self._announcements, {}
+        self.announce_due_ns = None
+        return taken
+
+    def reshape(self, origin: str, *, eager: bool) -> None:
+        """Have it push an origin's bundles, or only announce them."""
+        self.shape_due[origin] = eager
+
+    def may_reshape(self, count: int, now_ns: int) -> bool:
+        """Whether it may graft and prune so much more within this second."""
+        if now_ns - self._shapes_since_ns >= 1_000 * MS:
+            self._shapes, self._shapes_since_ns = 0, now_ns
+        self._shapes += count
+        return self._shapes <= SHAPES_PER_S_MAX
+
+    # Whether it reads.
+
+    def look(self, budget_bytes: int, now_ns: int) -> bool:
+        """Note whether it takes anything now. True when it had not for long and does again."""
+        if budget_bytes > 0 and self.credit.may_spend:
+            self._stalled_ns = None
+            if self.suspended:
+                self.suspended = False
+                self.digest_due = True
+                return True
+        elif self._stalled_ns is None and (self.outbox or self.serving):
+            self._stalled_ns = now_ns
+        return False
+
+    @property
+    def stall_ends_ns(self) -> int | None:
+        """When it is to be suspended, if it still takes nothing by then."""
+        if self.suspended or self._stalled_ns is None:
+            return None
+        return self._stalled_ns + STALL_MS * MS
+
+    def suspend(self) -> None:
+        """Queue nothing for it until it reads again."""
+        self.suspended = True
+        self.suspensions += 1
+        self.outbox.clear()
+        self.serving.clear()
 
     def count_bad(self, now_ns: int) -> bool:
         """Count a bad frame. True when there were too many within the window."""
@@ -162,27 +263,38 @@ class Peer:
             return self._control.popleft()
         if self.hello is None:
             return None
-        stored = self.outbox.pop(_URGENT, now_ns)
+        if not self.credit.may_spend:
+            return self._parts.popleft() if self._parts else self.exchange.next_record(retained)
+        self._turn = (self._turn + 1) % _TURNS
+        stored = self.outbox.pop(_BEFORE.get(self._turn, _URGENT), now_ns)
+        stored = stored or self.outbox.pop(_URGENT, now_ns)
         if stored is None and self._parts:
             return self._parts.popleft()
-        while stored is None and self.serving:
-            wanted = next(iter(self.serving))
-            del self.serving[wanted]
-            stored = log.get(*wanted)
+        if stored is None and (served := self._next_served(log)) is not None:
+            return self._bundle(served, SERVED, now_ns)
         if stored is None and (answer := self.exchange.next_record(retained)) is not None:
             return answer
         stored = stored or self.outbox.pop(_REST, now_ns)
-        if stored is None:
-            return None
-        self.bundles_out += 1
+        return None if stored is None else self._bundle(stored, stored.hops, now_ns)
+
+    def _next_served(self, log: Log) -> Stored | None:
+        """The next bundle that it asked for and that is still held."""
+        while self.serving:
+            wanted = next(iter(self.serving))
+            del self.serving[wanted]
+            stored = log.get(*wanted)
+            if stored is not None:
+                return stored
+        return None
+
+    def _bundle(self, stored: Stored, hops: int, now_ns: int) -> bytes:
         remaining_ms = stored.remaining_ms(now_ns)
-        return frame.encode_bundle(
-            stored.head,
-            stored.body if remaining_ms else b"",
-            remaining_ms,
-            stored.hops,
-            frame.UNICAST if stored.header.to else frame.BUNDLE,
-        )
+        body = stored.body if remaining_ms else b""
+        kind = frame.UNICAST if stored.header.to else frame.BUNDLE
+        record = frame.encode_bundle(stored.head, body, remaining_ms, hops, kind)
+        self.bundles_out += 1
+        self.credit.spent_bytes += len(record)
+        return record
 
     def say(self, control: frame.Control) -> None:
         """Queue a control message."""
@@ -196,11 +308,13 @@ class Peer:
     def ping(self, now_ns: int) -> None:
         """Ask for an answer."""
         self.next_ping_ns = now_ns + PING_MS * MS
-        self.say_record(frame.record(PING, now_ns.to_bytes(8, "big")))
+        self.say(Ping(now_ns, self.credit.spent_bytes, self.credit.granted_bytes))
 
-    def pong(self, stamp: bytes) -> None:
-        """Answer a ping."""
-        self.say_record(frame.record(PONG, stamp))
+    def pong(self, ping: Ping) -> None:
+        """Answer a ping, and take what it says of the link."""
+        self.credit.settle(ping.spent_bytes)
+        self.credit.allow(ping.granted_bytes)
+        self.say_record(frame.record(PONG, ping.stamp.to_bytes(8, "big")))
 
     def statistics(self) -> PeerStatistics:
         """What was counted since the link came up."""
@@ -213,6 +327,8 @@ class Peer:
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
             bundles_out=self.bundles_out,
+            suspended=self.suspended,
+            suspensions=self.suspensions,
             queued_bundles=len(self.outbox),
             queued_bytes=self.outbox.size_bytes,
             dropped=self.outbox.dropped,

@@ -188,7 +188,9 @@ class Reconciler:
             if exchange.recheck_ns is None:
                 exchange.recheck_ns = now_ns + exchange.recheck_after_ms * MS
             return
-        patience_ms = RECONCILE_LATE_MS if self._logs_reach(peer) else RECONCILE_SOON_MS
+        # A little less than what the other waits before it says again how its map stands.
+        soon_ms = RECONCILE_SOON_MS * 3 // 4
+        patience_ms = RECONCILE_LATE_MS if self._logs_reach(peer) else soon_ms
         waited_ns = now_ns - exchange.differs_since_ns
         if state.joining or waited_ns >= patience_ms * MS:
             self._begin(peer, now_ns)

@@ -5,28 +5,33 @@ complete in the log from there on). A digest tells a neighbour those entries tha
 link-up all of them. With each digest goes a hash over all entries, so a neighbour that missed one asks for all.
 
 A hole is a stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is
-asked for after WANT_DELAY_MS (it may be mere reordering), at once on a new link, and again from another neighbour
-after WANT_RETRY_MS. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin is among them, which
-is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
+asked for after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of
+it of one neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to
+hold what it does not give is passed over. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin
+is among them, which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
 
 Assumes links deliver in order or go down; what a link loses all the same, the hash brings to light.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.mesh.frame import Digest, Want
 from broker.mesh.limits import (
     DIGEST_ENTRIES_MAX,
     GAP_AWAY_MS,
     GAP_WAIT_MS,
+    GRAFT_MS,
     MS,
     REBUILD_ASKS_MAX,
     REBUILD_RETRY_MS,
     WANT_DELAY_MS,
+    WANT_FRUITLESS_MAX,
     WANT_HELD_BACK_MS,
+    WANT_HOLES_MAX,
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
@@ -36,11 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.mesh.bundle import Position
-    from broker.mesh.log import Log, Stored
+    from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.retained import RetainedMap
 
-__all__ = ["Repair", "Vector"]
+__all__ = ["Due", "Repair", "Vector"]
 
 Stream = tuple[str, int]
 Range = tuple[str, int, int, int, int, int]
@@ -121,29 +126,65 @@ class Vector:
         ]
 
 
+class Due(NamedTuple):
+    """What is to be done about holes now."""
+
+    ranges: dict[str, list[Range]]
+    """By neighbour: what to ask of it."""
+    lost: list[tuple[Stream, Position]]
+    """Streams that must go on at a position, because everything before it is lost."""
+    grafts: list[tuple[str, str]]
+    """(origin, neighbour): who is to push again."""
+
+
+class _Hole:
+    """Something of a stream that is missing here, and what was done about it."""
+
+    __slots__ = (
+        "asked_ns",
+        "asked_of",
+        "asked_upto",
+        "due_ns",
+        "fruitless",
+        "graft",
+        "hopeless_ns",
+        "position",
+        "served_upto",
+        "source",
+    )
+
+    def __init__(self, due_ns: int) -> None:
+        self.due_ns = due_ns
+        self.graft = False
+        """Whether it shows that the origin's tree is broken."""
+        self.source = ""
+        """Who sent what cannot be passed yet."""
+        self.asked_of = ""
+        self.asked_ns = 0
+        self.asked_upto = START
+        self.position = START
+        """Where the stream stood when it was asked for."""
+        self.served_upto = START
+        """What was asked for has come up to here; what still misses before it was lost on the way."""
+        self.fruitless: Counter[str] = Counter()
+        """By neighbour: requests that brought nothing."""
+        self.hopeless_ns: int | None = None
+        """Since when no neighbour has been able to fill it."""
+
+
 class Repair:
     """Finds holes and asks for them."""
 
-    __slots__ = (
-        "_asked",
-        "_holes",
-        "_hopeless",
-        "_peers",
-        "_rebuild_asked",
-        "_sources",
-        "_streams",
-        "wants",
-    )
+    __slots__ = ("_holes", "_peers", "_rebuild_asked", "_streams", "found", "wants")
 
     def __init__(self, streams: dict[Stream, KeptStream], peers: dict[str, Peer]) -> None:
         self._streams = streams
         self._peers = peers
-        self._holes: dict[Stream, int] = {}
-        self._hopeless: dict[Stream, int] = {}
-        self._asked: dict[Stream, tuple[int, str]] = {}
-        self._sources: dict[Stream, str] = {}
+        self._holes: dict[Stream, _Hole] = {}
         self._rebuild_asked: dict[Stream, tuple[int | None, str, Position, int]] = {}
         self.wants = 0
+        self.found = 0
+        """Holes that came to light by digests and not by what follows them."""
 
     def hear(self, peer: Peer, digest: Digest) -> bool:
         """Take in a neighbour's digest. False when it does not add up and all of it is needed again."""
@@ -156,6 +197,8 @@ class Repair:
             if known is not None:
                 peer.theirs_hash -= entry_hash(stream, *known)
             peer.theirs[stream] = (position, held)
+            if peer.stands(stream) <= position:
+                peer.forget_heard(stream)
             peer.theirs_hash = (peer.theirs_hash + entry_hash(stream, position, held)) & _MASK
         if digest.more:
             return True
@@ -164,18 +207,40 @@ class Repair:
 
     def note_waiting(self, stream: Stream, source: str, now_ns: int) -> None:
         """A bundle of the stream came from `source` and could not be passed yet."""
-        self._holes.setdefault(stream, now_ns + WANT_DELAY_MS * MS)
-        self._sources[stream] = source
+        hole = self._holes.get(stream)
+        if hole is None:
+            hole = self._holes[stream] = _Hole(now_ns + WANT_DELAY_MS * MS)
+        hole.source = source
+
+    def note_served(self, stream: Stream, position: Position, now_ns: int) -> None:
+        """Something that was asked for has come; answers come in order."""
+        hole = self._holes.get(stream)
+        if hole is not None and position > hole.served_upto:
+            hole.served_upto = position
+            hole.due_ns = min(hole.due_ns, now_ns + WANT_DELAY_MS * MS)
 
     def note_behind(
         self, peer: Peer, streams: Iterable[Stream], now_ns: int, *, at_once: bool
     ) -> None:
-        """Look whether the neighbour stands further than we do in these streams."""
-        due = now_ns if at_once else now_ns + WANT_DELAY_MS * MS
+        """A digest came: look whether the neighbour stands further than we do in these streams."""
+        delay_ns = 0 if at_once else max(WANT_DELAY_MS * MS, 3 * (peer.rtt_ns or 0))
         for stream in streams:
             mine = self._streams.get(stream)
             if peer.theirs[stream][0] > (mine.position if mine else START):
-                self._holes[stream] = min(due, self._holes.get(stream, due))
+                self.found += stream not in self._holes and not at_once
+                self._note(stream, now_ns + delay_ns, graft=not at_once)
+
+    def note_announced(self, peer: Peer, stream: Stream, now_ns: int, *, resent: bool) -> None:
+        """A neighbour announces more than is here. What was resent to it, it will not push: ask at once."""
+        delay_ns = 0 if resent else max(GRAFT_MS * MS, 3 * (peer.rtt_ns or 0))
+        self._note(stream, now_ns + delay_ns, graft=not resent)
+
+    def _note(self, stream: Stream, due_ns: int, *, graft: bool) -> None:
+        hole = self._holes.get(stream)
+        if hole is None:
+            hole = self._holes[stream] = _Hole(due_ns)
+        hole.due_ns = min(hole.due_ns, due_ns)
+        hole.graft = hole.graft or graft
 
     def rebuild_ranges(self, peer: Peer, log: Log, now_ns: int) -> list[Range]:
         """What the neighbour holds of this device's lost memory and nobody was asked for yet."""
@@ -197,45 +262,37 @@ class Repair:
 
     def forget_peer(self, name: str) -> None:
         """A link went down: what was asked of it must be asked of another."""
-        self._asked = {s: ask for s, ask in self._asked.items() if ask[1] != name}
+        for hole in self._holes.values():
+            if hole.asked_of == name:
+                hole.asked_of, hole.due_ns = "", 0
+            del hole.fruitless[name]
         self._rebuild_asked = {s: ask for s, ask in self._rebuild_asked.items() if ask[1] != name}
 
     def next_ns(self) -> int | None:
         """When `due` wants to be called."""
         if not self._holes or not self._peers:
             return None
-        return min(self._holes.values())
+        return min(hole.due_ns for hole in self._holes.values())
 
-    def due(self, now_ns: int) -> tuple[dict[str, list[Want]], list[tuple[Stream, Position]]]:
-        """What to ask of whom now, and which streams must jump to which position because the rest is lost."""
-        ranges: dict[str, list[Range]] = {}
-        lost: list[tuple[Stream, Position]] = []
-        for stream in [s for s, at_ns in self._holes.items() if at_ns <= now_ns]:
-            mine = self._streams.get(stream)
+    def due(self, now_ns: int) -> Due:
+        """What is to be done now about the holes whose time has come."""
+        todo = Due({}, [], [])
+        for stream in [s for s, hole in self._holes.items() if hole.due_ns <= now_ns]:
+            hole, mine = self._holes[stream], self._streams.get(stream)
             position = mine.position if mine else START
             ahead = self._ahead(stream, position)
             if not ahead and not (mine and mine.waiting):
-                self._close(stream)
+                del self._holes[stream]
                 continue
-            self._holes[stream] = now_ns + WANT_RETRY_MS * MS
-            first = mine.first_waiting() if mine else None
-            loss = self._loss(stream, position, ahead, first, now_ns)
+            loss = self._loss(stream, hole, position, ahead, now_ns)
             if loss is not None:
-                lost.append((stream, loss))
-                self._holes[stream] = now_ns
+                todo.lost.append((stream, loss))
+                hole.due_ns = now_ns
                 # Behind it there may be another hole, which a neighbour that gives up now can fill.
-                self._hopeless[stream] = now_ns - (GAP_AWAY_MS - GAP_WAIT_MS) * MS
+                hole.hopeless_ns = now_ns - (GAP_AWAY_MS - GAP_WAIT_MS) * MS
                 continue
-            asked = self._choose(stream, position, ahead)
-            if asked is not None:
-                upto = max((p for p, _ in ahead.values()), default=position)
-                if first is not None:
-                    upto = (first.header.incarnation, first.header.sequence - 1)
-                if asked == stream[0] and self._peers[asked].held_back:
-                    self._holes[stream] = now_ns + WANT_HELD_BACK_MS * MS
-                self._asked[stream] = (now_ns, asked)
-                ranges.setdefault(asked, []).append((*stream, *position, *upto))
-        return {peer: self.pages(rows) for peer, rows in ranges.items()}, lost
+            self._ask(stream, hole, position, ahead, now_ns, todo)
+        return todo
 
     def pages(self, rows: list[Range]) -> list[Want]:
         """Ranges as records."""
@@ -244,50 +301,114 @@ class Repair:
             Want(rows[at : at + WANT_RANGES_MAX]) for at in range(0, len(rows), WANT_RANGES_MAX)
         ]
 
+    def _ask(
+        self,
+        stream: Stream,
+        hole: _Hole,
+        position: Position,
+        ahead: dict[str, tuple[Position, Position]],
+        now_ns: int,
+        todo: Due,
+    ) -> None:
+        """Ask for what was not asked for yet; for all of it again, of another, when nothing has come."""
+        after = position
+        if position != hole.position:
+            hole.fruitless.clear()
+        overtaken, hole.served_upto = hole.served_upto, START
+        peer = self._peers.get(hole.asked_of)
+        if peer is not None:
+            last_ns = max(hole.asked_ns, peer.served_ns)
+            if now_ns - last_ns < self._patience_ns(peer, stream):
+                after = max(position, hole.asked_upto)
+            else:
+                excused = peer.name == stream[0] and peer.held_back
+                hole.fruitless[peer.name] += peer.served_ns < hole.asked_ns and not excused
+                peer = None
+        if peer is None:
+            name = self._choose(hole, position, ahead)
+            if name is None:
+                hole.due_ns = now_ns + WANT_RETRY_MS * MS
+                return
+            peer = self._peers[name]
+            hole.asked_of, hole.asked_ns = name, now_ns
+        mine = self._streams.get(stream)
+        upto = ahead[peer.name][0] if peer.name in ahead else position
+        holes = mine.holes(upto, WANT_HOLES_MAX) if mine else [(START, upto)]
+        rows = [(max(a, after), b) for a, b in holes if b > after]
+        if after > position:
+            rows += [(a, min(b, overtaken)) for a, b in holes if a < overtaken]
+        if rows:
+            ranges = todo.ranges.setdefault(peer.name, [])
+            ranges += [(*stream, *a, *b) for a, b in rows]
+            hole.asked_upto = max(after, *(b for _, b in rows))
+            hole.asked_ns, hole.position = now_ns, position
+            if hole.graft:
+                hole.graft = False
+                todo.grafts.append((stream[0], peer.name))
+        hole.due_ns = now_ns + self._patience_ns(peer, stream)
+
+    def _patience_ns(self, peer: Peer, stream: Stream) -> int:
+        """How long an answer may take."""
+        if peer.name == stream[0] and peer.held_back:
+            return WANT_HELD_BACK_MS * MS
+        return max(WANT_RETRY_MS * MS, 4 * (peer.rtt_ns or 0))
+
     def _ahead(self, stream: Stream, position: Position) -> dict[str, tuple[Position, Position]]:
-        """The neighbours that stand further, by name."""
-        return {
-            name: peer.theirs[stream]
-            for name, peer in self._peers.items()
-            if stream in peer.theirs and peer.theirs[stream][0] > position
-        }
+        """The neighbours that stand further, by name: where, and from where on they hold it."""
+        found = {}
+        for name, peer in self._peers.items():
+            stands = peer.stands(stream)
+            if stands > position:
+                known = peer.theirs.get(stream)
+                found[name] = (stands, known[1] if known is not None else START)
+        return found
 
     def _choose(
-        self, stream: Stream, position: Position, ahead: dict[str, tuple[Position, Position]]
+        self,
+        hole: _Hole,
+        position: Position,
+        ahead: dict[str, tuple[Position, Position]],
     ) -> str | None:
         """Whom to ask: not the one asked last, if there is another that can help."""
-        able = sorted(name for name, (_, held) in ahead.items() if held <= position)
-        source = self._sources.get(stream)
-        if source in self._peers and source not in able:
-            able.append(source)
+        able = self._able(hole, position, ahead)
+        if hole.source in self._peers and hole.source not in able:
+            able.append(hole.source)
         if not able:
             return None
-        last = self._asked.get(stream)
-        after_last = [name for name in able if last is not None and name > last[1]]
+        able.sort()
+        after_last = [name for name in able if hole.asked_of and name > hole.asked_of]
         return (after_last or able)[0]
+
+    def _able(
+        self, hole: _Hole, position: Position, ahead: dict[str, tuple[Position, Position]]
+    ) -> list[str]:
+        """The neighbours that claim to hold what is missing and have not claimed so in vain."""
+        return [
+            name
+            for name, (_, held) in ahead.items()
+            if held <= position and hole.fruitless[name] < WANT_FRUITLESS_MAX
+        ]
 
     def _loss(
         self,
         stream: Stream,
+        hole: _Hole,
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
-        first_waiting: Stored | None,
         now_ns: int,
     ) -> Position | None:
         """Where to go on when everything before is lost, or None."""
-        if any(held <= position for _, held in ahead.values()):
-            self._hopeless.pop(stream, None)
+        if self._able(hole, position, ahead):
+            hole.hopeless_ns = None
             return None
+        if hole.hopeless_ns is None:
+            hole.hopeless_ns = now_ns
         patience_ms = GAP_WAIT_MS if stream[0] in ahead else GAP_AWAY_MS
-        if now_ns - self._hopeless.setdefault(stream, now_ns) < patience_ms * MS:
+        if now_ns - hole.hopeless_ns < patience_ms * MS:
             return None
         floors = [held for _, held in ahead.values()]
-        if first_waiting is not None:
-            floors.append(first_waiting.header.before)
+        mine = self._streams.get(stream)
+        first = mine.first_waiting() if mine else None
+        if first is not None:
+            floors.append(first.header.before)
         return min((floor for floor in floors if floor > position), default=None)
-
-    def _close(self, stream: Stream) -> None:
-        del self._holes[stream]
-        self._asked.pop(stream, None)
-        self._sources.pop(stream, None)
-        self._hopeless.pop(stream, None)

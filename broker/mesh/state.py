@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.mesh.clock import HybridClock
 from broker.mesh.events import Changes, Deliver, Event, Restored
 from broker.mesh.flights import Flights
 from broker.mesh.horizon import Horizon
-from broker.mesh.limits import MS, REBUILD_MS, STREAMS_MAX
+from broker.mesh.limits import MS, PRESSED_BUNDLES, PRESSED_BYTES, REBUILD_MS, STREAMS_MAX
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.repair import Repair, Vector
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "State", "Statistics"]
 
 Stream = tuple[str, int]
+
+_BYTES_PER_BUNDLE: Final = PRESSED_BYTES // PRESSED_BUNDLES
+"""Many small bundles press as a few large ones do."""
 
 
 class Choice(Protocol):
@@ -92,6 +95,8 @@ class State:
         self.changes = Changes()
         self.counters: Counter[str] = Counter()
         self.waiting_bytes = 0
+        self.backlog_bytes = 0
+        """Queued for the slowest neighbour that still reads."""
         self.spoken = False
         """Whether a neighbour may have heard of this incarnation."""
         self.joining = restored.first_boot
@@ -147,11 +152,14 @@ class State:
             if stream in self.kept:
                 self.vector.touch(stream)
 
-    def forward(self, stored: Stored, but: str | None = None) -> None:
-        """Queue a bundle for every neighbour that has introduced itself, but one."""
-        for name, peer in self.peers.items():
-            if name != but and peer.hello is not None:
-                peer.outbox.add(stored)
+    def measure_backlog(self) -> None:
+        """Note how much is queued for the neighbour that is furthest behind, of those that still read."""
+        self.backlog_bytes = 0
+        for peer in self.peers.values():
+            if not peer.suspended:
+                outbox = peer.outbox
+                size_bytes = max(outbox.size_bytes, len(outbox) * _BYTES_PER_BUNDLE)
+                self.backlog_bytes = max(self.backlog_bytes, size_bytes)
 
     def deliver(
         self, origin: str, incarnation: int, messages: list[Message], *, rebuild: bool = False

@@ -104,6 +104,19 @@ class KeptStream:
         """The bundle that waits for the nearest hole to close."""
         return self.waiting[min(self.waiting)] if self.waiting else None
 
+    def holes(self, upto: Position, at_most: int) -> list[tuple[Position, Position]]:
+        """What is missing up to a position, as (after, up to), between what waits; the nearest first."""
+        holes: list[tuple[Position, Position]] = []
+        after = self.position
+        for position in sorted(self.waiting):
+            before = self.waiting[position].header.before
+            if before > after:
+                holes.append((after, before))
+            after = max(after, position)
+        if upto > after:
+            holes.append((after, upto))
+        return holes[:at_most]
+
     def jump(self, to: Position) -> Position:
         """Give up what is missing up to `to`, but nothing that waits here. Returns how far it went."""
         first = self.first_waiting()

@@ -15,6 +15,7 @@ from broker.mesh.frame import (
     Want,
     encode_bundle,
     encode_control,
+    encode_credit,
     encode_frame,
 )
 from broker.mesh.limits import (
@@ -141,11 +142,13 @@ def test_one_request_is_answered_once_however_often_it_names_a_stream():
 
 def test_answers_that_nobody_reads_hold_no_bundles():
     mesh = met()
+    mesh.receive("h", encode_frame([encode_credit(1 << 40)]), NOW_NS)
     for _ in range(3):
         for _ in range(2_000):
             mesh.publish("t", bytes(9_000), NOW_NS, qos=1)
             mesh.seal(NOW_NS)
             mesh.take_changes()
+            mesh.frames_to_send("h", 1 << 20, NOW_NS)
         events(mesh)
         say(mesh, Want([("a", 5, 0, 0, 2**31, 2**62)]))
     assert set(mesh._state.peers["h"].serving.values()) == {None}
