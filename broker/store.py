@@ -108,6 +108,7 @@ class Store:
         restored = Restored(
             incarnation=incarnation,
             clock_bound=numbers.get("clock_bound", 0),
+            known_since=numbers.get("known_since"),
             own=[
                 OwnBundle(lane, (incarnation_of, sequence), head, body)
                 for lane, incarnation_of, sequence, head, body in database.execute(
@@ -152,6 +153,8 @@ class Store:
             self._set(database, "incarnation", changes.incarnation)
         if changes.clock_bound is not None:
             self._set(database, "clock_bound", changes.clock_bound)
+        if changes.known_since is not None:
+            self._set(database, "known_since", changes.known_since)
         if changes.own_replaced:
             database.execute("DELETE FROM own")
         if changes.own:

@@ -23,6 +23,7 @@ __all__ = ["Disk"]
 class _Content:
     incarnation: int
     bound: int = 0
+    known_since: int | None = None
     own: dict[tuple[int, Position], OwnBundle] = field(default_factory=dict)
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry] = field(default_factory=dict)
@@ -37,6 +38,8 @@ class _Content:
             self.incarnation = changes.incarnation
         if changes.clock_bound is not None:
             self.bound = changes.clock_bound
+        if changes.known_since is not None:
+            self.known_since = changes.known_since
         if changes.own_replaced:
             self.own.clear()
         for own in changes.own:
@@ -91,6 +94,7 @@ class Disk:
         return Restored(
             content.incarnation,
             content.bound,
+            content.known_since,
             own,
             dict(content.passed),
             dict(content.retained),

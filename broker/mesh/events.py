@@ -87,6 +87,8 @@ class Changes:
 
     incarnation: int | None = None
     clock_bound: int | None = None
+    known_since: int | None = None
+    """Since when this device has been there; see `horizon.py`."""
     own: list[OwnBundle] = field(default_factory=list)
     own_held: dict[int, Position] = field(default_factory=dict)
     """By lane: own bundles up to here are held by a neighbour and need not be stored any longer."""
@@ -100,6 +102,8 @@ class Changes:
         """Take in what came after; for changes that could not be stored yet."""
         self.incarnation = newer.incarnation if newer.incarnation is not None else self.incarnation
         self.clock_bound = newer.clock_bound if newer.clock_bound is not None else self.clock_bound
+        if newer.known_since is not None:
+            self.known_since = newer.known_since
         if newer.own_replaced:
             self.own_replaced, self.own = True, []
         self.own = (self.own + newer.own)[-LOG_BUNDLES_MAX:]
@@ -126,6 +130,7 @@ class Restored:
     incarnation: int = 1
     """This boot's: one more than the last, and stored already."""
     clock_bound: int = 0
+    known_since: int | None = None
     own: list[OwnBundle] = field(default_factory=list)
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry] = field(default_factory=dict)

@@ -83,6 +83,8 @@ RANGES_MAX: Final = 512
 """Ranges, or topics asked for, in one record."""
 RECONCILE_RECORD_BYTES: Final = 32 * 1024
 """A record of an exchange is closed at about this size: half a frame."""
+RECONCILE_DUE_MAX: Final = RETAINED_TOPICS_MAX * RETAINED_HARD_FACTOR
+"""Ranges, values and questions that wait for room in a frame to one neighbour: as many as a map has entries."""
 RECONCILE_WORK_MAX: Final = 128 * 1024
 """Ranges and topics that one neighbour may have looked at within RECONCILE_WORK_MS: two whole exchanges of maps at the
 hard cap that have nothing in common are 90,000."""

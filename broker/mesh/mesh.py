@@ -304,6 +304,8 @@ class Mesh:
         state = self._state
         changes, state.changes = state.changes, Changes()
         changes.clock_bound = state.clock.store(with_others=bool(changes))
+        if changes.clock_bound is not None:
+            changes.known_since = state.horizon.store()
         return changes
 
     def next_event(self) -> Event | None:

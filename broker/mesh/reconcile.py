@@ -20,7 +20,7 @@ RECONCILE_WORK_MAX steps per window, told and counted beyond; it can give and wi
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from broker.mesh import frame
 from broker.mesh.bundle import (
@@ -39,6 +39,7 @@ from broker.mesh.limits import (
     MS,
     ORIGIN_BYTES_MAX,
     RANGES_MAX,
+    RECONCILE_DUE_MAX,
     RECONCILE_LATE_MS,
     RECONCILE_PAUSE_MAX_MS,
     RECONCILE_PAUSE_MS,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Reconciler"]
 
+_Key = TypeVar("_Key")
 _EVERYTHING: Final[Range] = (0, 0)
 _ROW_BYTES: Final = 32
 _NORMAL: Final = 2
@@ -148,6 +150,12 @@ class Exchange:
                 record.lists.append((*within, rows))
                 size += _ROW_BYTES * (1 + len(rows))
         return record
+
+
+def _owe(due: dict[_Key, None], more: list[_Key]) -> None:
+    """Note what is to be said; what there is no room for shows in a later digest."""
+    for each in more[: RECONCILE_DUE_MAX - len(due)]:
+        due[each] = None
 
 
 def _take(waiting: dict[int, None]) -> list[int]:
@@ -257,7 +265,7 @@ class Reconciler:
                 exchange.pause_ms = RECONCILE_PAUSE_MS
                 find = self._state.retained.find
                 self._give(peer, [t for t in map(find, unknown) if t is not None], now_ns)
-                exchange.entries_due.update((t, None) for t in map(find, newer) if t is not None)
+                _owe(exchange.entries_due, [t for t in map(find, newer) if t is not None])
             case Entries(entries=rows):
                 self._take_entries(peer, rows)
 
@@ -280,7 +288,7 @@ class Reconciler:
             if total != mine[digit]
         ]
         self._work(peer.exchange, len(different), now_ns)
-        peer.exchange.ranges_due.update(dict.fromkeys(different))
+        _owe(peer.exchange.ranges_due, different)
 
     def _compare_list(self, peer: Peer, within: Range, rows: list[Row], now_ns: int) -> None:
         digits, prefix = within
@@ -291,10 +299,10 @@ class Reconciler:
         exchange = peer.exchange
         found = self._state.retained.compare(within, rows)
         self._work(exchange, len(found.newer_here) + len(found.only_here), now_ns)
-        exchange.entries_due.update(dict.fromkeys(found.newer_here))
+        _owe(exchange.entries_due, found.newer_here)
         self._give(peer, found.only_here, now_ns)
-        exchange.newer.update(dict.fromkeys(found.newer_there))
-        exchange.unknown.update(dict.fromkeys(found.only_there))
+        _owe(exchange.newer, found.newer_there)
+        _owe(exchange.unknown, found.only_there)
 
     def _take_entries(self, peer: Peer, rows: list[tuple[str, bytes, int, int, int, str]]) -> None:
         for topic, payload, qos, rank, clock, origin in rows:
@@ -325,7 +333,7 @@ class Reconciler:
             if other is peer or floor is None:
                 continue
             if clock >= floor:
-                other.exchange.entries_due[topic] = None
+                _owe(other.exchange.entries_due, [topic])
             else:
                 other.digest_due = True
 
@@ -345,8 +353,8 @@ class Reconciler:
             if entry is None:
                 continue
             if entry.clock >= floor:
-                peer.exchange.entries_due[topic] = None
-            elif entry.payload and entry.origin == state.device and not state.stale(now_ns):
+                _owe(peer.exchange.entries_due, [topic])
+            elif entry.payload and entry.origin == state.device and not state.horizon.stale:
                 self._assert_again(topic, entry, now_ns)
             else:
                 self._drop(topic, entry)

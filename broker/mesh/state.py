@@ -70,7 +70,7 @@ class State:
         self.device = device
         self.choice = choice
         self.clock = HybridClock(restored.clock_bound)
-        self.horizon = Horizon(restored.clock_bound, now_ns)
+        self.horizon = Horizon(restored.known_since, restored.clock_bound, now_ns)
         self.origin = Origin(device, restored.incarnation)
         self.log = Log()
         self.kept: dict[Stream, KeptStream] = {}
@@ -110,10 +110,6 @@ class State:
         floor = self.horizon.floor(self.clock.read(now_ns), now_ns)
         for topic in self.retained.purge(floor):
             self.changes.retained[topic] = None
-
-    def stale(self, now_ns: int) -> bool:
-        """Whether this device was away for longer than deletions are remembered."""
-        return self.horizon.stale(self.clock.read(now_ns), now_ns)
 
     def settle(self, stream: Stream, position: Position) -> None:
         """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""

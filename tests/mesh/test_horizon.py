@@ -18,13 +18,14 @@ LINE = [("a", "b"), ("b", "c"), ("c", "d")]
 
 
 def fleet(names="abcd", edges=None):
-    """Devices that have been running for a while: none is stale."""
+    """Devices that have been running for a long while: none is stale."""
     network = Network(names, edges or [*LINE, ("a", "d")])
     network.run(3_500)
     for name in names:
         network.publish(name, f"boot/{name}", b"1", qos=1, retained=True)
         network.run(50)
         network.kill(name)
+        network.devices[name].disk._content.known_since = 0
         network.restart(name)
         network.run(1_500)
     network.run(3_000)
@@ -33,8 +34,7 @@ def fleet(names="abcd", edges=None):
 
 
 def stale(network, name):
-    state = network.devices[name].mesh._state
-    return state.stale(network.now_ns)
+    return network.devices[name].mesh._state.horizon.stale
 
 
 def days_pass(network, days=11):
@@ -172,6 +172,30 @@ def test_a_newcomer_erases_nothing_old():
     everywhere(network, {"x": b"1"})
 
 
+def test_a_newcomer_that_is_killed_while_it_learns_erases_nothing():
+    network = fleet("abc", [("a", "b"), ("b", "c")])
+    for number in range(3_000):
+        network.devices["a"].mesh.publish(
+            f"x/{number}", bytes(200), network.now_ns, qos=0, retained=True
+        )
+    network.turn("a")
+    network.run(500)
+    network.kill("c", disk_lost=True)
+    network.kill("a")
+    days_pass(network)
+    network.conditions.capacity_bytes = 100_000
+    network.restart("c")
+    learnt = network.devices["c"].disk._content.retained
+    while not 500 < len(learnt) < 2_500:
+        network.run(1)
+        assert len(learnt) < 2_500
+    network.kill("c")
+    network.restart("c")
+    assert stale(network, "c")
+    network.run(3_000)
+    assert len(values(network)["b"]) == len(values(network)["c"]) == 3_000
+
+
 def test_a_fleet_that_was_stored_away_resumes_as_it_was():
     network = fleet()
     network.publish("a", "x/one", b"1", qos=1, retained=True)
@@ -193,16 +217,16 @@ def test_a_fleet_that_was_stored_away_resumes_as_it_was():
 @pytest.mark.parametrize("synchronised", [True, False])
 def test_a_clock_far_ahead_erases_nothing(synchronised):
     network = fleet()
-    network.publish("a", "x", b"1", qos=1, retained=True)
-    network.run(500)
-    network.kill("d")
-    network.publish("c", "x/more", b"2", qos=1, retained=True)
+    network.partition([("a", "d"), ("c", "d")])
+    network.publish("c", "x", b"1", qos=0, retained=True)
     network.run(500)
     network.kill("c")
     network.set_wall_clock("d", skew_ms=11 * DAY_MS, synchronised=synchronised)
-    network.restart("d")
+    network.run(3_000)
+    network.heal()
     network.run(4_000)
-    everywhere(network, {"x": b"1", "x/more": b"2"})
+    assert network.devices["d"].mesh.retained.floor > network.devices["a"].mesh.retained.floor
+    everywhere(network, {"x": b"1"})
 
 
 def test_a_stale_device_forgets_no_deletions_before_it_has_met_the_fleet():
@@ -275,23 +299,49 @@ def test_the_horizon_moves_by_the_full_hour():
     assert horizon_of(5) == 0
 
 
+NOW = 2 * LONG
+DAY = DAY_MS << LOGICAL_BITS
+
+
+def is_stale(horizon, clock, up_days=0):
+    horizon.floor(clock, up_days * DAY_MS * MS)
+    return horizon.stale
+
+
 def test_a_device_is_stale_by_the_time_it_was_off_not_by_the_time_it_is_up():
-    now = 2 * LONG
-    assert not Horizon(now - LONG, 0).stale(now, 0)
-    horizon = Horizon(now - LONG - HOUR, 0)
-    assert horizon.stale(now, 0)
-    day = DAY_MS << LOGICAL_BITS
-    assert horizon.stale(now + 9 * day, 9 * DAY_MS * MS)
-    assert not horizon.stale(now + 10 * day, 10 * DAY_MS * MS)
-    recent = Horizon(now - day, 0)
-    assert not recent.stale(now + 9 * day + HOUR, 9 * DAY_MS * MS)
+    assert not is_stale(Horizon(0, NOW - LONG, 0), NOW)
+    away = Horizon(0, NOW - LONG - HOUR, 0)
+    assert is_stale(away, NOW)
+    assert is_stale(away, NOW + 9 * DAY, up_days=9)
+    assert not is_stale(away, NOW + 11 * DAY, up_days=11)
+    recent = Horizon(0, NOW - DAY, 0)
+    assert not is_stale(recent, NOW + 12 * DAY, up_days=12)
+
+
+def test_a_device_that_boots_in_1970_is_judged_when_its_clock_comes_right():
+    away = Horizon(0, DAY, 0)
+    assert not is_stale(away, DAY)
+    assert is_stale(away, DAY + NOW)
+
+
+def test_the_days_of_a_new_fleet_count_over_reboots():
+    new = Horizon(None, 0, 0)
+    assert is_stale(new, NOW)
+    since = new.store()
+    assert new.store() is None
+    assert is_stale(Horizon(since, NOW + 4 * DAY, 0), NOW + 5 * DAY)
+    assert not is_stale(Horizon(since, NOW + 10 * DAY, 0), NOW + 11 * DAY)
+    slept = Horizon(since, NOW + 4 * DAY, 0)
+    assert is_stale(slept, NOW + 15 * DAY)
+    assert slept.store() > since
 
 
 def test_a_stale_device_settles_only_with_one_that_is_not():
-    horizon = Horizon(0, 0)
-    horizon.agree(0, 2 * LONG)
-    assert horizon.stale(2 * LONG, 0)
-    assert horizon.floor(2 * LONG, 0) == 0
-    horizon.agree(horizon_of(2 * LONG) - HOUR, 2 * LONG)
-    assert not horizon.stale(2 * LONG, 0)
-    assert horizon.floor(2 * LONG, 0) == horizon_of(2 * LONG)
+    horizon = Horizon(None, 0, 0)
+    assert horizon.floor(NOW, 0) == 0
+    horizon.agree(0, NOW)
+    assert is_stale(horizon, NOW)
+    horizon.agree(horizon_of(NOW) - HOUR, NOW)
+    assert horizon.floor(NOW, 0) == horizon_of(NOW)
+    assert not horizon.stale
+    assert horizon.store() == 0
