@@ -7,6 +7,10 @@
     ├── CannotListen        a listener's address cannot be used; says what, where and why
     │   └── PortInUse       another program has it; says the way out too
     ├── SecretUnusable      a key or a password cannot be taken from its file; says which and why
+    ├── CallError           a call to another device brought no result
+    │   ├── Unreachable     there is no way to the device
+    │   ├── CallTimeout     no answer came in time; the service may have been at work
+    │   └── CallFailed      the other device answered with an error
     ├── StateInUse          another process uses the state directory
     └── StoreFailed         the store cannot be opened or written; nothing was stored
 
@@ -58,6 +62,37 @@ class PortInUse(CannotListen):
 
 class SecretUnusable(FlockmqError):
     """A key or a password cannot be taken from its file; says which and why, never the secret."""
+
+
+class CallError(FlockmqError):
+    """A call to another device brought no result."""
+
+    def __init__(self, to: str, service: str, why: str) -> None:
+        super().__init__(f"{service} of {to}: {why}")
+        self.to = to
+        self.service = service
+
+
+class Unreachable(CallError):
+    """There was no way to the device until the call's deadline."""
+
+    def __init__(self, to: str, service: str) -> None:
+        super().__init__(
+            to, service, "no way to that device was known by the deadline; is it up, and linked?"
+        )
+
+
+class CallTimeout(CallError):
+    """No answer came in time; the service may have been at work."""
+
+
+class CallFailed(CallError):
+    """The other device answered with an error."""
+
+    def __init__(self, to: str, service: str, kind: str, text: str) -> None:
+        super().__init__(to, service, f"{kind}: {text}")
+        self.kind = kind
+        """`no-service`, `busy` or `failed`."""
 
 
 class StateInUse(FlockmqError):

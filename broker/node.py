@@ -23,11 +23,11 @@ from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused, StoreFailed
 from broker.hub import Hub
 from broker.links import Links
-from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved
+from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
 from broker.mesh.mesh import Mesh
 from broker.radio import Radio
 from broker.store import CHECKPOINT_S
-from broker.topics import Route, place, topic_matches
+from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matches
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class Node:
         self._hubs = [Hub(device, at, self, self._random) for at in hubs]
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
         self._link_watchers: list[Callable[[str, bool], None]] = []
+        self._undelivered_watchers: list[Callable[[Undelivered], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
@@ -198,18 +199,37 @@ class Node:
         """Be told of each link that is there now (True) or is not any more, at that moment."""
         self._link_watchers.append(callback)
 
+    def watch_undelivered(self, callback: Callable[[Undelivered], None]) -> None:
+        """Be told of own unicast of which nobody knows, at its deadline, that it arrived."""
+        self._undelivered_watchers.append(callback)
+
     def publish_nowait(
-        self, topic: str, payload: bytes, *, qos: int = 0, retained: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+        deadline_ms: int = CALL_DEADLINE_MS,
     ) -> int:
         """Publish; it leaves with this turn. QoS and retained are the contract's for contract topics.
+
+        Args:
+            topic: A valid topic name.
+            payload: At most 256 KiB.
+            qos: 0, 1 or 2, where the contract leaves it open.
+            retained: The same.
+            deadline_ms: Of unicast: how long to try, at most 600,000.
 
         Returns:
             The message's hybrid clock.
 
         Raises:
             Refused: A limit is reached; try again later.
+            ValueError: Unicast whose deadline is outside its limits.
         """
         placed = place(topic, payload, qos, retained)
+        unicast = placed.route is Route.UNICAST
         try:
             clock = self._mesh.publish(
                 topic,
@@ -218,9 +238,10 @@ class Node:
                 qos=placed.qos,
                 retained=placed.retained,
                 priority=placed.priority,
-                lifetime_ms=placed.lifetime_ms,
+                lifetime_ms=deadline_ms if unicast else placed.lifetime_ms,
                 rank=placed.rank,
                 local=placed.route is Route.LOCAL,
+                to=parse(topic)["to"] if unicast else "",
             )
         except MeshFull as error:
             raise Refused(str(error)) from None
@@ -228,17 +249,26 @@ class Node:
         return clock
 
     async def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retained: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+        deadline_ms: int = CALL_DEADLINE_MS,
     ) -> int:
         """Publish, and return when it is stored: from then on it survives this process.
 
+        Unicast is not stored. It is under way then, and ends with this process. See `publish_nowait`.
         It waits, besides, while a neighbour that reads is far behind; who awaits each publish is never refused for it.
 
         Raises:
             Refused: A limit is reached; try again later.
             StoreFailed: The disk could not be written.
         """
-        clock = self.publish_nowait(topic, payload, qos=qos, retained=retained)
+        clock = self.publish_nowait(
+            topic, payload, qos=qos, retained=retained, deadline_ms=deadline_ms
+        )
         await self.committed()
         while self._mesh.pressed and not self._closed:
             await self._eased.wait()
@@ -407,6 +437,10 @@ class Node:
                 case Gap(origin, lane, after, upto):
                     self._gaps += 1
                     self._problem(f"lost for good: {origin} lane {lane} after {after} up to {upto}")
+                case Undelivered(to, _, _, reason):
+                    self._problem(f"not delivered to {to}: {reason}")
+                    for callback in self._undelivered_watchers:
+                        callback(event)
                 case Misbehaved(peer, reason):
                     self._problem(f"bad frame from {peer}: {reason}")
 

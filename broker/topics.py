@@ -39,6 +39,7 @@ from broker.topic_names import (
 )
 
 __all__ = [
+    "CALL_DEADLINE_MS",
     "COUNTER_MAX",
     "INCARNATION_MAX",
     "REFUTATION_BITS",
@@ -110,7 +111,7 @@ class Lifetime(StrEnum):
     PAYLOAD = "the event's own ttl"
     """The payload's `ttl_ms`."""
     CALLER = "call's deadline"
-    """Whoever makes the call states it; `place` says 0."""
+    """Whoever makes the call states it, else CALL_DEADLINE_MS; `place` says 0."""
 
 
 class Rank(StrEnum):
@@ -163,6 +164,9 @@ TTL_MS_MAX: Final = 3_600_000
 UNREADABLE_TTL_MS: Final = 10_000
 """Of an obstacle event without a readable ttl: long enough to reach the readers who count it as
 invalid, short enough not to be carried about."""
+
+CALL_DEADLINE_MS: Final = 10_000
+"""Of a call, reply or chunk whose publisher states none, as MQTT clients cannot."""
 
 COUNTER_MAX: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly."""

@@ -65,3 +65,22 @@ async def chain(directory, names="abc"):
     finally:
         for node in reversed(nodes):
             await node.stop()
+
+
+@asynccontextmanager
+async def graph(directory, edges):
+    """Nodes linked as these edges say; by name. A test may stop some of them itself."""
+    nodes = {}
+    try:
+        for name in sorted({name for edge in edges for name in edge}):
+            nodes[name] = await start(name, directory)
+        for one, other in edges:
+            nodes[one].dial(Neighbour(other, "127.0.0.1", nodes[other].port))
+        for one, other in edges:
+            await until(lambda one=one, other=other: other in established(nodes[one]), "a link")
+            await until(lambda one=one, other=other: one in established(nodes[other]), "a link")
+        yield nodes
+    finally:
+        for node in nodes.values():
+            if not node._closed:
+                await node.stop()
