@@ -134,15 +134,10 @@ class Mesh:
         """
         state = self._state
         size = body_bytes_estimate(topic, payload)
-        self._check(topic, payload, size, leaves=qos > 0 and not local)
+        self._check(topic, payload, size, leaves=qos > 0 and not local and not to)
         if to:
             check_unicast(to, lifetime_ms, retained=retained)
             qos = max(qos, 1)
-        if qos and not local and state.backlog_bytes >= REFUSED_BYTES:
-            state.counters["refused"] += 1
-            raise MeshFull(
-                f"a neighbour is {state.backlog_bytes >> 10} KiB behind; publish when it has caught up"
-            )
         clock = state.clock.tick(now_ns)
         if retained:
             held = state.local if local else state.retained
@@ -229,7 +224,8 @@ class Mesh:
         """The link is gone."""
         if self._state.peers.pop(peer, None) is not None:
             self._state.repair.forget_peer(peer)
-            self._unicast.link_down(peer, now_ns)
+            self._state.routes.forget_peer(peer)
+            self._unicast.lost_by(peer, now_ns)
             self._tree.forget_peer(peer)
 
     def receive(self, peer: str, data: bytes, now_ns: int) -> None:
@@ -264,6 +260,7 @@ class Mesh:
             if peer.stall_ends_ns is not None and now_ns >= peer.stall_ends_ns:
                 peer.suspend()
                 state.counters["suspended"] += 1
+                self._unicast.lost_by(peer.name, now_ns)
             self._grant(peer)
         if now_ns >= self._next_digest_ns:
             self._compare(now_ns)

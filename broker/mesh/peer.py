@@ -129,6 +129,11 @@ class Peer:
         """Whether both sides have introduced themselves."""
         return self.hello is not None
 
+    @property
+    def listens(self) -> bool:
+        """Whether it has introduced itself and takes what is sent."""
+        return self.hello is not None and not self.suspended
+
     def pinged(self, sent_ns: int, now_ns: int) -> None:
         """An answer to a ping came back."""
         rtt_ns = now_ns - sent_ns

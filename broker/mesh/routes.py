@@ -47,12 +47,12 @@ class Routes:
             self._ways[device] = (ways[0], peer)
 
     def ways(self, device: str, but: str = "") -> list[str]:
-        """Neighbours that lead to a device, best first, all introduced, without the one it came from."""
+        """Neighbours that lead to a device, best first: all that read, without the one it came from."""
         known = (device, *self._ways.get(device, ()))
         return [
             name
             for name in dict.fromkeys(known)
-            if name != but and (peer := self._peers.get(name)) is not None and peer.established
+            if name != but and (peer := self._peers.get(name)) is not None and peer.listens
         ]
 
     def drop(self, device: str, peer: str) -> None:

@@ -128,10 +128,9 @@ class Unicast:
                 flight.tried.clear()
             self._dispatch(flight, now_ns)
 
-    def link_down(self, peer: str, now_ns: int) -> None:
-        """A link is gone: find other ways for what went through it."""
+    def lost_by(self, peer: str, now_ns: int) -> None:
+        """A neighbour is gone, or its queue is let go because it does not read: find other ways for what it had."""
         state = self._state
-        state.routes.forget_peer(peer)
         for flight in state.flights.given_to(peer):
             self._dispatch(flight, now_ns)
         stranded = [key for key, passing in state.passing.items() if passing.next_hop == peer]
@@ -143,7 +142,7 @@ class Unicast:
     def _candidates(self, flight: Flight) -> list[str]:
         """Neighbours to try: those known to lead there, then all others, since one of them may know."""
         peers = self._state.peers
-        others = sorted(name for name, peer in peers.items() if peer.established)
+        others = sorted(name for name, peer in peers.items() if peer.listens)
         return list(dict.fromkeys((*self._state.routes.ways(flight.to), *others)))
 
     def _dispatch(self, flight: Flight, now_ns: int) -> None:

@@ -311,6 +311,23 @@ def records(data):
     return [frame.record(kind, body) for kind, body in frame.decode_frame(data)]
 
 
+def test_a_neighbour_that_does_not_read_is_gone_round():
+    mesh = linked("b", "c")
+    mesh.publish("t", b"x", 0, lifetime_ms=60_000, to="z")
+    mesh.seal(0)
+    assert len(mesh._state.peers["b"].outbox) == 1
+    tell(mesh, "b", unit("o", "c", 1))
+    mesh._state.peers["c"].suspend()
+    mesh._unicast.lost_by("c", 0)
+    assert said(mesh, "b") == [Unreachable("o", 1, "c", 1, retry=False)]
+    for now_ms in range(0, 3_000, 100):
+        mesh.frames_to_send("b", 0, now_ms * MS)  # its socket takes nothing
+        mesh.handle_timer(now_ms * MS)
+    assert mesh.statistics().counters["suspended"] == 1
+    assert mesh.statistics().flights == 1
+    assert len(mesh._state.peers["b"].outbox) == 0
+
+
 # Exactly once.
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from broker import calls as calls_module
 from broker.calls import Calls
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
-from broker.topics import call_topic, reply_topic
+from broker.topics import call_topic, chunk_topic, reply_topic
 from tests.node.fleet import Listener, chain, graph, start, until
 from tests.node.test_node import HAVE_MOSQUITTO, lines, mosquitto_pub, mosquitto_sub
 
@@ -229,6 +230,24 @@ def test_nobody_speaks_for_another_device(tmp_path):
             await b.publish(reply_topic(site=SITE, to="c", sender="a", call="1"), b"0")
             await until(lambda: serving.forged == 2, "both")
             assert heard == []
+
+    run(story())
+
+
+def test_chunks_travel_to_one_device_as_they_are_and_too_many_are_refused(tmp_path):
+    async def story():
+        async with chain(tmp_path) as (a, b, c):
+            await speak([a, b, c])
+            at_b, at_c = Listener(b), Listener(c)
+            topic = chunk_topic(site=SITE, to="c", sender="a", transfer="1")
+            sent = [os.urandom(50_000) for _ in range(20)]
+            for chunk in sent:
+                a.publish_nowait(topic, chunk, deadline_ms=20_000)
+            with pytest.raises(Refused, match="under way to c"):
+                a.publish_nowait(topic, bytes(100_000))
+            await until(lambda: len(at_c.payloads(topic)) == 20, "all")
+            assert sorted(at_c.payloads(topic)) == sorted(sent)
+            assert at_b.payloads(topic) == []
 
     run(story())
 
