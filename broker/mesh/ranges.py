@@ -53,17 +53,14 @@ class _Node:
         self.rows: _Rows = {}
         self.children: list[_Node] | None = None
 
-    def add(self, mark: int, count: int) -> None:
-        self.total = (self.total + mark) & _MASK
-        self.count += count
-
     def split(self, shift: int) -> None:
         """Hand the rows on to sixteen children; `shift` brings the next digit of a key to the right."""
         self.children = [_Node() for _ in range(WIDTH)]
         for key, row in self.rows.items():
             child = self.children[key >> shift & (WIDTH - 1)]
             child.rows[key] = row
-            child.add(row[1], 1)
+            child.total = (child.total + row[1]) & _MASK
+            child.count += 1
         self.rows = {}
 
     def items(self) -> Iterator[tuple[int, tuple[str, int]]]:
@@ -87,30 +84,30 @@ class RangeTree:
 
     def find(self, key: int) -> str | None:
         """The topic behind a key."""
-        node, shift = self._root, _KEY_BITS
-        while node.children is not None:
-            shift -= _BITS
-            node = node.children[key >> shift & (WIDTH - 1)]
-        row = node.rows.get(key)
+        row = self._path(key)[-1].rows.get(key)
         return None if row is None else row[0]
 
     def put(self, key: int, topic: str, mark: int) -> None:
         """Hold a topic under its key with this mark, in place of an earlier one."""
-        path, leaf = self._path(key)
-        before = leaf.rows.get(key)
-        leaf.rows[key] = (topic, mark)
+        path = self._path(key)
+        rows = path[-1].rows
+        before = rows.get(key)
+        rows[key] = (topic, mark)
+        more, count = (mark, 1) if before is None else (mark - before[1], 0)
         for node in path:
-            node.add(mark - (before[1] if before else 0), not before)
+            node.total = (node.total + more) & _MASK
+            node.count += count
         shift = _KEY_BITS - _BITS * len(path)
-        if len(leaf.rows) > RANGE_LIST_MAX and shift >= 0:
-            leaf.split(shift)
+        if len(rows) > RANGE_LIST_MAX and shift >= 0:
+            path[-1].split(shift)
 
     def remove(self, key: int) -> None:
         """Forget a key that is held."""
-        path, leaf = self._path(key)
-        _, mark = leaf.rows.pop(key)
+        path = self._path(key)
+        _, mark = path[-1].rows.pop(key)
         for node in path:
-            node.add(-mark, -1)
+            node.total = (node.total - mark) & _MASK
+            node.count -= 1
             if not node.count:
                 node.children = None
 
@@ -138,15 +135,15 @@ class RangeTree:
         """(key, topic) of all in a range, in an order that the tree's history decides."""
         return [(key, topic) for key, (topic, _) in self._rows(within)]
 
-    def _path(self, key: int) -> tuple[list[_Node], _Node]:
-        """The nodes from the root to the leaf where a key belongs, and that leaf."""
+    def _path(self, key: int) -> list[_Node]:
+        """The nodes from the root to the leaf where a key belongs."""
         node, shift = self._root, _KEY_BITS
         path = [node]
         while node.children is not None:
             shift -= _BITS
             node = node.children[key >> shift & (WIDTH - 1)]
             path.append(node)
-        return path, node
+        return path
 
     def _locate(self, within: Range) -> tuple[_Node, bool]:
         """The narrowest node that holds a range, and whether it holds nothing else."""

@@ -1,0 +1,197 @@
+"""What a neighbour that lies about ranges can cost: bounded work and memory, a count, and in the end its link."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.mesh import frame
+from broker.mesh.bundle import topic_hash
+from broker.mesh.events import CloseLink, Misbehaved, Restored
+from broker.mesh.frame import Ask, Digest, Entries, Hello, Ranges, encode_control, encode_frame
+from broker.mesh.limits import (
+    MS,
+    RANGES_MAX,
+    RECONCILE_WORK_MAX,
+    RECONCILE_WORK_MS,
+)
+from broker.mesh.mesh import Mesh
+from broker.mesh.retained import Entry
+
+NOW_NS = 10**12
+WALL_MS = 1_700_000_000_000
+CLOCK = WALL_MS << 16
+
+
+def met(count=0, *, digest=True):
+    """A device with so many values, and a neighbour that it has met and whose digest it knows."""
+    retained = {f"r/{n}": Entry(0, CLOCK + n, "o", b"v", 1) for n in range(count)}
+    restored = Restored(2, CLOCK, 0, retained=retained, first_boot=False)
+    mesh = Mesh("a", Random(1), now_ns=NOW_NS, wall_ms=WALL_MS, restored=restored)
+    mesh.link_up("h", NOW_NS)
+    say(mesh, Hello(1, "h", 1, 0, CLOCK, True))
+    if digest:
+        say(mesh, Digest(True, True, False, 0, mesh.retained.hash, 0, []))
+    mesh.frames_to_send("h", 1 << 24, NOW_NS)
+    events(mesh)
+    return mesh
+
+
+def say(mesh, control, now_ns=NOW_NS):
+    mesh.receive("h", encode_frame([encode_control(control)]), now_ns)
+
+
+def events(mesh):
+    found = []
+    while (event := mesh.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+def answers(mesh, now_ns=NOW_NS):
+    """Records of the exchange that the device sends now."""
+    records = []
+    while frames := mesh.frames_to_send("h", 1 << 20, now_ns):
+        records += [record for data in frames for record in frame.decode_frame(data)]
+    kinds = (frame.RANGES, frame.ENTRIES, frame.ASK)
+    return [frame.decode_control(kind, body) for kind, body in records if kind in kinds]
+
+
+def different_sums(seed=0):
+    return frame.pack_sums([Random(seed).getrandbits(64) for _ in range(16)])
+
+
+def test_ranges_never_narrow_beyond_a_single_key():
+    mesh = met(50)
+    within, rounds = (0, 0), 0
+    while True:
+        say(mesh, Ranges([(*within, different_sums(rounds))], []))
+        (ranges,) = answers(mesh)
+        if not ranges.sums:
+            break
+        within = ranges.sums[0][:2]
+        rounds += 1
+    assert rounds < 3
+    say(mesh, Ranges([(15, 0, different_sums())], []))
+    (ranges,) = answers(mesh)
+    assert ranges == Ranges([], [(16, digit, []) for digit in range(16)])
+    for digits, prefix in ((16, 0), (-1, 0), (2, 256), (2, -1)):
+        say(mesh, Ranges([(digits, prefix, different_sums())], []))
+        assert isinstance(events(mesh)[-1], Misbehaved)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Ranges([(0, 0, b"short")], []),
+        Ranges([], [(1, 0, [(1 << 63, 0, 5, "o")])]),
+        Ranges([], [(0, 0, [(n, 0, 5, "o") for n in range(17)])]),
+        Ranges([], [(17, 0, [])]),
+        Ranges([], [(1, 16, [])]),
+        Ranges([], [(16, n, []) for n in range(RANGES_MAX + 1)]),
+        Ask(list(range(RANGES_MAX + 1)), []),
+        Entries([("t", b"", 1, 0, 0, "o")]),
+        Entries([("#", b"", 1, 0, 5, "o")]),
+        Entries([("t", b"", 3, 0, 5, "o")]),
+    ],
+)
+def test_an_impossible_record_is_told_and_changes_nothing(lie):
+    mesh = met(5)
+    before = dict(mesh.retained.items())
+    say(mesh, lie)
+    assert any(isinstance(event, Misbehaved) for event in events(mesh))
+    assert dict(mesh.retained.items()) == before
+    assert not answers(mesh)
+
+
+def test_the_same_question_waits_once_however_often_it_is_put():
+    mesh = met(300)
+    for seed in range(50):
+        say(mesh, Ranges([(0, 0, different_sums(seed))], []))
+    assert len(mesh._state.peers["h"].exchange.ranges_due) == 16
+    for _ in range(50):
+        say(mesh, Ask([topic_hash("r/1")] * 100, [topic_hash("r/2")] * 100))
+    assert len(mesh._state.peers["h"].exchange.entries_due) == 2
+
+
+def test_whoever_keeps_asking_is_told_and_then_cut_off():
+    mesh = met(2_000)
+    sent = 0
+    for _ in range(RECONCILE_WORK_MAX // 2_000 + 10):
+        say(mesh, Ranges([], [(0, 0, [])]))
+        sent += sum(len(a.entries) for a in answers(mesh) if isinstance(a, Entries))
+        seen = events(mesh)
+        if any(isinstance(event, CloseLink) for event in seen):
+            break
+    assert sent <= RECONCILE_WORK_MAX
+    assert isinstance(seen[-1], CloseLink)
+    assert mesh.statistics().counters["reconcile_refused"] == 8
+    later_ns = NOW_NS + RECONCILE_WORK_MS * MS
+    say(mesh, Ranges([], [(0, 0, [])]), later_ns)
+    assert sum(len(a.entries) for a in answers(mesh, later_ns)) == 2_000
+
+
+def test_what_nobody_reads_is_bounded(monkeypatch):
+    monkeypatch.setattr("broker.mesh.reconcile.RECONCILE_DUE_MAX", 1_000)
+    mesh = met(200)
+    for first in range(0, 2_000, 100):
+        prefixes = range(first, first + 100)
+        say(mesh, Ranges([(12, prefix, different_sums()) for prefix in prefixes], []))
+        lists = [(12, prefix, [(prefix << 16, 1, CLOCK, "o")]) for prefix in prefixes]
+        say(mesh, Ranges([], lists))
+    assert events(mesh) == []
+    exchange = mesh._state.peers["h"].exchange
+    assert len(exchange.ranges_due) == len(exchange.unknown) == 1_000
+
+
+def test_nothing_is_given_or_dropped_before_a_floor_is_known():
+    mesh = met(5, digest=False)
+    say(mesh, Ask([topic_hash("r/1")], []))
+    say(mesh, Ranges([], [(0, 0, [])]))
+    assert answers(mesh) == []
+    assert len(mesh.retained) == 5
+
+
+def test_a_floor_from_the_end_of_time_erases_nothing():
+    mesh = met(5, digest=False)
+    say(mesh, Digest(True, True, False, 0, 0, 1 << 62, []))
+    assert isinstance(events(mesh)[-1], Misbehaved)
+    say(mesh, Digest(True, True, False, 0, 0, (1 << 59) - 1, []))
+    say(mesh, Ranges([], [(0, 0, [])]))
+    (entries,) = [a for a in answers(mesh) if isinstance(a, Entries)]
+    assert len(entries.entries) == len(mesh.retained) == 5
+
+
+integers = st.integers(-2, 17) | st.integers(0, 2**64 - 1)
+rows = st.tuples(integers, integers, integers, st.text("ab#", max_size=40))
+controls = st.one_of(
+    st.builds(
+        Ranges,
+        st.lists(st.tuples(integers, integers, st.binary(max_size=4) | st.just(bytes(128)))),
+        st.lists(st.tuples(integers, integers, st.lists(rows, max_size=18))),
+    ),
+    st.builds(Ask, st.lists(integers), st.lists(integers)),
+    st.builds(
+        Entries,
+        st.lists(
+            st.tuples(
+                st.text("ab/#\0"), st.binary(), integers, integers, integers, st.text(max_size=40)
+            )
+        ),
+    ),
+    st.builds(Digest, *[st.booleans()] * 3, *[integers] * 3, st.just([])),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(controls, max_size=8))
+def test_whatever_is_said_nothing_is_raised_and_the_answers_decode(said):
+    mesh = met(40)
+    for number, control in enumerate(said):
+        now_ns = NOW_NS + number * 300 * MS
+        say(mesh, control, now_ns)
+        mesh.handle_timer(now_ns)
+        mesh.seal(now_ns)
+        mesh.take_changes()
+        answers(mesh, now_ns)
