@@ -139,6 +139,7 @@ class Dialogue:
         if hello.known > mine or (hello.known == mine and not state.spoken):
             self._raise_incarnation(hello.known)
         state.established(now_ns)
+        state.routes.note_neighbour(peer.name)
         peer.hello = hello
         peer.digest_due = True
         if not hello.heard:

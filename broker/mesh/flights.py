@@ -203,6 +203,12 @@ class Flights:
         destination = self._destinations.get(to)
         return destination.flights.get(number) if destination is not None else None
 
+    def stranded(self, to: str) -> list[Flight]:
+        """The flights to a device that no neighbour has."""
+        destination = self._destinations.get(to)
+        flights = destination.flights.values() if destination is not None else ()
+        return [flight for flight in flights if not flight.peer]
+
     def given_to(self, peer: str) -> list[Flight]:
         """The flights that this neighbour has."""
         return [

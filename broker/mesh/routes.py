@@ -21,11 +21,12 @@ __all__ = ["Routes"]
 class Routes:
     """By device: up to two neighbours that lead to it."""
 
-    __slots__ = ("_peers", "_ways")
+    __slots__ = ("_found", "_peers", "_ways")
 
     def __init__(self, peers: dict[str, Peer]) -> None:
         self._peers = peers
         self._ways: dict[str, tuple[str, ...]] = {}
+        self._found: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._ways)
@@ -55,6 +56,17 @@ class Routes:
             if name != but and (peer := self._peers.get(name)) is not None and peer.listens
         ]
 
+    def note_neighbour(self, peer: str) -> None:
+        """A neighbour has introduced itself."""
+        self._found[peer] = None
+
+    def take_found(self) -> list[str]:
+        """Devices to which there was no way when this was last asked, and there is one now."""
+        if not self._found:
+            return []
+        found, self._found = list(self._found), {}
+        return found
+
     def drop(self, device: str, peer: str) -> None:
         """This neighbour says that it leads there no longer."""
         ways = tuple(name for name in self._ways.get(device, ()) if name != peer)
@@ -72,3 +84,4 @@ class Routes:
         if len(self._ways) >= ROUTES_MAX:
             del self._ways[next(iter(self._ways))]
         self._ways[device] = (peer,)
+        self._found[device] = None

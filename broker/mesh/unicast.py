@@ -13,7 +13,8 @@ acknowledged by then ends as `Undelivered`: an answer, not a silence.
 
 Assumes that relays and neighbours may lie: whatever they claim costs bounded work and at most a bundle's delay or
 loss, which the origin is told of. A device that has published nothing and is no neighbour has no way to it.
-Where a way died and no other is known, the next bundle of the destination shows one: a heartbeat later at most.
+Where a way died and no other is known, the next bundle of the destination shows one, a heartbeat later at most, and
+what waited for it leaves at once.
 """
 
 from __future__ import annotations
@@ -110,9 +111,13 @@ class Unicast:
     # The origin.
 
     def seal(self, now_ns: int) -> None:
-        """End the turn: hand what was published to neighbours."""
+        """End the turn: hand to neighbours what was published, and what had no way until now."""
         for flight in self._state.flights.seal():
             self._dispatch(flight, now_ns)
+        for device in self._state.routes.take_found():
+            for flight in self._state.flights.stranded(device):
+                flight.tried.clear()
+                self._dispatch(flight, now_ns)
 
     def due(self, now_ns: int) -> None:
         """Send again what was not answered; end what is past its deadline."""

@@ -48,6 +48,11 @@ def _sizes(mesh: Mesh) -> Iterator[tuple[str, int, int]]:
     weights = (stored.weight_bytes for rows in waiting for stored in rows.values())
     slack = 2 * limits.MESSAGE_BYTES_MAX
     yield "bytes waiting", sum(weights), limits.WAITING_BYTES_MAX + slack
+    yield "ways", len(state.routes), limits.ROUTES_MAX
+    yield "windows", len(state.windows), limits.UNICAST_SENDERS_MAX
+    yield "unicast passing", len(state.passing), limits.UNICAST_PASSING_MAX
+    yield "unicast under way", len(state.flights), limits.UNICAST_ALL_FLIGHTS_MAX
+    yield "bytes under way", state.flights.size_bytes, limits.UNICAST_ALL_BYTES_MAX
     yield "events", len(state.events), 0
     for peer in state.peers.values():
         yield f"queue to {peer.name}", len(peer.outbox), limits.OUTBOX_BUNDLES_MAX

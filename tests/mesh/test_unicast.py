@@ -242,9 +242,23 @@ def test_without_any_link_a_device_is_unreachable_until_there_is_one():
     network.run(3_000)
     assert reasons(network, "a") == ["unreachable"]
     network.heal()
-    network.run(3_000)
+    network.run(50)  # sooner than any timer
     assert heard(network, "b") == [b"found"]
     assert counter(network, "a", "unicast_sent") == 1
+
+
+def test_what_has_no_way_leaves_when_the_destination_is_heard():
+    network = acquainted("abc", row("abc"))
+    network.partition([("b", "c")])
+    call(network, "a", "c", b"x")
+    network.run(5_000)
+    network.heal()
+    network.run(50)
+    sends = counter(network, "a", "unicast_resent")
+    network.publish("c", "here/c", b"")
+    network.run(50)
+    assert heard(network, "c") == [b"x"]
+    assert counter(network, "a", "unicast_resent") <= sends + 1
 
 
 def test_a_destination_that_does_not_answer_is_told_as_that():
