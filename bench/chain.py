@@ -53,19 +53,28 @@ class _Lane:
     first: int = 0
     """Updates published so far."""
     throughput: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    """Processor time of the whole row per update, brokers included."""
     p50_ms: dict[int, list[float]] = field(default_factory=dict)
     p99_ms: dict[int, list[float]] = field(default_factory=dict)
     problem: str | None = None
 
     async def window(self, count: int, rate: int | None) -> float:
-        """One window; returns updates a second, or notes latencies."""
-        await self.row.far.ask("begin", stamping=rate is not None)
-        began = await self.row.near.ask("publish", first=self.first, count=count, rate=rate)
-        judged = await self.row.far.ask("finish", first=self.first, count=count)
+        """One window; returns updates a second, and notes latencies or processor time."""
+        near, far = self.row.near, self.row.far
+        await near.ask("prepare", first=self.first, count=count)
+        await far.ask("begin", stamping=rate is not None)
+        cpu_s = self.stage.cpu_s()
+        began = await near.ask("publish", rate=rate)
+        await far.ask("wait_for", count=count)
+        cpu_s = self.stage.cpu_s() - cpu_s
+        judged = await far.ask("judge", first=self.first, count=count)
         self.first += count
         if judged["problem"] is not None:
             self.problem = judged["problem"]
-        if rate is not None:
+        if rate is None:
+            self.cpu_us.append(cpu_s * 1e6 / count)
+        else:
             latencies = self.stamps.latencies_ms(count)
             self.p50_ms.setdefault(rate, []).append(percentile(latencies, 50))
             self.p99_ms.setdefault(rate, []).append(percentile(latencies, 99))
@@ -137,7 +146,11 @@ async def _measure(lanes: list[_Lane], plan: Plan) -> None:
 
 
 def _report(lane: _Lane, result: Result) -> None:
-    result.add(lane.system.name, updates_per_s=median(lane.throughput))
+    result.add(
+        lane.system.name,
+        updates_per_s=median(lane.throughput),
+        cpu_us_per_update=median(lane.cpu_us[1:]),
+    )
     for rate in RATES:
         result.add(
             lane.system.name,

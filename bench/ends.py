@@ -50,14 +50,17 @@ class Publishing(Part, abc.ABC):
         """Let what was sent leave."""
         await asyncio.sleep(0)
 
-    async def publish(self, *, first: int, count: int, rate: float | None) -> dict[str, int]:
-        """Publish a window of updates: `rate` a second, or flat out. Returns when it began."""
-        window = updates(first, count)
+    async def prepare(self, *, first: int, count: int) -> None:
+        """Make a window of updates, before any clock starts."""
+        self._window = updates(first, count)
+
+    async def publish(self, *, rate: float | None) -> dict[str, int]:
+        """Publish the window: `rate` a second, or flat out. Returns when it began."""
         started_ns = time.monotonic_ns()
         if rate is None:
-            await self._flat_out(window)
+            await self._flat_out(self._window)
         else:
-            await self._paced(window, rate)
+            await self._paced(self._window, rate)
         return {"started_ns": started_ns}
 
     async def _flat_out(self, window: list[tuple[str, bytes]]) -> None:
@@ -98,15 +101,14 @@ class Reducing(Part):
         """Begin a window."""
         self.reducer.begin(stamping=stamping)
 
-    async def finish(self, *, first: int, count: int) -> dict[str, int | str | None]:
-        """Wait for the rest of the window, and judge it."""
-        await self.wait_for(count)
-        return self.reducer.judge(first, count)
-
-    async def wait_for(self, count: int) -> None:
+    async def wait_for(self, *, count: int) -> None:
         """Return when so many were reduced, or when nothing comes any more."""
         seen, at_s = self.stamps.count, time.monotonic()
         while self.stamps.count < count and time.monotonic() - at_s < STALLED_S:
             await asyncio.sleep(0.005)
             if self.stamps.count != seen:
                 seen, at_s = self.stamps.count, time.monotonic()
+
+    async def judge(self, *, first: int, count: int) -> dict[str, int | str | None]:
+        """What is wrong with the window, and when its last update was reduced."""
+        return self.reducer.judge(first, count)

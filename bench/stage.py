@@ -23,6 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from agent.demo.procfs import cpu_s
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -154,6 +156,10 @@ class Stage:
             if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
                 raise BenchFailed(f"{name} does not listen: {_last_line(log)}")
             await asyncio.sleep(0.02)
+
+    def cpu_s(self) -> float:
+        """Processor time of all processes so far, user and system."""
+        return cpu_s({process.pid for process in self._processes}) or 0.0
 
     async def clear(self) -> None:
         """End all processes, the last started first."""

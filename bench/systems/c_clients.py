@@ -96,9 +96,8 @@ class Far(Reducing):
                     self.stamps.reduced[number] = self._last_ns
             self.stamps.count = len(self._payloads)
 
-    async def finish(self, *, first: int, count: int) -> dict[str, int | str | None]:
-        """Wait for the rest of the window, and judge it."""
-        await self.wait_for(count)
+    async def judge(self, *, first: int, count: int) -> dict[str, int | str | None]:
+        """What is wrong with the window, and when its last update came."""
         return {
             "problem": versions_problem(self._payloads, first, count),
             "last_ns": self._last_ns,

@@ -9,7 +9,14 @@ from bench.systems.nats import Nats
 from bench.systems.zenoh import Zenoh
 from bench.traffic import updates, versions_problem
 
-FIGURES = {"updates_per_s", "p50_ms_200", "p99_ms_200", "p50_ms_2000", "p99_ms_2000"}
+FIGURES = {
+    "updates_per_s",
+    "cpu_us_per_update",
+    "p50_ms_200",
+    "p99_ms_200",
+    "p50_ms_2000",
+    "p99_ms_2000",
+}
 BARS = {
     "updates_per_s_vs_mosquitto",
     "updates_per_s_vs_zenoh",
