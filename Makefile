@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := chain
+BENCHMARKS := chain fleet overhead heal
 
 .PHONY: help install demo bench test check clean
 

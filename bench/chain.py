@@ -7,12 +7,13 @@ missing, twice there or out of order is a problem that fails the run.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bench.figures import median, percentile, ratio
 from bench.result import Result
-from bench.stage import Stage
+from bench.stage import BenchFailed, Stage
 from bench.stamps import Stamps
 from bench.systems.c_clients import MosquittoC
 from bench.systems.flockmq import Flockmq, FlockmqClients
@@ -100,20 +101,24 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     plan = QUICK if quick else Plan()
     result = Result("chain")
     lanes: list[_Lane] = []
+    chosen = [system for system in systems() if not only or system.name in only]
+    for system in chosen:
+        missing = system.missing()
+        if missing is not None:
+            result.add(system.name, missing=missing)
+    present = [system for system in chosen if system.missing() is None]
     try:
-        for system in systems():
-            if only and system.name not in only:
-                continue
-            missing = system.missing()
-            if missing is not None:
-                result.add(system.name, missing=missing)
-                continue
-            lane = await _start(system)
-            lanes.append(lane)
+        started = await asyncio.gather(*map(_start, present), return_exceptions=True)
+        for system, lane in zip(present, started, strict=True):
+            if isinstance(lane, _Lane):
+                lanes.append(lane)
+            elif isinstance(lane, BenchFailed):
+                result.problems.append(f"{system.name}: {lane}")
+            else:
+                raise lane
         await _measure(lanes, plan)
     finally:
-        for lane in lanes:
-            await lane.stage.__aexit__(None, None, None)
+        await asyncio.gather(*(lane.stage.__aexit__(None, None, None) for lane in lanes))
     for lane in lanes:
         _report(lane, result)
     _compare(result)

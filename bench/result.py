@@ -57,14 +57,23 @@ def _text(value: Figure) -> str:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print a result for people: a row per system, a column per figure, the ratios below."""
+    """Print a result for people: systems and figures, whichever are more as rows; the ratios below."""
     figures = list(dict.fromkeys(key for row in result.systems.values() for key in row))
+    cells = {
+        (name, figure): _text(value)
+        for name, row in result.systems.items()
+        for figure, value in row.items()
+    }
+    rows, columns = list(result.systems), figures
+    if len(columns) > len(rows):
+        rows, columns = columns, rows
+        cells = {(figure, name): text for (name, figure), text in cells.items()}
     table = Table(title=result.name, title_justify="left")
-    table.add_column("system", overflow="fold")
-    for figure in figures:
-        table.add_column(figure.replace("_", " "), justify="right", overflow="fold")
-    for name, row in result.systems.items():
-        table.add_row(name, *(_text(row[figure]) if figure in row else "" for figure in figures))
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(row, *(cells.get((row, column), "") for column in columns))
     parts: list[RenderableType] = [table]
     if result.ratios:
         ratios = Table("ratio", "value")
