@@ -154,10 +154,10 @@ WANT_RETRY_MS: Final = 400
 """A request that brings nothing is put to another neighbour after this long, or four round trips. Guess."""
 RECONCILE_SOON_MS: Final = 200
 """Retained maps that differ are compared again after this long: what was under way has arrived by then. Guess."""
-RECONCILE_LATE_MS: Final = 2_000
+RECONCILE_LATE_MS: Final = 1_000
 """They are reconciled after this long even while a log can bring what is missing: under steady load it always can."""
 RECONCILE_PAUSE_MS: Final = 500
-"""From one exchange with a neighbour to the next; doubles while exchanges change nothing."""
+"""From one exchange with a neighbour to the next; doubles while they change nothing that stays."""
 RECONCILE_PAUSE_MAX_MS: Final = 16_000
 """Where the doubling ends. Two maps that cannot agree cost about 1 KB in this time."""
 RECONCILE_WORK_MS: Final = 10_000

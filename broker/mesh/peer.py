@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
 from broker.mesh.credit import Credit
+from broker.mesh.exchange import Exchange
 from broker.mesh.frame import PONG, SERVED, Assembly, Hello, Ping
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
@@ -29,7 +30,6 @@ from broker.mesh.limits import (
     STALL_MS,
 )
 from broker.mesh.outbox import Outbox
-from broker.mesh.reconcile import Exchange
 from broker.mesh.streams import START
 
 if TYPE_CHECKING:

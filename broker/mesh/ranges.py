@@ -21,7 +21,7 @@ from broker.mesh.limits import RANGE_LIST_MAX
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DIGITS", "WIDTH", "Range", "RangeTree", "contains"]
+__all__ = ["DIGITS", "HASH_MASK", "WIDTH", "Range", "RangeTree", "contains"]
 
 Range = tuple[int, int]
 """(digits, prefix): the keys whose first hexadecimal digits are the prefix. (0, 0) is everything."""
@@ -30,7 +30,8 @@ WIDTH: Final = 16
 DIGITS: Final = 16
 _BITS: Final = 4
 _KEY_BITS: Final = DIGITS * _BITS
-_MASK: Final = (1 << 64) - 1
+HASH_MASK: Final = (1 << 64) - 1
+"""Sums of marks are 64 bits."""
 
 _Rows = dict[int, tuple[str, int]]
 """By key: topic and mark."""
@@ -59,7 +60,7 @@ class _Node:
         for key, row in self.rows.items():
             child = self.children[key >> shift & (WIDTH - 1)]
             child.rows[key] = row
-            child.total = (child.total + row[1]) & _MASK
+            child.total = (child.total + row[1]) & HASH_MASK
             child.count += 1
         self.rows = {}
 
@@ -95,7 +96,7 @@ class RangeTree:
         rows[key] = (topic, mark)
         more, count = (mark, 1) if before is None else (mark - before[1], 0)
         for node in path:
-            node.total = (node.total + more) & _MASK
+            node.total = (node.total + more) & HASH_MASK
             node.count += count
         shift = _KEY_BITS - _BITS * len(path)
         if len(rows) > RANGE_LIST_MAX and shift >= 0:
@@ -106,7 +107,7 @@ class RangeTree:
         path = self._path(key)
         _, mark = path[-1].rows.pop(key)
         for node in path:
-            node.total = (node.total - mark) & _MASK
+            node.total = (node.total - mark) & HASH_MASK
             node.count -= 1
             if not node.count:
                 node.children = None
@@ -120,7 +121,7 @@ class RangeTree:
         shift = _KEY_BITS - _BITS * (within[0] + 1)
         for key, (_, mark) in self._rows(within):
             digit = key >> shift & (WIDTH - 1)
-            sums[digit] = (sums[digit] + mark) & _MASK
+            sums[digit] = (sums[digit] + mark) & HASH_MASK
         return sums
 
     def listed(self, within: Range) -> list[tuple[int, str]] | None:

@@ -126,14 +126,14 @@ def test_whoever_keeps_asking_is_told_and_then_cut_off():
             break
     assert sent <= RECONCILE_WORK_MAX
     assert isinstance(seen[-1], CloseLink)
-    assert mesh.statistics().counters["reconcile_refused"] == 8
+    assert mesh.statistics().counters["bad_frames"] == 8
     later_ns = NOW_NS + RECONCILE_WORK_MS * MS
     say(mesh, Ranges([], [(0, 0, [])]), later_ns)
     assert sum(len(a.entries) for a in answers(mesh, later_ns)) == 2_000
 
 
 def test_what_nobody_reads_is_bounded(monkeypatch):
-    monkeypatch.setattr("broker.mesh.reconcile.RECONCILE_DUE_MAX", 1_000)
+    monkeypatch.setattr("broker.mesh.exchange.RECONCILE_DUE_MAX", 1_000)
     mesh = met(200)
     for first in range(0, 2_000, 100):
         prefixes = range(first, first + 100)
