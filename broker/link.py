@@ -15,7 +15,6 @@ import socket
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from broker.embedded import packets
-from broker.embedded.quickack import acknowledge_now
 from broker.errors import MalformedPacket
 from broker.topics import frame_topic
 
@@ -120,7 +119,6 @@ class DialledPipe(asyncio.Protocol):
                 self._packet(kind, flags, body)
         except MalformedPacket as error:
             self._fail(f"it sent what is not MQTT: {error}")
-        acknowledge_now(self._transport)
 
     def _packet(self, kind: int, flags: int, body: bytes) -> None:
         if kind == packets.PUBLISH:

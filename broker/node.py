@@ -129,6 +129,7 @@ class Node:
         self._undelivered_watchers: list[Callable[[Undelivered], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self._flush_due = False
         self._committed: asyncio.Future[None] | None = None
         self._eased = asyncio.Event()
@@ -396,10 +397,7 @@ class Node:
             frames = self._mesh.frames_to_send(peer, room, now_ns)
             if frames:
                 pipe.send(frames)
-        if self._mesh.pressed and not self._closed:
-            self._eased.clear()
-        else:
-            self._eased.set()
+        (self._eased.clear if self._mesh.pressed and not self._closed else self._eased.set)()
         if not self._closed:
             self._arm(now_ns)
 
@@ -465,9 +463,12 @@ class Node:
                 logger.exception("%s: a subscriber failed", self.device)
 
     def _arm(self, now_ns: int) -> None:
+        due_ns = self._mesh.next_timer()
+        if self._timer is not None and due_ns >= self._timer_ns:
+            return  # it fires early, finds nothing due, and is set again; cheaper than every turn
         if self._timer is not None:
             self._timer.cancel()
-        delay_s = max(0.0, (self._mesh.next_timer() - now_ns) / 1e9)
+        self._timer_ns, delay_s = due_ns, max(0.0, (due_ns - now_ns) / 1e9)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -86,7 +86,8 @@ class Connection(Wire):
             self._exchange.ingress.request_flush()
 
     def _will_answer(self) -> bool:
-        return self._session is not None and self._session.answers_wait
+        # A neighbour's dialler has Nagle's algorithm switched off and waits for nothing.
+        return self._pipe is not None or (self._session is not None and self._session.answers_wait)
 
     def pause_writing(self) -> None:
         """Hold QoS 0 back: the client does not read as fast as we write."""

@@ -46,8 +46,9 @@ class Credit:
     def due(self, room_bytes: int) -> bool:
         """Whether the neighbour has used up half of what it was granted, and there is room for it to go on."""
         left_bytes = self.granted_bytes - self.taken_bytes
-        step_bytes = min(CREDIT_BYTES, room_bytes) - left_bytes
-        return left_bytes <= CREDIT_BYTES // 2 and step_bytes >= CREDIT_STEP_BYTES
+        if left_bytes > CREDIT_BYTES // 2:
+            return False
+        return min(CREDIT_BYTES, room_bytes) - left_bytes >= CREDIT_STEP_BYTES
 
     def grant(self, room_bytes: int) -> None:
         """Let the neighbour go on, as far as there is room here."""

@@ -276,25 +276,14 @@ class Mesh:
     def next_timer(self) -> int:
         """When `handle_timer` wants to be called next, in monotonic nanoseconds."""
         state = self._state
-        times = [self._next_digest_ns, self._next_tick_ns]
+        next_ns = min(self._next_digest_ns, self._next_tick_ns)
+        room_bytes = PRESSED_BYTES - state.backlog_bytes
         for peer in state.peers.values():
-            times.append(peer.next_ping_ns)
-            if not peer.closing:
-                times.append(peer.heard_ns + SILENCE_MS * MS)
-            if peer.stall_ends_ns is not None:
-                times.append(peer.stall_ends_ns)
-            if peer.announce_due_ns is not None and not peer.suspended:
-                times.append(peer.announce_due_ns)
-            if peer.credit.due(PRESSED_BYTES - state.backlog_bytes):
-                times.append(0)
-        sometimes = (
-            state.repair.next_ns(),
-            self._tree.next_ns(),
-            self._dialogue.reconciler.next_ns(),
-            state.flights.next_ns(),
-        )
-        times += [at_ns for at_ns in sometimes if at_ns is not None]
-        return min(times)
+            next_ns = min(next_ns, peer.next_ns(room_bytes))
+        for at_ns in (state.repair.next_ns(), self._tree.next_ns(), state.flights.next_ns()):
+            if at_ns is not None and at_ns < next_ns:
+                next_ns = at_ns
+        return next_ns
 
     def take_changes(self) -> Changes:
         """What must be stored before this turn's events and frames leave."""

@@ -209,6 +209,19 @@ class Peer:
             return None
         return self._stalled_ns + STALL_MS * MS
 
+    def next_ns(self, room_bytes: int) -> int:
+        """When something is due with it: ping, silence, stall, announcement, recheck or, at once, more credit."""
+        next_ns = self.next_ping_ns
+        if not self.closing:
+            next_ns = min(next_ns, self.heard_ns + SILENCE_MS * MS)
+        if self._stalled_ns is not None and not self.suspended:
+            next_ns = min(next_ns, self._stalled_ns + STALL_MS * MS)
+        if self.announce_due_ns is not None and not self.suspended:
+            next_ns = min(next_ns, self.announce_due_ns)
+        if self.exchange.recheck_ns is not None:
+            next_ns = min(next_ns, self.exchange.recheck_ns)
+        return 0 if self.credit.due(room_bytes) else next_ns
+
     def suspend(self) -> None:
         """Queue nothing for it until it reads again."""
         self.suspended = True

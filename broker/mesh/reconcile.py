@@ -99,11 +99,6 @@ class Reconciler:
                 return True
         return False
 
-    def next_ns(self) -> int | None:
-        """When `due` wants to be called."""
-        times = [p.exchange.recheck_ns for p in self._state.peers.values()]
-        return min((at_ns for at_ns in times if at_ns is not None), default=None)
-
     def due(self, now_ns: int) -> None:
         """Tell neighbours that lead how the map stands now, where it differed."""
         for peer in self._state.peers.values():

@@ -241,7 +241,9 @@ class Tree:
 
     def next_ns(self) -> int | None:
         """When `handle_timer` wants to be called."""
-        return min((missing.due_ns for missing in self._missing.values()), default=None)
+        if not self._missing:
+            return None
+        return min(missing.due_ns for missing in self._missing.values())
 
     def handle_timer(self, now_ns: int) -> None:
         """Graft where fresh bundles were announced and have not come."""
