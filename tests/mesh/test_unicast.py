@@ -677,3 +677,62 @@ def test_answers_about_what_is_not_under_way_change_nothing():
     assert mesh.statistics().flights == 1
     assert said(mesh, "c") == []
     assert len(said(mesh, "b")) == 0
+
+
+class Meddler:
+    """A relay that loses, repeats and brings up again unicast and answers, and says UNREACHABLE for no reason."""
+
+    def __init__(self, mesh, random):
+        self._take = mesh.frames_to_send
+        self._random = random
+        self._seen = []
+        mesh.frames_to_send = self.frames_to_send
+
+    def frames_to_send(self, peer, budget_bytes, now_ns):
+        meddled = []
+        for data in self._take(peer, budget_bytes, now_ns):
+            rows = []
+            for kind, body in frame.decode_frame(data):
+                copies = 1
+                if kind in (frame.UNICAST, frame.UNREACHABLE):
+                    self._seen.append((kind, body))
+                    copies = self._random.choice([0, 0, 1, 1, 2, 3])
+                rows += [frame.record(kind, body)] * copies
+            if self._seen:
+                kind, body = self._random.choice(self._seen)
+                rows.append(frame.record(kind, body))
+                if kind == frame.UNICAST:
+                    header = frame.decode_bundle(body, frame.UNICAST)[0]
+                    retry = self._random.random() < 0.5
+                    rows.append(frame.encode_control(Unreachable(*header.flight, retry=retry)))
+            meddled.append(frame.encode_frame(rows))
+        return meddled
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_relay_that_meddles_delays_but_nothing_comes_twice_or_ends_in_silence(seed):
+    random = Random(seed)
+    names = "abcdefgh"
+    network = acquainted(names, ring(names), seed=seed)
+    Meddler(network.devices["c"].mesh, random)
+    Meddler(network.devices["f"].mesh, random)
+    sent = {}
+    for number in range(40):
+        source, to = random.sample("abdegh", 2)
+        payload = b"%d" % number
+        sent[call(network, source, to, payload, deadline_ms=6_000)] = source, to, payload
+        if number % 10 == 0:
+            speak(network, 0)
+        network.run(random.randrange(200))
+    for _ in range(8):
+        speak(network, 1_000)
+    delivered = 0
+    for clock, (source, to, payload) in sent.items():
+        copies = heard(network, to).count(payload)
+        assert copies <= 1
+        assert copies or [e for e in network.devices[source].undelivered if e.clock == clock]
+        delivered += copies
+    assert delivered >= 36
+    assert [in_flight(network, name) for name in names] == [0] * 8
+    for device in network.devices.values():
+        assert len(device.mesh._state.passing) < 200
