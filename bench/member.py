@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.figures import percentile
 from bench.role import Part
 from bench.systems.flockmq import Holder
 from broker.link import Neighbour
@@ -18,14 +20,10 @@ from broker.link import Neighbour
 if TYPE_CHECKING:
     from broker.node import Delivered
 
-__all__ = ["Member", "number_of"]
+__all__ = ["Member"]
 
-_NUMBER_BYTES: Final = 8
-
-
-def number_of(payload: bytes) -> int:
-    """The number that a message carries."""
-    return int.from_bytes(payload[:_NUMBER_BYTES], "big")
+_STAMP: Final = struct.Struct(">QQ")
+"""What a payload begins with: its number, and when it was handed over."""
 
 
 class Member(Holder, Part):
@@ -33,7 +31,8 @@ class Member(Holder, Part):
 
     async def open(self, *, device: str, state: str) -> int:
         """Start without neighbours; returns the port."""
-        self._heard: list[tuple[int, int]] = []
+        self._heard: list[tuple[int, int, int]] = []
+        self._noting = True
         port = await self.start_node(device, state, [])
         self.node.subscribe(self._deliver)
         return port
@@ -49,7 +48,20 @@ class Member(Holder, Part):
 
     async def heard(self) -> list[tuple[int, int]]:
         """The messages that were delivered: number and when."""
-        return self._heard
+        return [(number, at_ns) for number, at_ns, _ in self._heard]
+
+    async def tails(self, *, after_ns: int, until_ns: int, every_ns: int) -> list[float]:
+        """99th percentile of latency, publish to delivery in ms, of each stretch of time between two moments."""
+        stretches: list[list[float]] = [[] for _ in range((until_ns - after_ns) // every_ns)]
+        for _, at_ns, published_ns in self._heard:
+            number = (published_ns - after_ns) // every_ns
+            if 0 <= number < len(stretches):
+                stretches[number].append((at_ns - published_ns) / 1e6)
+        return [percentile(stretch, 99) for stretch in stretches]
+
+    async def distinct(self) -> int:
+        """How many different messages were delivered."""
+        return len({number for number, _, _ in self._heard})
 
     async def heard_count(self) -> int:
         """How many were delivered."""
@@ -77,13 +89,31 @@ class Member(Holder, Part):
         for turn in range(turns):
             await _until(at_ns + int(turn * every_s * 1e9))
             for _ in range(burst):
-                stamp = number.to_bytes(_NUMBER_BYTES, "big")
-                said.append((number, time.monotonic_ns()))
-                self.node.publish_nowait(
-                    topic, stamp + os.urandom(size_bytes - _NUMBER_BYTES), qos=1
-                )
+                now_ns = time.monotonic_ns()
+                stamp = _STAMP.pack(number, now_ns)
+                said.append((number, now_ns))
+                self.node.publish_nowait(topic, stamp + os.urandom(size_bytes - _STAMP.size), qos=1)
                 number += step
         return said
+
+    async def pour(
+        self, *, topic: str, turns: int, size_bytes: int, at_ns: int, every_s: float, burst: int
+    ) -> int:
+        """The same from number 0 on, noting nothing, so that memory is the device's own; returns how many."""
+        self._noting = False
+        for turn in range(turns):
+            await _until(at_ns + int(turn * every_s * 1e9))
+            for number in range(turn * burst, (turn + 1) * burst):
+                stamp = _STAMP.pack(number, time.monotonic_ns())
+                self.node.publish_nowait(topic, stamp + bytes(size_bytes - _STAMP.size), qos=1)
+        return turns * burst
+
+    async def wait_count(self, *, count: int, within_s: float) -> int:
+        """When this device had heard so many, or when it was given up, in monotonic nanoseconds."""
+        until_s = time.monotonic() + within_s
+        while len(self._heard) < count and time.monotonic() < until_s:  # noqa: ASYNC110 - counted elsewhere
+            await asyncio.sleep(0.01)
+        return time.monotonic_ns()
 
     async def retain(self, *, topics: list[str], delete: bool) -> None:
         """Set retained topics, or delete them."""
@@ -125,13 +155,15 @@ class Member(Holder, Part):
             "bundles_out": {peer.name: peer.bundles_out for peer in statistics.peers},
             "log_bytes": statistics.log_bytes,
             "counters": statistics.counters,
+            "queued_bytes": sum(peer.queued_bytes for peer in statistics.peers),
         }
 
     def _deliver(self, batch: list[Delivered]) -> None:
         now_ns = time.monotonic_ns()
-        self._heard += [
-            (number_of(m.payload), now_ns) for m in batch if m.payload and not m.retained
-        ]
+        for message in batch:
+            if self._noting and not message.retained:
+                number, published_ns = _STAMP.unpack_from(message.payload)
+                self._heard.append((number, now_ns, published_ns))
 
 
 async def _until(at_ns: int) -> None:
