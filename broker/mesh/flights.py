@@ -6,7 +6,8 @@ flight may not fall behind the newest by more: a publisher that runs so far ahea
 many flights or bytes are under way.
 
 The resend timer follows the measured round trip (RFC 6298) and doubles with each silence. Only bundles that were sent
-once are measured (Karn), since an answer does not say which copy it answers.
+once are measured, since an answer does not say which copy it answers; until one of those is answered, the next flights
+wait as long as the last had to (Karn and Partridge, 1987).
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Flight:
 class _Destination:
     """What is under way to one device, and how far away it is."""
 
-    __slots__ = ("deviation_ns", "flights", "following", "rtt_ns", "size_bytes")
+    __slots__ = ("backoff", "deviation_ns", "flights", "following", "rtt_ns", "size_bytes")
 
     def __init__(self, following: int) -> None:
         self.following = following
@@ -124,6 +125,8 @@ class _Destination:
         self.size_bytes = 0
         self.rtt_ns: int | None = None
         self.deviation_ns = 0
+        self.backoff = 0
+        """How often the timer had doubled when the last answer came; 0 after one to a bundle that was sent once."""
 
     def resend_ns(self) -> int:
         """How long to wait for the first answer."""
@@ -220,8 +223,12 @@ class Flights:
 
     def answered(self, flight: Flight, now_ns: int) -> None:
         """The destination's acknowledgement is here."""
+        destination = self._destinations[flight.to]
         if flight.sends == 1:
-            self._destinations[flight.to].measure(now_ns - flight.sent_ns)
+            destination.measure(now_ns - flight.sent_ns)
+            destination.backoff = 0
+        else:
+            destination.backoff = flight.silences
         self.end(flight)
 
     def end(self, flight: Flight) -> None:
@@ -235,7 +242,8 @@ class Flights:
 
     def wait(self, flight: Flight, now_ns: int) -> None:
         """Have it fall due when an answer is late, and at its deadline."""
-        late_ns = self._destinations[flight.to].resend_ns() << min(flight.silences, 16)
+        destination = self._destinations[flight.to]
+        late_ns = destination.resend_ns() << min(max(flight.silences, destination.backoff), 16)
         flight.due_ns = min(now_ns + min(late_ns, UNICAST_RESEND_MAX_MS * MS), flight.expires_ns)
         self._serial += 1
         heapq.heappush(self._heap, (flight.due_ns, self._serial, flight))

@@ -12,9 +12,9 @@ again. The origin tries its own other neighbours too, and begins again with each
 acknowledged by then ends as `Undelivered`: an answer, not a silence.
 
 Assumes that relays and neighbours may lie: whatever they claim costs bounded work and at most a bundle's delay or
-loss, which the origin is told of. A device that has published nothing and is no neighbour has no way to it.
-Where a way died and no other is known, the next bundle of the destination shows one, a heartbeat later at most, and
-what waited for it leaves at once.
+loss. The origin is told of a loss, unless the lie was a forged acknowledgement: nothing shows that yet. A device that
+has published nothing and is no neighbour has no way to it. Where a way died and no other is known, the next bundle of
+the destination shows one, a heartbeat later at most, and what waited for it leaves at once.
 """
 
 from __future__ import annotations

@@ -321,6 +321,20 @@ def test_resends_are_few_and_spread_over_the_deadline():
     assert in_flight(network, "a") == 0
 
 
+def test_a_way_slower_than_the_first_timer_is_learned_and_nothing_is_sent_twice():
+    network = acquainted("abc", row("abc"), latency_ms=(180, 180))
+    for _ in range(4):
+        call(network, "a", "c", b"x")
+        network.run(3_000)
+    resent = counter(network, "a", "unicast_resent")
+    assert resent <= 3
+    for _ in range(10):
+        call(network, "a", "c", b"x")
+        network.run(3_000)
+    assert counter(network, "a", "unicast_resent") == resent
+    assert heard(network, "c") == [b"x"] * 14
+
+
 def records(data):
     return [frame.record(kind, body) for kind, body in frame.decode_frame(data)]
 
