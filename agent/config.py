@@ -20,9 +20,10 @@ from msgspec import Meta
 
 from agent.config_types import ID_PATTERN, FarPort, Id, Table
 from agent.errors import ConfigError
-from agent.foreign import HubConfig, foreign_problem
+from agent.foreign import BridgeConfig, CrossingConfig, HubConfig, foreign_problem
 
 __all__ = [
+    "BridgeConfig",
     "BrokerConfig",
     "Config",
     "HubConfig",
@@ -42,6 +43,8 @@ NEIGHBOURS_MAX: Final = 64
 """As many links as a node takes (broker/links.py)."""
 HUBS_MAX: Final = 4
 """One and a spare, twice. Guess."""
+BRIDGES_MAX: Final = 8
+"""Every message is looked up once for each of them. Guess."""
 
 
 class BrokerConfig(Table, frozen=True):
@@ -105,6 +108,8 @@ class Config(Table, frozen=True):
     neighbour: Annotated[tuple[NeighbourConfig, ...], Meta(max_length=NEIGHBOURS_MAX)] = ()
     hub: Annotated[tuple[HubConfig, ...], Meta(max_length=HUBS_MAX)] = ()
     """Third-party brokers at which this device meets others."""
+    bridge: Annotated[tuple[BridgeConfig, ...], Meta(max_length=BRIDGES_MAX)] = ()
+    """Foreign brokers whose own clients are joined to the mesh."""
     sensor: SensorConfig | None = None
     """Without it the device relays and has a picture of the world."""
     model: ModelConfig | None = None
@@ -144,7 +149,9 @@ def load(path: Path | str) -> Config:
         model = msgspec.structs.replace(config.model, directory=str(path.parent / directory))
         config = msgspec.structs.replace(config, model=model)
     hubs = tuple(hub.beside(path.parent) for hub in config.hub)
-    return msgspec.structs.replace(config, state=str(path.parent / state), hub=hubs)
+    bridges = tuple(bridge.beside(path.parent) for bridge in config.bridge)
+    state = path.parent / state
+    return msgspec.structs.replace(config, state=str(state), hub=hubs, bridge=bridges)
 
 
 def resolve(factory: str) -> Any:
@@ -190,7 +197,7 @@ def _problem(config: Config) -> str:
             f"[broker] host {broker.host} can be reached from outside, and links are not encrypted yet; "
             "listen on 127.0.0.1, or write plain_listen = true if the network is closed"
         )
-    return foreign_problem(config.hub)
+    return foreign_problem(config.hub, config.bridge)
 
 
 def _one_line(text: object) -> str:
@@ -211,6 +218,9 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "broker": BrokerConfig,
     "neighbour": NeighbourConfig,
     "hub": HubConfig,
+    "bridge": BridgeConfig,
+    "in": CrossingConfig,
+    "out": CrossingConfig,
     "sensor": SensorConfig,
     "model": ModelConfig,
 }
@@ -259,14 +269,17 @@ def _explain(text: str) -> str:
 
 
 def _table(place: str) -> str:
-    """` in [broker]`, or ` in [[neighbour]] number 2`, from msgspec's path to a table."""
-    name, _, index = place.rstrip("]").partition("[")
-    if index:
-        return f" in [[{name}]] number {int(index) + 1}"
-    return f" in [{name}]" if name else ""
+    """` in [broker]`, ` in [[neighbour]] number 2`, or ` in entry 1 of in of [[bridge]] number 1`."""
+    outer, _, inner = place.partition(".")
+    name, _, index = outer.rstrip("]").partition("[")
+    text = f"[[{name}]] number {int(index) + 1}" if index else f"[{name}]"
+    if inner:
+        name, _, index = inner.rstrip("]").partition("[")
+        text = f"entry {int(index) + 1} of {name} of {text}" if index else f"{name} of {text}"
+    return f" in {text}" if place else ""
 
 
 def _advice(key: str, place: str) -> str:
-    known = _TABLES[place.partition("[")[0]].__struct_fields__
+    known = _TABLES[place.rpartition(".")[2].partition("[")[0]].__struct_encode_fields__
     near = difflib.get_close_matches(key, known, n=1)
     return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"

@@ -81,6 +81,7 @@ class Device:
             websocket_port=config.broker.websocket_port,
             neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
             hubs=[hub.at() for hub in config.hub],
+            bridges=[bridge.at(config.site) for bridge in config.bridge],
         )
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation)

@@ -40,6 +40,7 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
         "last_problem": statistics.last_problem,
         "dial_failures": statistics.dial_failures,
         "hubs": [hub._asdict() for hub in statistics.hubs],
+        "bridges": [bridge._asdict() for bridge in statistics.bridges],
         "counters": {
             **mesh.counters,
             "retained": mesh.retained,

@@ -13,18 +13,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from broker.delivered import Delivered
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused, StoreFailed
-from broker.hub import Hub
+from broker.foreign import Foreign
 from broker.links import Links
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
 from broker.mesh.mesh import Mesh
+from broker.node_statistics import NodeStatistics
 from broker.radio import Radio
 from broker.store import CHECKPOINT_S
 from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matches
@@ -33,12 +32,11 @@ from broker.wall_clock import is_synchronised, wall_ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from broker.bridge import BridgeAt
     from broker.embedded.ingress import Pipe
-    from broker.embedded.statistics import Statistics as BrokerStatistics
-    from broker.hub import HubAt, HubStatistics
+    from broker.hub import HubAt
     from broker.link import Neighbour
     from broker.mesh.events import Changes
-    from broker.mesh.state import Statistics as MeshStatistics
     from broker.store import Store
 
 __all__ = ["Delivered", "Node", "NodeStatistics"]
@@ -49,35 +47,6 @@ UNSENT_HIGH_BYTES: Final = 128 * 1024
 """What a link's socket may hold before the mesh keeps the rest: two frames."""
 WALL_CLOCK_S: Final = 1.0
 """How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
-
-
-class Delivered(msgspec.Struct, frozen=True, gc=False):
-    """A message as the agent gets it."""
-
-    origin: str
-    incarnation: int
-    clock: int
-    rank: int
-    topic: str
-    payload: bytes
-    retained: bool
-    rebuild: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatistics:
-    """What a node has counted since its start."""
-
-    mesh: MeshStatistics
-    broker: BrokerStatistics
-    commits: int
-    commits_failed: int
-    gaps: int
-    last_problem: str
-    """The last thing a neighbour or the disk did wrong, as a sentence."""
-    dial_failures: dict[str, str]
-    """By neighbour that is dialled and has no direct link: why the last attempt failed."""
-    hubs: tuple[HubStatistics, ...]
 
 
 class Node:
@@ -91,6 +60,7 @@ class Node:
         websocket_port: The same for MQTT over WebSocket; None: none.
         neighbours: Whom it dials.
         hubs: Third-party brokers at which it meets others.
+        bridges: Foreign brokers whose own clients are joined to the mesh.
         seed: Seeds the random choices (digest partners, back-off); by default drawn from the system.
     """
 
@@ -104,6 +74,7 @@ class Node:
         websocket_port: int | None = None,
         neighbours: Sequence[Neighbour] = (),
         hubs: Sequence[HubAt] = (),
+        bridges: Sequence[BridgeAt] = (),
         seed: int | None = None,
     ) -> None:
         self.device = device
@@ -123,8 +94,8 @@ class Node:
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
         self._links = Links(device, self, self.radio, self._random)
-        self._hubs = [Hub(device, at, self, self._random) for at in hubs]
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
+        self._foreign = Foreign(device, self, hubs, bridges, self._random)
         self._link_watchers: list[Callable[[str, bool], None]] = []
         self._undelivered_watchers: list[Callable[[Undelivered], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,14 +120,16 @@ class Node:
         await self._broker.start()
         for neighbour in self._neighbours:
             self.dial(neighbour)
-        for hub in self._hubs:
-            self._spawn(hub.run(), "hub")
+        for name, coroutine in self._foreign.runs():
+            self._spawn(coroutine, name)
         self._spawn(self._keep_clock(), "clock")
         self._spawn(self._keep_disk(), "disk")
         self.request_flush()
 
     async def stop(self) -> None:
         """Close everything. What was published before is stored."""
+        if self._foreign.leave():
+            self._flush()  # so that others hear that a bridge is free
         self._closed = True
         self._eased.set()
         for task in self._tasks:
@@ -211,6 +184,7 @@ class Node:
         *,
         qos: int = 0,
         retained: bool = False,
+        via: int = 0,
         deadline_ms: int = CALL_DEADLINE_MS,
     ) -> int:
         """Publish; it leaves with this turn. QoS and retained are the contract's for contract topics.
@@ -220,6 +194,7 @@ class Node:
             payload: At most 256 KiB.
             qos: 0, 1 or 2, where the contract leaves it open.
             retained: The same.
+            via: The mark of the bridge that it came in through.
             deadline_ms: Of unicast: how long to try, at most 600,000.
 
         Returns:
@@ -243,6 +218,7 @@ class Node:
                 rank=placed.rank,
                 local=placed.route is Route.LOCAL,
                 to=parse(topic)["to"] if unicast else "",
+                via=via,
             )
         except MeshFull as error:
             raise Refused(str(error)) from None
@@ -310,7 +286,8 @@ class Node:
             gaps=self._gaps,
             last_problem=self._last_problem or self._links.refused,
             dial_failures=self._links.failures(),
-            hubs=tuple(hub.statistics() for hub in self._hubs),
+            hubs=self._foreign.hub_statistics(),
+            bridges=self._foreign.bridge_statistics(),
         )
 
     # For the embedded broker (Ingress) and the dialled links.
@@ -329,6 +306,19 @@ class Node:
             for held in (self._mesh.retained, self._mesh.retained_local)
             for topic, entry in held.items()
             if entry.payload and topic_matches(topic_filter, topic)
+        ]
+
+    def retained_value(self, topic: str) -> bytes | None:
+        """The retained payload that all share, empty when it was deleted, None when there never was one."""
+        entry = self._mesh.retained.get(topic)
+        return None if entry is None else entry.payload
+
+    def retained_entries(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
+        """Topic, payload and QoS of retained values that all share, deleted ones with an empty payload."""
+        return [
+            (topic, entry.payload, entry.qos)
+            for topic, entry in self._mesh.retained.items()
+            if topic_matches(topic_filter, topic)
         ]
 
     def link_attached(self, peer: str, pipe: Pipe) -> None:
@@ -369,8 +359,7 @@ class Node:
         """There is none any more."""
         self._mesh.link_down(peer, time.monotonic_ns())
         self._tell_link(peer, up=False)
-        for hub in self._hubs:
-            hub.link_lost(peer)
+        self._foreign.link_lost(peer)
         self.request_flush()
 
     def request_flush(self) -> None:
@@ -451,7 +440,15 @@ class Node:
             return
         batch = [
             Delivered(
-                origin, incarnation, m.clock, m.rank, m.topic, m.payload, bool(m.flags & 1), rebuild
+                origin,
+                incarnation,
+                m.clock,
+                m.rank,
+                m.topic,
+                m.payload,
+                bool(m.flags & 1),
+                rebuild,
+                m.flags,
             )
             for m in messages
         ]

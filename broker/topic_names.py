@@ -13,6 +13,7 @@ from typing import Final
 __all__ = [
     "TopicError",
     "announcement_topic",
+    "bridge_topic",
     "call_topic",
     "check_topic_filter",
     "check_topic_name",
@@ -141,6 +142,11 @@ def inference_topic(*, site: str, device: str, name: str) -> str:
 def link_topic(*, site: str, device: str, neighbour: str) -> str:
     """Where `device` tells how its link to `neighbour` is."""
     return _join(f"flock/v1/{_id(site)}/link", device, neighbour)
+
+
+def bridge_topic(*, site: str, device: str, name: str) -> str:
+    """Where `device` claims to be active, or to stand by, at the foreign broker `name`."""
+    return _join(f"flock/v1/{_id(site)}/bridge", device, name)
 
 
 def call_topic(*, site: str, to: str, service: str, sender: str, call: str) -> str:

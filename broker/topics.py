@@ -17,6 +17,7 @@ import msgspec
 from broker.topic_names import (
     TopicError,
     announcement_topic,
+    bridge_topic,
     call_topic,
     check_topic_filter,
     check_topic_name,
@@ -54,6 +55,7 @@ __all__ = [
     "TopicClass",
     "TopicError",
     "announcement_topic",
+    "bridge_topic",
     "call_topic",
     "check_topic_filter",
     "check_topic_name",
@@ -207,6 +209,7 @@ _FLOCK_ROWS: Final[tuple[_Row, ...]] = (
     ("inference/{device}/{name}", 0, False, _TREE, _TELEMETRY, 1_000, _UNRANKED,
      _DEVICE, "newest"),
     ("link/{device}/{neighbour}", 0, True, _TREE, _TELEMETRY, 0, _UNRANKED, _DEVICE, "newest"),
+    ("bridge/{device}/{name}", 0, False, _TREE, _TELEMETRY, 3_000, _UNRANKED, _DEVICE, "newest"),
     ("call/{to}/{service}/{from}/{id}", 1, False, _UNICAST, _NORMAL, _CALLER, _UNRANKED,
      "`from`", ""),
     ("reply/{to}/{from}/{id}", 1, False, _UNICAST, _NORMAL, _CALLER, _UNRANKED, "`from`", ""),

@@ -74,6 +74,26 @@ def test_a_hub_without_a_key_needs_consent_in_so_many_words(tmp_path):
         load(written(tmp_path, text + 'key_file = "k"\n[[hub]]\nhost = "h"\nkey_file = "k"'))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "neither in nor out"),
+        ('in = [{ filter = "a#" }]', "let it stand alone"),
+        ('in = [{ filter = "a", qos = 2 }]', "qos"),
+        ('in = [{ topic = "a" }]', "unknown key"),
+        ('out = [{ filter = "a" }]\npassword_file = "p"', "no username"),
+        (
+            'out = [{ filter = "a" }]\n[[bridge]]\nname = "x"\nhost = "h"\nin=[{filter="a"}]',
+            "twice",
+        ),
+    ],
+)
+def test_what_a_bridge_may_not_say(tmp_path, text, says):
+    path = written(tmp_path, f'device = "a"\n[[bridge]]\nname = "x"\nhost = "h"\n{text}')
+    with pytest.raises(ConfigError, match=says):
+        load(path)
+
+
 def test_a_key_that_others_may_read_is_none(tmp_path):
     text = 'device = "a"\n[[hub]]\nhost = "h"\nkey_file = "hub.key"'
     (hub,) = load(written(tmp_path, text)).hub

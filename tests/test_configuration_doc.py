@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 from agent.config import Config, load
+from agent.foreign import CrossingConfig
 from agent.sensors.trace import Options
 
 PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
@@ -19,8 +20,10 @@ def test_the_page_is_read_and_shows_every_key(tmp_path):
     assert set(shown) == set(Config.__struct_fields__)
     for table in ("broker", "sensor", "model"):
         assert set(shown[table]) == set(getattr(config, table).__struct_fields__)
-    for table in ("neighbour", "hub"):
-        assert set(shown[table][0]) == set(getattr(config, table)[0].__struct_fields__)
+    for table in ("neighbour", "hub", "bridge"):
+        assert set(shown[table][0]) == set(getattr(config, table)[0].__struct_encode_fields__)
+    for crossing in ("in", "out"):
+        assert set(shown["bridge"][0][crossing][0]) == set(CrossingConfig.__struct_fields__)
 
 
 def test_the_page_shows_every_option_of_the_trace():

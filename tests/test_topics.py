@@ -22,6 +22,7 @@ BUILT = {
     "call": topics.call_topic(site="town", to="j-1", service="pull", sender="j-2", call="7"),
     "reply": topics.reply_topic(site="town", to="j-1", sender="j-2", call="7"),
     "chunk": topics.chunk_topic(site="town", to="j-1", sender="j-2", transfer="7"),
+    "bridge": topics.bridge_topic(site="town", device="j-1", name="plant"),
     "frame": topics.frame_topic(to="j-1", sender="j-2"),
     "announcement": topics.announcement_topic(device="j-1"),
 }

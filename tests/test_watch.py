@@ -6,7 +6,7 @@ import pytest
 from aiomqtt import Message, Topic
 from rich.console import Console
 
-from agent.commands.status import Hub, Link, ModelState, Report, render
+from agent.commands.status import Bridge, Hub, Link, ModelState, Report, render
 from agent.commands.text import printable
 from agent.commands.watch import line
 
@@ -76,6 +76,8 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
             dial_failures={"d": "[Errno 111] Connection refused"},
             hubs=(Hub("h:1883", True, integrity="none", peers={"b": True}, counters={"lost": 2}),
                   Hub("i:1883", last_failure="no answer")),
+            bridges=(Bridge("plant", "p:1883", "active", waiting=3, counters={"in": 5}),
+                     Bridge("yard", "y:1883", "away", "no answer")),
             peers={"b": True, "d": False},
             obstacles=4,
             models={"forecaster": ModelState("2", "active")},
@@ -92,7 +94,8 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
     assert rows["d"] == ["down", "[Errno", "111]", "Connection", "refused"]
     for part in (
         "hub h:1883: connected, serves the links to b (integrity: none) (lost 2)",
-        "hub i:1883: away, no answer",
+        "hub i:1883: away, no answer", "bridge plant to p:1883: active, 3 waiting (in 5)",
+        "bridge yard to y:1883: away, no answer",
         "peers alive: b\n", "peers silent: d\n", "obstacles known: 4", "version 2, active",
         "invalid obstacle payloads: 5", "flock/x\\x1b[2J from b", "last problem: bad frame",
     ):  # fmt: skip

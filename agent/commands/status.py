@@ -65,6 +65,17 @@ class Hub(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
 
 
+class Bridge(msgspec.Struct, frozen=True):
+    """A foreign broker whose own clients are joined to the mesh."""
+
+    name: str
+    address: str = ""
+    state: str = ""
+    last_failure: str = ""
+    waiting: int = 0
+    counters: dict[str, int] = {}
+
+
 class Report(msgspec.Struct, frozen=True):
     """What is shown of `agent.report`."""
 
@@ -76,6 +87,7 @@ class Report(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     dial_failures: dict[str, str] = {}
     hubs: tuple[Hub, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
     peers: dict[str, bool] = {}
     obstacles: int = 0
     models: dict[str, ModelState] = {}
@@ -137,6 +149,8 @@ def render(report: Report, console: Console) -> None:
         console.print("no links")
     for hub in report.hubs:
         console.print(_hub(hub))
+    for bridge in report.bridges:
+        console.print(_bridge(bridge))
     if report.site is not None:
         _render_agent(report, console)
     counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
@@ -168,10 +182,22 @@ def _hub(hub: Hub) -> str:
         parts.append(f"[red]away[/red], {_text(hub.last_failure)}")
     if hub.integrity == "none":
         parts.append("[yellow](integrity: none)[/yellow]")
-    if hub.counters:
-        counted = (f"{_text(name)} {count}" for name, count in hub.counters.items())
-        parts.append(f"({', '.join(counted)})")
-    return " ".join(parts)
+    return " ".join(parts) + _counted(hub.counters)
+
+
+def _bridge(bridge: Bridge) -> str:
+    colour = {"active": "green", "standby": "yellow"}.get(bridge.state, "red")
+    text = f"bridge {_text(bridge.name)} to {_text(bridge.address)}: [{colour}]{_text(bridge.state)}[/{colour}]"
+    if bridge.last_failure:
+        text += f", {_text(bridge.last_failure)}"
+    if bridge.waiting:
+        text += f", {bridge.waiting} waiting"
+    return text + _counted(bridge.counters)
+
+
+def _counted(counters: dict[str, int]) -> str:
+    counted = ", ".join(f"{_text(name)} {count}" for name, count in counters.items())
+    return f" ({counted})" if counted else ""
 
 
 def _render_agent(report: Report, console: Console) -> None:

@@ -67,6 +67,7 @@ PRIORITIES: Final = 5
 
 FLAG_RETAINED: Final = 0x01
 QOS_SHIFT: Final = 1
+VIA_SHIFT: Final = 3
 
 _FIXED: Final = struct.Struct(">BBHIQQII")
 _CLOSES: Final = struct.Struct(">IQ")
@@ -91,7 +92,7 @@ class Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
     clock: Annotated[int, msgspec.Meta(gt=0)]
     """Hybrid logical clock of the publish."""
     flags: Annotated[int, msgspec.Meta(ge=0)]
-    """Bit 0: retained. Bits 1 and 2: QoS."""
+    """Bit 0: retained. Bits 1 and 2: QoS. From bit 3 on: the mark of the bridge that it came in through, 0 for none."""
     lifetime_ms: Annotated[int, msgspec.Meta(ge=0)]
     """How long it may be delivered after its publish; 0: for ever."""
     rank: Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX - 1)]
@@ -108,6 +109,11 @@ class Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
     def qos(self) -> int:
         """The QoS of the publish, 0 to 2."""
         return (self.flags >> QOS_SHIFT) & 3
+
+    @property
+    def via(self) -> int:
+        """The mark of the bridge that it came in through; 0: none."""
+        return self.flags >> VIA_SHIFT
 
 
 class Header(NamedTuple):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from broker.mesh import frame
 from broker.mesh.bundle import (
     QOS_SHIFT,
+    VIA_SHIFT,
     Message,
     body_bytes_estimate,
     is_kept,
@@ -109,6 +110,7 @@ class Mesh:
         rank: int = 0,
         local: bool = False,
         to: str = "",
+        via: int = 0,
     ) -> int:
         """Publish a message; it leaves with this turn's `seal`.
 
@@ -124,6 +126,7 @@ class Mesh:
             local: It never leaves this device.
             to: The one device that it is for. It needs a lifetime then, is kept by nobody but this device, and
                 ends as delivered there or as `Undelivered` here.
+            via: Mark of the bridge that it came in through, 0 for none; below 2**28.
 
         Returns:
             The message's hybrid clock.
@@ -142,7 +145,8 @@ class Mesh:
         if retained:
             held = state.local if local else state.retained
             rank = _rank(held, topic, payload, rank)
-        message = Message(clock, qos << QOS_SHIFT | retained, lifetime_ms, rank, topic, payload)
+        flags = via << VIA_SHIFT | qos << QOS_SHIFT | retained
+        message = Message(clock, flags, lifetime_ms, rank, topic, payload)
         if to and to != state.device:
             state.flights.add(to, priority, message, now_ns)
             return clock

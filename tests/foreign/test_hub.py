@@ -218,7 +218,7 @@ def test_a_hub_that_does_not_read_costs_its_link_and_nothing_else(tmp_path):
             hub.deaf = True
             for number in range(100):
                 await a.publish("t", b"%d" % number + bytes(50_000), qos=1)
-                assert a._hubs[0].unsent_bytes < 1024 * 1024
+                assert a._foreign.hubs[0].unsent_bytes < 1024 * 1024
             await until(lambda: len(at_c.payloads("t")) == 100, "all at the neighbour that reads")
             hub.deaf = False
             await until(lambda: len(at_b.payloads("t")) >= 100, "all, later")

@@ -1,0 +1,385 @@
+"""A foreign broker whose own clients are joined to the mesh: what matches `in` comes in, what matches `out` goes out.
+
+This device is a client there. It asks for the bridge bit (protocol level 0x84): a broker that knows it, as Mosquitto
+does, sends nothing back of what the bridge published and leaves RETAIN as it was. At one that does not, as nats-server,
+own echoes are counted off (broker/bridge_echo.py), and a message on a topic that has a retained value counts as
+retained, since RETAIN is not passed on to live subscribers.
+
+Nothing goes round in circles: what comes in carries the bridge's mark through the mesh, and no device attached under
+the same name sends it out again. Of the devices attached under one name one is active (broker/bridge_claims.py); the
+others hold a connection and wait.
+
+Acknowledgements are honest. What comes in at QoS 1 is acknowledged once it is stored here; while the mesh refuses, it
+is not. What goes out at QoS 1 is owed until the PUBACK (broker/bridge_window.py). Over the bridge that makes at least
+once; a repetition happens only when a connection breaks between a message and its acknowledgement. The session at the
+foreign broker outlives the connection, so it keeps what is published there meanwhile.
+
+Assumes that everything under one bridge's name is the same foreign broker. On failure: a broker that is away or
+refuses is tried again with jitter and told of; a message the mesh cannot carry is counted, acknowledged and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from broker.bridge_claims import Claims
+from broker.bridge_inward import Filter, Inward, InwardOwner, stays
+from broker.bridge_window import Owed, Window
+from broker.embedded import packets
+from broker.errors import Refused
+from broker.lookup import Lookup
+from broker.mqtt_client import (
+    KEEP_ALIVE_S,
+    UNSENT_HIGH_BYTES,
+    Backoff,
+    BrokerRefuses,
+    Client,
+    connect,
+)
+from broker.topics import bridge_topic, topic_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+    from broker.mqtt_client import Address
+    from broker.node import Delivered
+
+__all__ = ["Bridge", "BridgeAt", "BridgeStatistics", "Filter"]
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+"""How often roles are looked at; a takeover waits for that."""
+LEAVE_S: Final = 1.0
+"""A goodbye that is not taken by then is cut short. Guess."""
+LIVED_S_MIN: Final = 5.0
+"""A connection that ends sooner counts as a failure."""
+ROUTES_MAX: Final = 8_192
+"""Topics for which is remembered whether they go out; emptied when full."""
+
+
+class BridgeAt(NamedTuple):
+    """A foreign broker and what is exchanged with it."""
+
+    name: str
+    """The same at every device that is attached to the same broker."""
+    site: str
+    address: Address
+    inward: tuple[Filter, ...]
+    outward: tuple[Filter, ...]
+
+
+class BridgeStatistics(NamedTuple):
+    """What there is to say of a bridge."""
+
+    name: str
+    address: str
+    state: str
+    """`active`, `standby` or `away`."""
+    last_failure: str
+    knows_bridges: bool
+    """Whether the broker has taken the bridge bit."""
+    waiting: int
+    """Messages that the broker has not acknowledged."""
+    counters: dict[str, int]
+
+
+class BridgeOwner(InwardOwner, Protocol):
+    """What a bridge asks of its device; the node."""
+
+    def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
+        """Have every delivery."""
+
+    def retained_entries(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
+        """Topic, payload and QoS of retained values, deleted ones with an empty payload."""
+
+
+class Bridge:
+    """One attachment to one foreign broker.
+
+    Args:
+        device: This device's id.
+        at: Which broker, and what crosses.
+        owner: The node.
+        random: Jitter.
+    """
+
+    def __init__(self, device: str, at: BridgeAt, owner: BridgeOwner, random: Random) -> None:
+        self._device = device
+        self._at = at
+        self._owner = owner
+        self._random = random
+        self._via = _mark(at.name)
+        self._lookup = Lookup(at.address.host, at.address.port)
+        self._claims = Claims(device, time.monotonic_ns())
+        self._claim_topic = bridge_topic(site=at.site, device=device, name=at.name)
+        self._window = Window()
+        self._inward = Inward(at.inward, owner, self, self._via)
+        self._client: Client | None = None
+        self._plain = False
+        self._subscribed = False
+        self._owes = True
+        self._sync_due = True
+        self._routes: dict[str, int | None] = {}
+        self._counters: Counter[str] = Counter()
+        self._last_failure = "not tried yet"
+        owner.subscribe(self._delivered)
+
+    # Life.
+
+    async def run(self) -> None:
+        """Be attached for ever; cancel to stop."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick_for_ever(), name=f"{self._device} bridge {self._at.name}")
+            await self._attach_for_ever()
+
+    def leave(self) -> None:
+        """Let another device take over, and close; before the last flush."""
+        self._say(self._claims.goodbye())
+        self._inward.close()
+        if self._client is not None:
+            self._client.leave()
+            self._client = None
+
+    def statistics(self) -> BridgeStatistics:
+        """What was counted so far."""
+        host, port, *_ = self._at.address
+        state = "active" if self._claims.active else "standby"
+        counters = self._counters + self._inward.counters
+        counters.update(out=self._window.sent, out_dropped=self._window.dropped)
+        counters.update(claims_invalid=self._claims.invalid)
+        return BridgeStatistics(
+            name=self._at.name,
+            address=f"{host}:{port}",
+            state=state if self._client is not None else "away",
+            last_failure=self._last_failure,
+            knows_bridges=not self._plain,
+            waiting=len(self._window),
+            counters={name: count for name, count in sorted(counters.items()) if count},
+        )
+
+    # The connection.
+
+    async def _attach_for_ever(self) -> None:
+        backoff = Backoff(self._random)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._claims.listen_s)
+        while True:
+            began_s = loop.time()
+            try:
+                client = await self._connected()
+                self._attached(client)
+                await client.closed
+                self._note(client.failure)
+            except (OSError, TimeoutError, ValueError, OverflowError) as error:
+                self._note(str(error) or "no answer")
+            if loop.time() - began_s >= LIVED_S_MIN:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _connected(self) -> Client:
+        """A connection with this device's session; without what it kept if others have been active meanwhile."""
+        if self._claims.others(time.monotonic_ns()):
+            clean = await self._connect(clean=True)
+            clean.leave()
+            await asyncio.wait([clean.closed], timeout=LEAVE_S)
+            clean.close()
+            self._subscribed = False
+        return await self._connect(clean=False)
+
+    async def _connect(self, *, clean: bool) -> Client:
+        try:
+            return await connect(self._lookup, self._hello(clean=clean), self)
+        except ConnectionError as error:
+            # Closing without a CONNACK is how some brokers refuse a protocol level.
+            unknown = type(error) is ConnectionError
+            refuses = isinstance(error, BrokerRefuses) and error.code == 1
+            if self._plain or not (unknown or refuses):
+                self._plain = False
+                raise
+        self._plain = True
+        return await self._connect(clean=clean)
+
+    def _hello(self, *, clean: bool) -> bytes:
+        return packets.encode_connect(
+            f"flockmq-{self._device}-{self._at.name}",
+            KEEP_ALIVE_S,
+            clean_session=clean,
+            bridge=not self._plain,
+            username=self._at.address.username,
+            password=self._at.address.password,
+        )
+
+    def _attached(self, client: Client) -> None:
+        if client.closed.done():
+            return
+        self._client = client
+        self._last_failure = ""
+        self._subscribed = self._subscribed and client.session_present
+        logger.info("%s: attached to %s as bridge %s", self._device, self._lookup, self._at.name)
+        self._say(self._claims.claim(connected=True))
+
+    def _activate(self, client: Client) -> None:
+        """Exchange messages from now on."""
+        logger.info("%s: active as bridge %s", self._device, self._at.name)
+        self._inward.open(client, plain=self._plain, subscribed=self._subscribed)
+        self._subscribed = True
+        client.write(self._window.again())
+        if self._sync_due:
+            self._sync_due = False
+            self._owe_retained()
+        self._pump()
+
+    # The connection calls (Handler).
+
+    def packet(self, kind: int, flags: int, body: bytes) -> None:
+        """Take a packet from the foreign broker."""
+        if kind == packets.PUBLISH:
+            self._inward.published(flags, body)
+        elif kind == packets.PUBACK:
+            self._window.acknowledged(packets.parse_packet_id(body))
+            self._pump()
+        elif kind == packets.SUBACK and packets.SUBACK_REFUSED in body[2:] and self._client:
+            self._client.close("the broker refuses a subscription; see its access rules")
+
+    def writable(self) -> None:
+        """There is room again."""
+        self._pump()
+
+    def lost(self) -> None:
+        """The connection is gone: what was not acknowledged comes again."""
+        self._client = None
+        self._inward.close()
+        self._decide()
+
+    # Roles.
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            self._decide()
+            if self._claims.due(time.monotonic_ns()):
+                self._say(self._claims.claim(connected=self._client is not None))
+            await asyncio.sleep(TICK_S)
+
+    def _decide(self) -> None:
+        now_ns = time.monotonic_ns()
+        client = self._client
+        changed = self._claims.decide(now_ns, connected=client is not None)
+        others = self._claims.others(now_ns).values()
+        rival = any(claim.state == "active" for claim in others) and not self._claims.active
+        if rival and self._owes:
+            self._window.clear()
+            self._sync_due = False
+        self._owes = not rival
+        if not changed:
+            return
+        if self._claims.active and client is not None:
+            self._activate(client)
+        elif client is not None:
+            self._inward.close()
+            client.close("another device is active as this bridge")
+
+    def _say(self, claim: bytes) -> None:
+        try:
+            self._owner.publish_nowait(self._claim_topic, claim)
+        except Refused:
+            self._counters["claims_refused"] += 1
+
+    # Out.
+
+    def _delivered(self, batch: list[Delivered]) -> None:
+        for message in batch:
+            qos = self._route(message.topic)
+            if qos is None or message.rebuild or message.via == self._via:
+                continue
+            if qos == _CLAIM:
+                self._heard_claim(message)
+            elif message.qos and qos:
+                if self._owes:
+                    self.owe(message.topic, message.payload, retained=message.retained)
+            elif self._claims.active:
+                self._send_fresh(message)
+        self._pump()
+
+    def _route(self, topic: str) -> int | None:
+        """The QoS at which a topic goes out, None if it does not, _CLAIM for a claim on this bridge."""
+        if topic in self._routes:
+            return self._routes[topic]
+        if len(self._routes) >= ROUTES_MAX:
+            self._routes.clear()
+        matching = [f.qos for f in self._at.outward if topic_matches(f.topic_filter, topic)]
+        qos = max(matching, default=None)
+        if stays(topic):
+            qos = None
+        claims = bridge_topic(site=self._at.site, device="x", name=self._at.name).split("/")
+        levels = topic.split("/")
+        if len(levels) == len(claims) and levels[:4] == claims[:4] and levels[5] == claims[5]:
+            qos = _CLAIM
+        self._routes[topic] = qos
+        return qos
+
+    def goes_out(self, topic: str) -> bool:
+        """Whether a topic crosses to the foreign broker."""
+        return self._route(topic) not in {None, _CLAIM}
+
+    def _heard_claim(self, message: Delivered) -> None:
+        if message.origin == message.topic.split("/")[4]:
+            self._claims.hear(message.origin, message.payload, time.monotonic_ns())
+            self._decide()
+
+    def owe(self, topic: str, payload: bytes, *, retained: bool) -> None:
+        """Send a message out, at QoS 1."""
+        dropped = self._window.dropped
+        self._window.add(Owed(topic, payload, retained))
+        self._sync_due = self._sync_due or self._window.dropped > dropped
+        self._pump()
+
+    def _owe_retained(self) -> None:
+        """The broker may have missed changes: tell it all that is retained, deletions included."""
+        for entry in self._at.outward:
+            for topic, payload, qos in self._owner.retained_entries(entry.topic_filter):
+                if qos and not stays(topic):
+                    self.owe(topic, payload, retained=True)
+
+    def _send_fresh(self, message: Delivered) -> None:
+        client = self._client
+        if client is None or client.unsent_bytes > UNSENT_HIGH_BYTES:
+            self._counters["out_fresh_dropped"] += 1
+            return
+        self._inward.note_echo(message.topic, message.payload)
+        client.write(
+            packets.encode_publish(message.topic, message.payload, retained=message.retained)
+        )
+
+    def _pump(self) -> None:
+        client = self._client
+        if client is None or not self._claims.active or client.unsent_bytes > UNSENT_HIGH_BYTES:
+            return
+        sent, data = self._window.send()
+        for owed in sent:
+            self._inward.note_echo(owed.topic, owed.payload)
+        if data:
+            client.write(data)
+        elif self._sync_due and not len(self._window):
+            self._sync_due = False
+            self._owe_retained()
+
+    def _note(self, reason: str) -> None:
+        if reason != self._last_failure:
+            self._last_failure = reason
+            text = "%s: not attached to %s as bridge %s: %s"
+            logger.info(text, self._device, self._lookup, self._at.name, reason)
+
+
+_CLAIM: Final = -1
+
+
+def _mark(name: str) -> int:
+    """What stands for the bridge in messages: 28 bits, never 0."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big") >> 4 | 1

@@ -1,0 +1,32 @@
+"""What the mesh hands to the device's own program: a message, as plain as it can be made."""
+
+import msgspec
+
+from broker.mesh.bundle import QOS_SHIFT, VIA_SHIFT
+
+__all__ = ["Delivered"]
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """A message as the agent gets it."""
+
+    origin: str
+    incarnation: int
+    clock: int
+    rank: int
+    topic: str
+    payload: bytes
+    retained: bool
+    rebuild: bool
+    flags: int = 0
+    """As they travel; see broker/mesh/bundle.py."""
+
+    @property
+    def qos(self) -> int:
+        """The QoS of the publish, 0 to 2."""
+        return self.flags >> QOS_SHIFT & 3
+
+    @property
+    def via(self) -> int:
+        """The mark of the bridge that it came in through; 0: none."""
+        return self.flags >> VIA_SHIFT

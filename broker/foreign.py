@@ -1,0 +1,70 @@
+"""The other people's brokers that a node uses: its hubs and bridges, together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from broker.bridge import Bridge, BridgeOwner
+from broker.hub import Hub, HubOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Sequence
+    from random import Random
+
+    from broker.bridge import BridgeAt, BridgeStatistics
+    from broker.hub import HubAt, HubStatistics
+
+__all__ = ["Foreign"]
+
+
+class ForeignOwner(HubOwner, BridgeOwner, Protocol):
+    """What hubs and bridges ask of their device; the node."""
+
+
+class Foreign:
+    """All of one node.
+
+    Args:
+        device: Its id.
+        owner: The node.
+        hubs: Where it meets others.
+        bridges: Whose clients it joins to the mesh.
+        random: Jitter.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        owner: ForeignOwner,
+        hubs: Sequence[HubAt],
+        bridges: Sequence[BridgeAt],
+        random: Random,
+    ) -> None:
+        self.hubs = [Hub(device, at, owner, random) for at in hubs]
+        self.bridges = [Bridge(device, at, owner, random) for at in bridges]
+
+    def runs(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
+        """What is to be run, with a name."""
+        for hub in self.hubs:
+            yield "hub", hub.run()
+        for bridge in self.bridges:
+            yield "bridge", bridge.run()
+
+    def leave(self) -> bool:
+        """Leave the bridges to other devices. True if that was published; hubs are left when they are cancelled."""
+        for bridge in self.bridges:
+            bridge.leave()
+        return bool(self.bridges)
+
+    def link_lost(self, peer: str) -> None:
+        """There is no link to a device any more."""
+        for hub in self.hubs:
+            hub.link_lost(peer)
+
+    def hub_statistics(self) -> tuple[HubStatistics, ...]:
+        """What there is to say of the hubs."""
+        return tuple(hub.statistics() for hub in self.hubs)
+
+    def bridge_statistics(self) -> tuple[BridgeStatistics, ...]:
+        """What there is to say of the bridges."""
+        return tuple(bridge.statistics() for bridge in self.bridges)

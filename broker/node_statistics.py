@@ -1,0 +1,31 @@
+"""What a node has counted since its start, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.bridge import BridgeStatistics
+    from broker.embedded.statistics import Statistics as BrokerStatistics
+    from broker.hub import HubStatistics
+    from broker.mesh.state import Statistics as MeshStatistics
+
+__all__ = ["NodeStatistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """What a node has counted since its start."""
+
+    mesh: MeshStatistics
+    broker: BrokerStatistics
+    commits: int
+    commits_failed: int
+    gaps: int
+    last_problem: str
+    """The last thing a neighbour or the disk did wrong, as a sentence."""
+    dial_failures: dict[str, str]
+    """By neighbour that is dialled and has no direct link: why the last attempt failed."""
+    hubs: tuple[HubStatistics, ...]
+    bridges: tuple[BridgeStatistics, ...]
