@@ -137,7 +137,7 @@ def test_a_device_that_nobody_knows_is_unreachable(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, _):
             with pytest.raises(Unreachable, match="echo of nobody"):
-                await Calls(a, SITE).call("nobody", "echo", b"0", deadline_ms=300)
+                await Calls(a, SITE).call("nobody", "echo", b"0", deadline_ms=1_500)
             assert "not delivered to nobody: unreachable" in a.statistics().last_problem
             assert counter(a, "unicast_unreachable") == 1
 
@@ -190,7 +190,7 @@ def test_a_service_that_does_not_answer_is_a_timeout_and_more_than_enough_of_the
 
             serving.serve("stuck", stuck)
             results = await asyncio.gather(
-                *(asking.call("b", "stuck", b"0", deadline_ms=500) for _ in range(5)),
+                *(asking.call("b", "stuck", b"0", deadline_ms=2_000) for _ in range(5)),
                 return_exceptions=True,
             )
             assert [type(result) for result in results] == [CallTimeout] * 3 + [CallFailed] * 2
