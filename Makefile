@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := chain fleet overhead heal slow idle
+BENCHMARKS := chain fleet overhead heal slow idle placement
 
 .PHONY: help install demo bench test check clean
 

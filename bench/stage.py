@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from agent.demo.procfs import cpu_s
+from agent.demo.procfs import cpu_s, family
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -158,8 +158,9 @@ class Stage:
             await asyncio.sleep(0.02)
 
     def cpu_s(self) -> float:
-        """Processor time of all processes so far, user and system."""
-        return cpu_s({process.pid for process in self._processes}) or 0.0
+        """Processor time of all processes so far, and of what they started; user and system."""
+        pids = {process.pid for process in self._processes}
+        return cpu_s(set().union(*family(pids).values())) or 0.0
 
     async def clear(self) -> None:
         """End all processes, the last started first."""

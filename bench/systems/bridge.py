@@ -1,18 +1,14 @@
-"""Two Mosquitto brokers with a bridge in both directions, in their default configuration, over a cable that can be cut.
-
-The cable is a TCP relay. While it is cut it reads nothing and answers nobody, as a lost radio does; connections stay
-open, and what the kernel holds arrives when it is whole again.
-"""
+"""Two Mosquitto brokers, a bridge in both directions in its default configuration, and a cable that can be cut."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
 import aiomqtt
 
+from bench.cable import Cable
 from bench.stage import BenchFailed, Stage, free_port, program
 from bench.systems.mosquitto import missing
 
@@ -33,58 +29,6 @@ cleansession false
 LINK_S: Final = 20.0
 QUIET_S: Final = 8.0
 """Nothing new for so long after the cut: what is missing is lost. A bridge tries again after at most 5 s or so."""
-READ_BYTES: Final = 64 * 1024
-
-
-class Cable:
-    """A TCP relay that can be cut.
-
-    Args:
-        to: The port that it leads to.
-    """
-
-    def __init__(self, to: int) -> None:
-        self._to = to
-        self._whole = asyncio.Event()
-        self._whole.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
-
-    async def lay(self) -> None:
-        """Listen."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def cut(self) -> None:
-        """Carry nothing any more."""
-        self._whole.clear()
-
-    def mend(self) -> None:
-        """Carry again."""
-        self._whole.set()
-
-    async def remove(self) -> None:
-        """Close everything."""
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._whole.wait()
-        there, back = await asyncio.open_connection("127.0.0.1", self._to)
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(READ_BYTES):
-                await self._whole.wait()
-                sink.write(data)
-                await sink.drain()
-        sink.close()
 
 
 class _Side:

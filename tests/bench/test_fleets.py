@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from bench import fleet, heal, overhead
+from bench.cable import Cable
 from bench.members import Sent, scale_free
-from bench.systems import bridge
 
 
 def test_fleet_delivers_everything_once():
@@ -56,7 +56,7 @@ def test_a_cut_cable_carries_nothing_until_it_is_mended():
             ended.set()
 
         server = await asyncio.start_server(echo, "127.0.0.1", 0)
-        cable = bridge.Cable(server.sockets[0].getsockname()[1])
+        cable = Cable(server.sockets[0].getsockname()[1])
         await cable.lay()
         reader, writer = await asyncio.open_connection("127.0.0.1", cable.port)
         writer.write(b"a")
