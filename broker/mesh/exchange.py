@@ -114,7 +114,7 @@ class Exchange:
         late = now_ns - self._differs_since_ns >= RECONCILE_LATE_MS * MS
         new = steady and self.difference != self._begun
         after_ns = self._quiet_until_ns if new else self._begin_after_ns
-        if not (steady or late) or now_ns < after_ns or self._pending:
+        if not (steady or late) or now_ns < after_ns or self.pending:
             return False
         self._pause_ms = RECONCILE_PAUSE_MS if new else self._pause_ms
         self._begin_after_ns = now_ns + self._pause_ms * MS
@@ -144,7 +144,8 @@ class Exchange:
     # What.
 
     @property
-    def _pending(self) -> bool:
+    def pending(self) -> bool:
+        """Whether there is anything to say."""
         return bool(self.ranges_due or self.entries_due or self.unknown or self.newer)
 
     def next_record(self, retained: RetainedMap) -> bytes | None:

@@ -313,6 +313,8 @@ class Mesh:
         if budget_bytes <= 0:
             link.put_off(now_ns + ANNOUNCE_MS * MS)
             return []
+        if not link.has_something(now_ns):
+            return []
         self._tree.speak(link, now_ns)
         if link.digest_due and link.established:
             link.digest_due = False

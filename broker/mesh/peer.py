@@ -234,6 +234,20 @@ class Peer:
         self.bad.append(now_ns)
         return len(self.bad) == BAD_FRAMES_MAX and now_ns - self.bad[0] < BAD_FRAMES_FORGET_MS * MS
 
+    def has_something(self, now_ns: int) -> bool:
+        """Whether there is anything to say to it now."""
+        return bool(
+            self._control
+            or len(self.outbox)
+            or self.digest_due
+            or self.shape_due
+            or (self.announce_due_ns is not None and self.announce_due_ns <= now_ns)
+            or self._parts
+            or self.serving
+            or self._ahead is not None
+            or self.exchange.pending
+        )
+
     def frames(
         self, budget_bytes: int, log: Log, retained: RetainedMap, now_ns: int
     ) -> list[bytes]:

@@ -150,12 +150,13 @@ class State:
 
     def measure_backlog(self) -> None:
         """Note how much is queued for the neighbour that is furthest behind, of those that still read."""
-        self.backlog_bytes = 0
+        most_bytes = 0
         for peer in self.peers.values():
-            if not peer.suspended:
-                outbox = peer.outbox
-                size_bytes = max(outbox.size_bytes, len(outbox) * _BYTES_PER_BUNDLE)
-                self.backlog_bytes = max(self.backlog_bytes, size_bytes)
+            bundles = len(peer.outbox)
+            if bundles and not peer.suspended:
+                size_bytes = max(peer.outbox.size_bytes, bundles * _BYTES_PER_BUNDLE)
+                most_bytes = max(most_bytes, size_bytes)
+        self.backlog_bytes = most_bytes
 
     def deliver(
         self, origin: str, incarnation: int, messages: list[Message], *, rebuild: bool = False
