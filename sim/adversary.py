@@ -76,7 +76,7 @@ class Adversary:
                 if path.blocked:
                     network.block(source, target, blocked=False)
         for name in core:
-            network.devices[name].doomed = None
+            network.devices[name].doomed, network.devices[name].forgetful = None, False
             if network.devices[name].mesh is None:
                 network.restart(name)
         for edge in self._edges(core):
@@ -190,7 +190,8 @@ class Adversary:
     def _restart(self, random: Random) -> None:
         network, mix = self._network, self._mix
         name = random.choice(list(network.devices))
-        draw, half_way = random.random(), random.random() < mix.half_way
+        draw, moment = random.random(), random.random()
+        half_way, forgetful = moment < mix.half_way, moment < mix.half_way / 2
         how = (
             Death.DISK
             if draw < mix.disk
@@ -203,7 +204,7 @@ class Adversary:
         if device.mesh is None or name in self._awaited:
             return
         if half_way:
-            device.doomed = how
+            device.doomed, device.forgetful = how, forgetful
         else:
             network.kill(name, how=how, silent=how is Death.POWER)
         self._tell(f"{name} dies ({how}{', half way' if half_way else ''}) for {down_ms:.0f} ms")
@@ -213,7 +214,7 @@ class Adversary:
     def _revive(self, name: str) -> None:
         self._awaited.discard(name)
         device = self._network.devices[name]
-        device.doomed = None
+        device.doomed, device.forgetful = None, False
         if self._active and device.mesh is None:
             self._tell(f"{name} boots")
             self._network.restart(name)

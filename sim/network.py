@@ -1,7 +1,7 @@
 """A fleet of meshes on virtual time: real cores, a heap of events, no clock and no socket.
 
-Decides when what happens, and plays the driver of every device: after each event a device seals, commits, delivers and
-sends, in that order. Each device has a `Disk`, so a restart is what it is on a real device: what was not committed is
+Decides when what happens, and plays the driver of every device: after each event a device seals, sends, commits and
+delivers, in that order. Each device has a `Disk`, so a restart is what it is on a real device: what was not committed is
 gone. Each link is two `Path`s; a side that sees its link go down tells the other as a socket would, if the way is
 free, and dials again.
 
@@ -57,7 +57,9 @@ class Device:
         self.wall_skew_ms = 0
         self.synchronised = True
         self.doomed: Death | None = None
-        """The next turn ends after its commit, before anything leaves."""
+        """The next turn ends after its commit, before its events leave."""
+        self.forgetful = False
+        """When doomed: the turn ends sooner, after its frames have left and before its commit."""
         self.heard: list[Heard] = []
         self.gaps: list[Gap] = []
         self.undelivered: list[Undelivered] = []
@@ -173,7 +175,7 @@ class Network:
         how = how or (Death.DISK if disk_lost else Death.KILLED)
         for watcher in self.watchers:
             watcher.dying(name)
-        device.mesh, device.doomed = None, None
+        device.mesh, device.doomed, device.forgetful = None, None, False
         if how is Death.DISK:
             device.disk = Disk(self.random.randrange(1, 1 << 24))
         elif how is Death.POWER:
@@ -331,11 +333,15 @@ class Network:
         device = self.devices[name]
         mesh = device.running
         mesh.seal(self.now_ns)
-        changes = mesh.take_changes()
-        if changes:
-            device.disk.commit(changes)
-            for watcher in self.watchers:
-                watcher.committed(self.now_ns, name, changes)
+        if mesh.stores_first:
+            self._commit(device, mesh)
+        for path in device.paths.values():
+            if path.up:
+                self._send(path, mesh)
+        if device.forgetful and device.doomed is not None:
+            self.kill(name, how=device.doomed)
+            return
+        self._commit(device, mesh)
         if self.now_ns >= device.checkpoint_ns:
             device.checkpoint_ns = self.now_ns + CHECKPOINT_MS * MS
             device.disk.checkpoint()
@@ -346,16 +352,20 @@ class Network:
             return
         while (event := mesh.next_event()) is not None:
             self._event(device, event)
-        for path in device.paths.values():
-            if path.up:
-                self._send(path, mesh)
         due_ns = mesh.next_timer()
         if due_ns < device.timer_ns:
             device.timer_ns = due_ns
             self._push(max(due_ns, self.now_ns), self._timer, (device, device.boots, due_ns))
 
+    def _commit(self, device: Device, mesh: Mesh) -> None:
+        changes = mesh.take_changes()
+        if changes:
+            device.disk.commit(changes)
+            for watcher in self.watchers:
+                watcher.committed(self.now_ns, device.name, changes)
+
     def _die_half_way(self, device: Device, how: Death) -> None:
-        """After the commit, before anything leaves: the worst moment there is."""
+        """After the commit, before anybody hears of it: the worst moment there is."""
         while (event := device.running.next_event()) is not None:
             if isinstance(event, Deliver):
                 for watcher in self.watchers:

@@ -11,7 +11,7 @@ Source: Kulkarni et al., Logical Physical Clocks (2014); refusal of far clocks a
 
 from typing import Final
 
-from broker.mesh.limits import CLOCK_AHEAD_MAX_MS, CLOCK_BOUND_MS, MS
+from broker.mesh.limits import BOUND_SLACK_MS, CLOCK_AHEAD_MAX_MS, CLOCK_BOUND_MS, MS
 
 __all__ = ["LOGICAL_BITS", "HybridClock", "wall_ms_of"]
 
@@ -42,6 +42,11 @@ class HybridClock:
         """Tell what the wall clock shows at `now_ns`."""
         self._offset_ms = wall_ms - now_ns // MS
         self.synchronised = synchronised
+
+    def pass_bound(self, now_ns: int) -> None:
+        """After a boot: the wall clock shows less than the bound, so it is wrong, and lost stamps lie above the bound."""
+        if self.read(now_ns) == self._last > 0:
+            self._last += BOUND_SLACK_MS << LOGICAL_BITS
 
     @property
     def last(self) -> int:

@@ -1,4 +1,4 @@
-"""What comes out of the mesh: events for the driver, and changes that must be stored before anything else leaves."""
+"""What comes out of the mesh: events for the driver, and changes that must be stored before events leave."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class OwnBundle(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What the store must commit before this turn's deliveries and frames leave."""
+    """What the store must commit before this turn's deliveries leave."""
 
     incarnation: int | None = None
     clock_bound: int | None = None
@@ -110,6 +110,11 @@ class Changes:
         self.own_held |= newer.own_held
         self.passed |= newer.passed
         self.retained |= newer.retained
+
+    @property
+    def precede(self) -> bool:
+        """Whether frames must wait too: an incarnation is never given twice."""
+        return self.incarnation is not None
 
     def __bool__(self) -> bool:
         return bool(

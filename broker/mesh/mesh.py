@@ -1,9 +1,14 @@
 """The mesh: publishes and frames in; deliveries, frames and changes to store out.
 
 Theory of operation. The driver calls in turns. Whatever arrives in a turn (`publish`, `receive`) changes state at
-once; at the end of the turn the driver calls `seal`, commits `take_changes()`, hands on `next_event()` until None,
-and writes `frames_to_send` to each link. That order is the promise: nothing is acknowledged, delivered or sent before
-what must survive is stored.
+once; at the end of the turn the driver calls `seal`, writes `frames_to_send` to each link, commits `take_changes()`,
+hands on `next_event()` until None, and acknowledges. That order is the promise: nothing is delivered or acknowledged
+before what must survive is stored.
+
+Frames need not wait for the disk. Who dies between the two has told its neighbours of a bundle that it forgets: one of
+its own was not acknowledged, and its next incarnation closes the one before where the disk says it stood, which those
+who heard more have passed; one of another's is asked for again, since its position is stored with the delivery. Only
+what `stores_first` names must be on the disk before anybody hears of it.
 
 A bundle that is heard for the first time goes into the log (kept), to every other neighbour, and, when its turn in
 its stream has come, to this device's subscribers. A neighbour that misbehaves yields an event and a count; an
@@ -89,6 +94,7 @@ class Mesh:
         self._next_digest_ns = now_ns + DIGEST_MS * MS
         self._next_tick_ns = now_ns + TICK_MS * MS
         self.set_wall_clock(wall_ms, now_ns, synchronised=False)
+        self._state.clock.pass_bound(now_ns)
         remember(self._state, self._intake, restored, now_ns)
 
     # What the driver tells.
@@ -289,8 +295,13 @@ class Mesh:
                 next_ns = at_ns
         return next_ns
 
+    @property
+    def stores_first(self) -> bool:
+        """Whether changes must be stored before this turn's frames leave, and not only before its events."""
+        return self._state.changes.precede
+
     def take_changes(self) -> Changes:
-        """What must be stored before this turn's events and frames leave."""
+        """What must be stored before this turn's events leave."""
         state = self._state
         changes, state.changes = state.changes, Changes()
         changes.clock_bound = state.clock.store(with_others=bool(changes))
