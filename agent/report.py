@@ -48,6 +48,8 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
             "log_bytes": mesh.log_bytes,
             "commits": statistics.commits,
             "commits_failed": statistics.commits_failed,
+            "syncs": statistics.syncs,
+            "syncs_failed": statistics.syncs_failed,
             "lost_for_good": statistics.gaps,
         },
     }

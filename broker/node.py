@@ -1,31 +1,30 @@
 """One device's driver: a mesh, its links, an embedded broker, a store, and the agent's subscriptions.
 
 Decides nothing of the protocol. Whatever arrives in one turn of the event loop is flushed together, in the order that
-the mesh's promise rests on: seal, commit, deliver, send. See docs/architecture.md, "One turn".
+the mesh's promise rests on: seal, send, commit, deliver, acknowledge. See docs/architecture.md, "One turn".
 
 When the disk cannot be written, the node goes on without acknowledging anything, says so in its statistics, and tries
-again with the next turn.
+again with the next turn (`commits.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from broker.commits import Commits, Durability
 from broker.delivered import Delivered
 from broker.embedded.broker import EmbeddedBroker
-from broker.errors import Refused, StoreFailed
+from broker.errors import Refused
 from broker.foreign import Foreign
 from broker.links import Links
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
 from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics
 from broker.radio import Radio
-from broker.store import CHECKPOINT_S
 from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matches
 from broker.wall_clock import is_synchronised, wall_ms
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
     from broker.hub import HubAt
     from broker.link import Neighbour
-    from broker.mesh.events import Changes
     from broker.store import Store
 
 __all__ = ["Delivered", "Node", "NodeStatistics"]
@@ -61,6 +59,7 @@ class Node:
         neighbours: Whom it dials.
         hubs: Third-party brokers at which it meets others.
         bridges: Foreign brokers whose own clients are joined to the mesh.
+        durability: What a publish survives once it is acknowledged.
         seed: Seeds the random choices (digest partners, back-off); by default drawn from the system.
     """
 
@@ -75,11 +74,12 @@ class Node:
         neighbours: Sequence[Neighbour] = (),
         hubs: Sequence[HubAt] = (),
         bridges: Sequence[BridgeAt] = (),
+        durability: Durability = Durability.POWER,
         seed: int | None = None,
     ) -> None:
         self.device = device
         self.radio = Radio()
-        self._store = store
+        self._commits = Commits(store, durability, self.request_flush, self._problem)
         self._random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
         self._broker = EmbeddedBroker(
             self, device, host=host, port=port, websocket_port=websocket_port
@@ -102,10 +102,8 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._flush_due = False
-        self._committed: asyncio.Future[None] | None = None
         self._eased = asyncio.Event()
-        self._unstored: Changes | None = None
-        self._commits = self._commits_failed = self._gaps = 0
+        self._gaps = 0
         self._last_problem = ""
         self._closed = False
 
@@ -123,7 +121,7 @@ class Node:
         for name, coroutine in self._foreign.runs():
             self._spawn(coroutine, name)
         self._spawn(self._keep_clock(), "clock")
-        self._spawn(self._keep_disk(), "disk")
+        self._spawn(self._commits.keep(), "disk")
         self.request_flush()
 
     async def stop(self) -> None:
@@ -142,8 +140,7 @@ class Node:
         self._flush()
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.to_thread(self._store.checkpoint)
-        self._store.close()
+        await self._commits.close()
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
@@ -234,7 +231,7 @@ class Node:
         retained: bool = False,
         deadline_ms: int = CALL_DEADLINE_MS,
     ) -> int:
-        """Publish, and return when it is stored: from then on it survives this process.
+        """Publish, and return when it is acknowledged: from then on it survives what `durability` says.
 
         Unicast is not stored. It is under way then, and ends with this process. See `publish_nowait`.
         It waits, besides, while a neighbour that reads is far behind; who awaits each publish is never refused for it.
@@ -252,15 +249,14 @@ class Node:
         return clock
 
     async def committed(self) -> None:
-        """Return when everything published so far is stored.
+        """Return when everything published so far is acknowledged.
 
         Raises:
-            StoreFailed: The disk could not be written.
+            StoreFailed: The disk could not be written, or not be synced.
         """
-        if self._committed is None:
-            self._committed = asyncio.get_running_loop().create_future()
-            self.request_flush()
-        await asyncio.shield(self._committed)
+        wanted = self._commits.wanted()
+        self.request_flush()
+        await asyncio.shield(wanted)
 
     def clock(self) -> int:
         """The hybrid clock's present: milliseconds since 1970 << 16."""
@@ -281,8 +277,10 @@ class Node:
         return NodeStatistics(
             mesh=self._mesh.statistics(),
             broker=self._broker.statistics(),
-            commits=self._commits,
-            commits_failed=self._commits_failed,
+            commits=self._commits.commits,
+            commits_failed=self._commits.failed,
+            syncs=self._commits.syncs,
+            syncs_failed=self._commits.syncs_failed,
             gaps=self._gaps,
             last_problem=self._last_problem or self._links.refused,
             dial_failures=self._links.failures(),
@@ -378,40 +376,25 @@ class Node:
         self._flush_due = False
         now_ns = time.monotonic_ns()
         self._mesh.seal(now_ns)
-        committed = self._commit()
-        self._hand_out()
-        self._broker.flush(committed=committed, pressed=self._mesh.pressed)
+        commits = self._commits
+        if self._mesh.stores_first:
+            commits.commit(self._mesh.take_changes())
         for peer, pipe in self._links.audible():
             room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
             frames = self._mesh.frames_to_send(peer, room, now_ns)
             if frames:
                 pipe.send(frames)
+        committed = commits.commit(self._mesh.take_changes())
+        self._hand_out()
+        self._broker.flush(
+            committed=committed,
+            pressed=self._mesh.pressed,
+            turn=commits.turn,
+            durable=commits.durable,
+        )
         (self._eased.clear if self._mesh.pressed and not self._closed else self._eased.set)()
         if not self._closed:
             self._arm(now_ns)
-
-    def _commit(self) -> bool:
-        changes = self._mesh.take_changes()
-        error: StoreFailed | None = None
-        if self._unstored is not None:
-            self._unstored.absorb(changes)
-            changes, self._unstored = self._unstored, None
-        if changes:
-            try:
-                self._store.commit(changes)
-                self._commits += 1
-            except StoreFailed as failed:
-                error = failed
-                self._unstored = changes
-                self._commits_failed += 1
-                self._problem(str(failed))
-        waiting, self._committed = self._committed, None
-        if waiting is not None and not waiting.done():
-            if error is None:
-                waiting.set_result(None)
-            else:
-                waiting.set_exception(error)
-        return error is None
 
     def _hand_out(self) -> None:
         while (event := self._mesh.next_event()) is not None:
@@ -484,12 +467,6 @@ class Node:
             self._mesh.set_wall_clock(
                 wall_ms(), time.monotonic_ns(), synchronised=is_synchronised()
             )
-
-    async def _keep_disk(self) -> None:
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(self._store.checkpoint)
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
         loop = asyncio.get_running_loop()

@@ -22,6 +22,9 @@ class NodeStatistics:
     broker: BrokerStatistics
     commits: int
     commits_failed: int
+    syncs: int
+    """Times that acknowledgements waited for the disk; each is for all turns before it."""
+    syncs_failed: int
     gaps: int
     last_problem: str
     """The last thing a neighbour or the disk did wrong, as a sentence."""

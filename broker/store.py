@@ -1,9 +1,13 @@
 """What survives a restart, in one SQLite file: incarnation, clock bound, positions, retained map, unsent publishes.
 
-Decides how durable a commit is. The file is in WAL mode with `synchronous=NORMAL`: a commit is a write to the page
-cache (tens of microseconds, no wait for the disk), so it survives the process being killed; a checkpoint, at most
-every CHECKPOINT_S and in a thread, syncs it to the disk, so a power cut loses at most that long. One transaction per
-turn of the event loop holds whatever the turn changed.
+Decides how a commit becomes durable. The file is in WAL mode with `synchronous=NORMAL`: a commit is a write to the
+page cache (tens of microseconds, no wait for the disk), so it survives the process being killed. `sync` makes all
+commits before it survive a power cut: the log's frames carry checksums and are taken up in order, so it is enough to
+sync the log. `checkpoint` syncs too, and folds the log into the file. Both block, and are made to be called in threads.
+One transaction per turn of the event loop holds whatever the turn changed. When to sync is for `commits.py` to say.
+
+A sync that has failed says nothing of what it was to write, and the next one would not either (the kernel has dropped
+it); what was committed is taken as durable again when a checkpoint has copied all of it.
 
 A file that is not a database, or a damaged one, is put aside under the name `.damaged` and the device starts without
 memory, as a new one would. Only one process may use a state directory at a time.
@@ -26,16 +30,16 @@ from broker.mesh.retained import Entry
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CHECKPOINT_S", "Store"]
+__all__ = ["Store"]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_S: Final = 5.0
-"""At most this much is lost by a power cut; one sync in so long wears an SD card little. Guess."""
 FILE: Final = "mesh.sqlite"
 VERSION: Final = 1
 FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
+
+_sync: Final = getattr(os, "fdatasync", os.fsync)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -77,7 +81,9 @@ class Store:
             os.close(self._lock)
             raise StateInUse(directory) from None
         self._database = self._open()
+        self._log: int | None = None
         self._dirty = False
+        self._distrusted = False
 
     def boot(self) -> Restored:
         """Begin a new incarnation, stored before this returns, and give back what is remembered.
@@ -180,17 +186,51 @@ class Store:
                     "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?)", (topic, *entry)
                 )
 
+    def sync(self) -> None:
+        """Make what was committed survive a power cut. Blocks for as long as the disk takes.
+
+        Raises:
+            StoreFailed: It may not survive one.
+        """
+        if self._distrusted:
+            self.checkpoint()
+            return
+        try:
+            if self._log is None:
+                self._log = os.open(self._path.with_name(FILE + "-wal"), os.O_RDWR)
+            _sync(self._log)
+        except OSError as error:
+            self._distrusted = self._dirty = True
+            raise StoreFailed(f"{self._path} cannot be synced: {error.strerror}") from None
+
     def checkpoint(self) -> None:
-        """Sync to the disk what was committed. Blocks for as long as the disk takes: call it in a thread."""
+        """Sync what was committed and fold it into the file. Blocks for as long as the disk takes.
+
+        Raises:
+            StoreFailed: It may not survive a power cut.
+        """
         if not self._dirty:
             return
         self._dirty = False
-        with contextlib.closing(sqlite3.connect(self._path, timeout=1.0)) as database:
-            database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=1.0)) as database:
+                row = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            busy, in_log, folded = row
+        except sqlite3.Error as error:
+            self._dirty = True
+            raise StoreFailed(f"{self._path} cannot be synced: {error}") from None
+        if busy or folded < in_log:
+            self._dirty = True
+            if self._distrusted:
+                raise StoreFailed(f"{self._path} cannot be synced: its log is in use")
+            return
+        self._distrusted = False
 
     def close(self) -> None:
         """Let go of the file and the directory."""
         self._database.close()
+        if self._log is not None:
+            os.close(self._log)
         os.close(self._lock)
 
     def _open(self) -> sqlite3.Connection:

@@ -1,8 +1,8 @@
 """A fleet of meshes on virtual time: real cores, a heap of events, no clock and no socket.
 
 Decides when what happens, and plays the driver of every device: after each event a device seals, sends, commits and
-delivers, in that order. Each device has a `Disk`, so a restart is what it is on a real device: what was not committed is
-gone. Each link is two `Path`s; a side that sees its link go down tells the other as a socket would, if the way is
+delivers, in that order. Each device has a `Disk`, so a restart is what it is on a real device: what was not committed
+is gone. Each link is two `Path`s; a side that sees its link go down tells the other as a socket would, if the way is
 free, and dials again.
 
 Assumes nothing of the mesh but its verbs. Everything is ordered by (time, serial), so a seed tells one story.

@@ -119,18 +119,22 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """Put a live message into the buffers of the sessions that subscribed to its topic."""
         self._exchange.route(topic, payload, qos)
 
-    def flush(self, *, committed: bool, pressed: bool = False) -> None:
+    def flush(
+        self, *, committed: bool, pressed: bool = False, turn: int = 0, durable: int = 0
+    ) -> None:
         """Write every touched session's buffer once.
 
         Args:
-            committed: whether everything published since the last flush is kept. If not, the
-            sessions that
-                published it at QoS 1 or 2 are closed without an acknowledgement, so that they
-                publish again.
+            committed: whether everything published so far is kept. If not, the sessions that
+                published at QoS 1 or 2 and wait for an acknowledgement are closed without one, so
+                that they publish again.
             pressed: whether publishers are to wait for their acknowledgements, since the mesh is behind.
+            turn: the number of this turn; it never falls.
+            durable: the turn up to which what was published is acknowledged. Acknowledgements of
+                this turn wait for a flush in which it has come so far.
 
         """
-        self._exchange.flush(committed=committed, pressed=pressed)
+        self._exchange.flush(committed=committed, pressed=pressed, turn=turn, durable=durable)
 
     def statistics(self) -> Statistics:
         """Return how many there are of each at this moment, and a copy of the counters."""

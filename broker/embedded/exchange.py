@@ -41,6 +41,8 @@ class Exchange:
         self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
         self._dirty: list[Session] = []
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
+        self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
+        self._durable = 0
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
 
@@ -89,15 +91,22 @@ class Exchange:
         field = self._fields[topic] = string_field(topic)
         return field
 
-    def flush(self, *, committed: bool, pressed: bool) -> None:
+    def flush(self, *, committed: bool, pressed: bool, turn: int = 0, durable: int = 0) -> None:
         """Write every session that has something to write; nobody is acknowledged while the mesh is pressed."""
+        if self._awaited and (durable > self._durable or not committed):
+            for session in self._awaited:
+                self.touch(session)
+            self._awaited.clear()
+        self._durable = durable
         dirty, self._dirty = self._dirty, []
         wait = pressed or bool(self.lagging)
         for session in dirty:
             session.dirty = False
-            session.flush(committed=committed, acknowledge=not wait)
+            session.flush(committed=committed, acknowledge=not wait, turn=turn, durable=durable)
             if session.owes:
                 self._owed.append(session)
+            if session.awaits_disk:
+                self._awaited[session] = None
         if self._owed and not wait:
             self._acknowledge_again()
 

@@ -69,6 +69,7 @@ class Session:
         self._limits = limits
         self._counters = counters
         self._held: list[bytes] = []  # PUBACK and PUBREC that wait for the commit
+        self._unsynced: deque[tuple[int, list[bytes]]] = deque()  # and for the sync of a turn
         self._uncommitted: list[int] = []  # the QoS 2 ids among them
         self._acknowledgements: list[bytes] = []  # committed, and not written while somebody lags
         self._lags = False
@@ -92,6 +93,7 @@ class Session:
         self._congested = False
         # Left by packets that were handled after the last connection was cut off.
         self._held.clear()
+        self._unsynced.clear()
         self._acknowledgements.clear()
         self._replies.clear()
         self._ready.clear()
@@ -106,6 +108,7 @@ class Session:
         self.output = None
         self._blocked = True
         self._held.clear()
+        self._unsynced.clear()
         self._acknowledgements.clear()
         self._replies.clear()
         self._ready.clear()
@@ -133,6 +136,11 @@ class Session:
     def owes(self) -> bool:
         """Whether acknowledgements were left out of the last flush."""
         return bool(self._acknowledgements)
+
+    @property
+    def awaits_disk(self) -> bool:
+        """Whether acknowledgements wait for a later turn's word that they are durable."""
+        return bool(self._unsynced)
 
     @property
     def more_waits(self) -> bool:
@@ -185,7 +193,7 @@ class Session:
         self._replies.append(packet)
 
     def hold(self, packet_type: int, packet_id: int) -> None:
-        """Answer a PUBLISH with PUBACK or PUBREC once the node has committed it."""
+        """Answer a PUBLISH with PUBACK or PUBREC once the node has made it durable."""
         self._held.append(encode_ack(packet_type, packet_id))
         if packet_type == PUBREC and packet_id not in self.incoming:
             self.incoming.add(packet_id)
@@ -200,26 +208,31 @@ class Session:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def flush(self, *, committed: bool, acknowledge: bool) -> None:
+    def flush(self, *, committed: bool, acknowledge: bool, turn: int = 0, durable: int = 0) -> None:
         """Write what is due: answers first, then messages; one write unless a long replay runs.
 
-        Without `acknowledge`, PUBACK and PUBREC stay for a later flush (see `owes`).
+        Without `acknowledge`, PUBACK and PUBREC stay for a later flush (see `owes`), and those of
+        turns after `durable` until it has come to them (see `awaits_disk`).
 
         Without a commit, what waits for it is forgotten, so that the client's repetition counts
         as new, and the client is cut off.
         """
-        if not committed and (self._held or self._uncommitted):
+        if not committed and (self._held or self._uncommitted or self._unsynced):
             self.incoming.difference_update(self._uncommitted)
             self._uncommitted.clear()
             self._held.clear()
+            self._unsynced.clear()
             if self.output is not None:
                 self._counters.not_committed += 1
                 self.output.drop("what it published could not be kept")
                 self.detach()
             return
         self._uncommitted.clear()
-        self._acknowledgements += self._held
-        self._held.clear()
+        if self._held:
+            self._unsynced.append((turn, self._held))
+            self._held = []
+        while self._unsynced and self._unsynced[0][0] <= durable:
+            self._acknowledgements += self._unsynced.popleft()[1]
         while (output := self.output) is not None:
             if self._queue or self._blocked:
                 self._pump()

@@ -44,7 +44,7 @@ class HybridClock:
         self.synchronised = synchronised
 
     def pass_bound(self, now_ns: int) -> None:
-        """After a boot: the wall clock shows less than the bound, so it is wrong, and lost stamps lie above the bound."""
+        """After a boot: a wall clock that shows less than the bound is wrong, and stamps above it may be lost."""
         if self.read(now_ns) == self._last > 0:
             self._last += BOUND_SLACK_MS << LOGICAL_BITS
 

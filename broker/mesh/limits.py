@@ -187,8 +187,8 @@ REBUILD_MS: Final = 60_000
 CLOCK_AHEAD_MAX_MS: Final = 500
 """A neighbour's own bundles from farther in the future wait. uhlc's default."""
 BOUND_SLACK_MS: Final = CLOCK_AHEAD_MAX_MS // 2
-"""Stamps left out after a boot with a wrong wall clock: a death before the commit forgets those of one turn, a power cut
-those that were not synced. As many as nobody holds back."""
+"""Stamps left out after a boot with a wrong wall clock: a death before the commit forgets those of one turn, a power
+cut those that were not synced. As many as nobody holds back."""
 CLOCK_HOLD_BACK_MS: Final = 30_000
 """They wait for at most this long, time enough for NTP: a wrong clock must not mute a device. Guess."""
 CLOCK_MAX: Final = 1 << 59

@@ -258,14 +258,16 @@ def test_a_subscriber_that_fails_does_not_stop_the_mesh(tmp_path, caplog):
 def test_what_could_not_be_stored_is_stored_when_the_disk_is_back(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, b):
-            b._store._database.execute("PRAGMA query_only = 1")
+            b._commits._store._database.execute("PRAGMA query_only = 1")
             heard = Listener(b)
             await a.publish("t", b"x", qos=1)
             await until(lambda: heard.payloads("t"), "the delivery")
             assert b.statistics().commits_failed >= 1
-            b._store._database.execute("PRAGMA query_only = 0")
+            b._commits._store._database.execute("PRAGMA query_only = 0")
             await b.publish("other", b"y", qos=1)
-            row = b._store._database.execute("SELECT count(*) FROM passed WHERE origin = 'a'")
+            row = b._commits._store._database.execute(
+                "SELECT count(*) FROM passed WHERE origin = 'a'"
+            )
             assert row.fetchone()[0] == 1
 
     run(story())
@@ -274,7 +276,7 @@ def test_what_could_not_be_stored_is_stored_when_the_disk_is_back(tmp_path):
 def test_without_a_disk_nothing_is_acknowledged(tmp_path):
     async def story():
         node = await start("a", tmp_path)
-        node._store._database.execute("PRAGMA max_page_count = 1")
+        node._commits._store._database.execute("PRAGMA max_page_count = 1")
         reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
         writer.write(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")
         assert await reader.readexactly(4) == b"\x20\x02\x00\x00"

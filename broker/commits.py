@@ -1,0 +1,176 @@
+"""When what a turn changed is stored, and when what was published counts as acknowledged.
+
+Theory of operation. Each turn's changes are one commit: a write that no kill of the process takes back, made in the
+event loop since deliveries wait for it (about 20 us). With `Durability.POWER` an acknowledgement waits, besides, until
+the disk has synced: syncs run in a thread, one at a time, and each makes durable all turns that were committed before
+it began (group commit), so the loop never waits and a slow disk makes larger groups. Turns that hold no own kept
+message need none. With `Durability.PROCESS` a commit acknowledges at once, and is synced within SYNC_S.
+
+When a commit fails, its changes are kept and tried again with the next turn; when a sync fails, the store is
+checkpointed before anything is trusted again. In both cases whoever waits is told, and nothing is acknowledged.
+
+Source of the group: DeWitt et al., Implementation Techniques for Main Memory Database Systems (1984).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import StoreFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.mesh.events import Changes
+    from broker.store import Store
+
+__all__ = ["Commits", "Durability"]
+
+logger = logging.getLogger(__name__)
+
+SYNC_S: Final = 5.0
+"""How often everything is synced and the log folded into the file. What a power cut may take with
+`Durability.PROCESS`; one sync in so long wears an SD card little. Guess."""
+
+
+class Durability(StrEnum):
+    """What an acknowledged publish survives."""
+
+    POWER = "power"
+    """A power cut: it is acknowledged when the disk has synced."""
+    PROCESS = "process"
+    """The process being killed: it is acknowledged when the kernel has it. A power cut may take the last SYNC_S."""
+
+
+class Commits:
+    """The commits of one node.
+
+    Args:
+        store: Where to.
+        durability: What an acknowledgement promises.
+        advanced: Called when `durable` has grown, or a sync has failed.
+        tell: Called with a problem, as a sentence.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        durability: Durability,
+        advanced: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._durability = durability
+        self._advanced = advanced
+        self._tell = tell
+        self._unstored: Changes | None = None
+        self._syncing: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._sync_upto = 0
+        self._broken = False
+        self.turn = 0
+        """The last turn that was committed."""
+        self.durable = 0
+        """The last turn of which everything may be acknowledged."""
+        self.commits = self.failed = self.syncs = self.syncs_failed = 0
+
+    def commit(self, changes: Changes) -> bool:
+        """Store what a turn changed. False: it could not be, or what was stored before could not be synced."""
+        if self._unstored is not None:
+            self._unstored.absorb(changes)
+            changes, self._unstored = self._unstored, None
+        self.turn += 1
+        if changes:
+            try:
+                self._store.commit(changes)
+            except StoreFailed as error:
+                self.failed += 1
+                self._unstored = changes
+                self._fail(error)
+                return False
+            self.commits += 1
+        if changes.own and self._durability is Durability.POWER:
+            self._sync_upto = self.turn
+        waiting, self._wanted = self._wanted, None
+        if waiting is not None:
+            self._waiting.append((self.turn, waiting))
+        self._go_on()
+        whole, self._broken = not self._broken, False
+        return whole
+
+    def wanted(self) -> asyncio.Future[None]:
+        """What ends when everything published so far is acknowledged; a flush must follow."""
+        if self._wanted is None:
+            self._wanted = asyncio.get_running_loop().create_future()
+        return self._wanted
+
+    async def keep(self) -> None:
+        """Sync and fold, now and then, for ever."""
+        while True:
+            await asyncio.sleep(SYNC_S)
+            try:
+                await asyncio.to_thread(self._store.checkpoint)
+            except StoreFailed as error:
+                self._tell(str(error))
+
+    async def close(self) -> None:
+        """Make everything durable that can be, and close the store."""
+        if self._syncing is not None:
+            await self._syncing
+        try:
+            await asyncio.to_thread(self._store.checkpoint)
+        except StoreFailed as error:
+            self._fail(error)
+        else:
+            self.durable = self._sync_upto = self.turn
+            self._release()
+        self._store.close()
+
+    def _go_on(self) -> None:
+        """Acknowledge what may be, and sync if something waits for it."""
+        if self._sync_upto <= self.durable:
+            self.durable = self.turn
+            self._release()
+        elif self._syncing is None:
+            self._syncing = asyncio.get_running_loop().create_task(self._sync(self.turn))
+
+    async def _sync(self, upto: int) -> None:
+        try:
+            await asyncio.to_thread(self._store.sync)
+        except StoreFailed as error:
+            self.syncs_failed += 1
+            self._broken = True
+            self._fail(error)
+        else:
+            self.syncs += 1
+            self.durable = max(self.durable, upto)
+            self._release()
+        self._syncing = None
+        if not self._broken:
+            self._go_on()
+        self._advanced()
+
+    def _release(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self.durable:
+            future = self._waiting.popleft()[1]
+            if not future.done():
+                future.set_result(None)
+
+    def _fail(self, error: StoreFailed) -> None:
+        """Nothing that waits is acknowledged any more; what was committed meanwhile is no better."""
+        self.durable = self._sync_upto = self.turn
+        futures = [future for _, future in self._waiting]
+        self._waiting.clear()
+        if self._wanted is not None:
+            futures.append(self._wanted)
+            self._wanted = None
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody need be waiting
+        self._tell(str(error))
