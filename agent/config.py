@@ -13,7 +13,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "NeighbourConfig",
     "SensorConfig",
+    "StoreConfig",
     "load",
     "resolve",
 ]
@@ -58,6 +59,13 @@ class BrokerConfig(Table, frozen=True):
     """MQTT over WebSocket; without it there is none."""
     plain_listen: bool = False
     """Listen unencrypted on an address that others can reach. For closed networks only."""
+
+
+class StoreConfig(Table, frozen=True):
+    """`[store]`: what this device's memory promises."""
+
+    durability: Literal["power", "process"] = "power"
+    """What an acknowledged publish survives: a power cut, or only the process being killed."""
 
 
 class NeighbourConfig(Table, frozen=True):
@@ -105,6 +113,7 @@ class Config(Table, frozen=True):
     state: str = ""
     """Directory of its memory; by default `state/{device}` beside device.toml."""
     broker: BrokerConfig = BrokerConfig()
+    store: StoreConfig = StoreConfig()
     neighbour: Annotated[tuple[NeighbourConfig, ...], Meta(max_length=NEIGHBOURS_MAX)] = ()
     hub: Annotated[tuple[HubConfig, ...], Meta(max_length=HUBS_MAX)] = ()
     """Third-party brokers at which this device meets others."""
@@ -216,6 +225,7 @@ def _is_loopback(host: str) -> bool:
 _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "": Config,
     "broker": BrokerConfig,
+    "store": StoreConfig,
     "neighbour": NeighbourConfig,
     "hub": HubConfig,
     "bridge": BridgeConfig,

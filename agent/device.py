@@ -28,6 +28,7 @@ from agent.report import STATUS_TOPIC, device_report
 from agent.rhythm import Rhythm
 from agent.world import World
 from broker import topics
+from broker.commits import Durability
 from broker.errors import StoreFailed
 from broker.link import Neighbour
 from broker.node import Node
@@ -82,6 +83,7 @@ class Device:
             neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
             hubs=[hub.at() for hub in config.hub],
             bridges=[bridge.at(config.site) for bridge in config.bridge],
+            durability=Durability(config.store.durability),
         )
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation)

@@ -6,10 +6,11 @@ In process, as an agent meets it: the near device publishes on its node, the far
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from bench.ends import Publishing, Reducing
+from bench.ends import TURN, WINDOW, Publishing, Reducing
 from bench.role import Part
 from bench.systems.row import Row
 from broker.link import Neighbour
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Far", "Flockmq", "Holder", "Middle", "Near", "start_row"]
 
-_MODULE = "bench.systems.flockmq:"
+TURNS_MAX: Final = WINDOW // TURN
+"""Turns that may wait for their acknowledgements: as many as may be on their way."""
+_MODULE: Final = "bench.systems.flockmq:"
 
 
 class Holder:
@@ -66,6 +69,7 @@ class Near(Holder, Publishing):
 
     async def connect(self, *, device: str, state: str, neighbours: list[list[Any]]) -> int:
         """Start; returns the port."""
+        self._unacknowledged: deque[asyncio.Future[None]] = deque()
         return await self.start_node(device, state, neighbours)
 
     def send(self, topic: str, payload: bytes) -> None:
@@ -73,8 +77,11 @@ class Near(Holder, Publishing):
         self.node.publish_nowait(topic, payload)
 
     async def turn(self) -> None:
-        """Return when what was published is stored."""
-        await self.node.committed()
+        """Let it leave, and wait for an acknowledgement when there are too many to come, as an MQTT client does."""
+        self._unacknowledged.append(asyncio.ensure_future(self.node.committed()))
+        await asyncio.sleep(0)
+        if len(self._unacknowledged) > TURNS_MAX:
+            await self._unacknowledged.popleft()
 
 
 class Far(Holder, Reducing):
