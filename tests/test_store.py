@@ -27,6 +27,7 @@ def test_the_first_boot_has_no_memory(store):
     assert restored.first_boot
     assert 1 <= restored.incarnation <= FIRST_INCARNATION_MAX
     assert not (restored.own or restored.passed or restored.retained or restored.clock_bound)
+    assert restored.known_since is None
 
 
 def test_everything_committed_comes_back(tmp_path):
@@ -35,13 +36,20 @@ def test_everything_committed_comes_back(tmp_path):
     own = OwnBundle(3, (1, 1), b"head", b"body")
     entry = Entry(2, 77, "a", b"value", 1)
     store.commit(
-        Changes(clock_bound=99, own=[own], passed={("a", 3): (1, 1)}, retained={"t": entry})
+        Changes(
+            clock_bound=99,
+            known_since=7,
+            own=[own],
+            passed={("a", 3): (1, 1)},
+            retained={"t": entry},
+        )
     )
     with reopened(store, tmp_path) as again:
         restored = again.boot()
     assert restored.incarnation == first + 1
     assert not restored.first_boot
     assert restored.clock_bound == 99
+    assert restored.known_since == 7
     assert restored.own == [own]
     assert restored.passed == {("a", 3): (1, 1)}
     assert restored.retained == {"t": entry}

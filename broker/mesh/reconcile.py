@@ -12,7 +12,8 @@ once, as a bundle would.
 An entry that a neighbour lacks and that is below its floor is not given but challenged: see `horizon.py`.
 
 Assumes that a neighbour's floor is known (its digest was heard) before anything is given. A neighbour that lies costs
-RECONCILE_WORK_MAX steps per window, told and counted beyond; it can give and withhold values as any publisher can.
+RECONCILE_WORK_MAX steps per window, told and counted beyond. It can give values as any publisher can, and by claiming
+to lack them it can delete those that are older than the horizon and whose origin is gone.
 """
 
 from __future__ import annotations

@@ -247,6 +247,33 @@ def test_a_stale_device_forgets_no_deletions_before_it_has_met_the_fleet():
     everywhere(network, {})
 
 
+@pytest.mark.parametrize("old", [5, 1])
+def test_what_was_evicted_is_not_asserted_and_fetched_for_ever(monkeypatch, old):
+    monkeypatch.setattr("broker.mesh.retained.RETAINED_TOPICS_MAX", 30)
+    monkeypatch.setattr("broker.mesh.retained.RETAINED_HARD_FACTOR", 1)
+    network = fleet()
+    for number in range(old):
+        network.publish("a", f"x/old/{number}", b"1", qos=1, retained=True)
+    network.run(500)
+    days_pass(network)
+    network.partition([("b", "c"), ("a", "d")])
+    for number in range(20):
+        network.publish("a", f"x/left/{number}", b"1", qos=number % 2, retained=True)
+        network.publish("d", f"x/right/{number}", b"1", qos=number % 2, retained=True)
+    network.run(500)
+    network.heal()
+    network.run(10_000)
+    everywhere(network, values(network)["a"])
+    assert len(network.devices["a"].mesh.retained) == 30
+    assert counters(network, "a")["retained_evicted"] >= 4 + old
+    before = [counters(network, name) for name in "abcd"]
+    network.run(20_000)
+    for name, earlier in zip("abcd", before, strict=True):
+        later = counters(network, name)
+        for what in ("reconciliations", "retained_evicted", "retained_asserted", "reconciled"):
+            assert later[what] == earlier[what]
+
+
 def test_deletions_made_during_a_partition_stay_at_qos_0_too():
     network = fleet()
     for number in range(20):

@@ -106,6 +106,31 @@ def test_what_logs_bring_is_left_to_them():
     assert maps(network)[0] == maps(network)[1]
 
 
+@pytest.mark.parametrize("cut_after_ms", [0, 3, 6, 9, 12, 1_000])
+def test_both_may_lead_at_once_while_entries_change_and_the_link_dies(cut_after_ms):
+    network = apart(2_000)
+    stock(network, "a", {f"site/values/{n}": value(n, clock=1 << 20) for n in range(0, 100, 2)})
+    stock(network, "b", {f"site/values/{n}": value(n, clock=1 << 20) for n in range(1, 100, 2)})
+    network.heal()
+    network.run(20)
+    for name, other in ("ab", "ba"):
+        network.devices[name].mesh._state.peers[other].exchange.ranges_due[0, 0] = None
+        network.turn(name)
+    for step in range(5):
+        network.publish("a", f"site/values/{step}", b"now", qos=0, retained=True)
+        network.publish("b", f"site/values/{step + 100}", b"", qos=0, retained=True)
+        network.run(2)
+    network.run(cut_after_ms)
+    network.partition([("a", "b")])
+    network.heal()
+    network.run(1_000)
+    one, other = maps(network)
+    assert one == other
+    assert [one[f"site/values/{n}"].clock - NOW - n for n in (50, 51)] == [1 << 20] * 2
+    assert network.retained("b")["site/values/3"] == b"now"
+    assert "site/values/103" not in network.retained("a")
+
+
 def test_a_newcomer_takes_everything_at_once():
     network = Network("ab", [("a", "b")])
     network.partition([("a", "b")])
