@@ -83,6 +83,10 @@ class Disk:
         self._content = self._synced.copy()
         self._uncertain.clear()
 
+    def settle(self) -> None:
+        """Be as the disk of a device that has been there for longer than deletions are remembered."""
+        self._content.known_since = self._synced.known_since = 0
+
     def boot(self) -> Restored:
         """Begin a new incarnation, and give back what is remembered."""
         first, self._first_boot = self._first_boot, False

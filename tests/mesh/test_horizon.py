@@ -25,7 +25,7 @@ def fleet(names="abcd", edges=None):
         network.publish(name, f"boot/{name}", b"1", qos=1, retained=True)
         network.run(50)
         network.kill(name)
-        network.devices[name].disk._content.known_since = 0
+        network.devices[name].disk.settle()
         network.restart(name)
         network.run(1_500)
     network.run(3_000)
