@@ -27,6 +27,7 @@ The body is a msgpack array of messages, each an array of clock, flags, lifetime
 
 from __future__ import annotations
 
+import re
 import struct
 from hashlib import blake2b
 from typing import Annotated, Final, NamedTuple
@@ -54,7 +55,9 @@ __all__ = [
     "decode_header",
     "encode_body",
     "encode_header",
+    "is_device",
     "is_kept",
+    "is_private",
     "lane_of",
     "topic_hash",
 ]
@@ -77,6 +80,11 @@ _UNICAST_BIT: Final = 0x04
 INTEGER_MAX: Final = 1 << 63
 """Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
 _BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
+_DEVICE: Final = re.compile(rf"[a-z0-9-]{{1,{ORIGIN_BYTES_MAX}}}")
+PRIVATE_PREFIXES: Final = ("$", "local", "mesh")
+"""What begins otherwise is not private, and so is much that begins like this."""
+_PRIVATE: Final = re.compile("\0(?:\\$|(?:local|mesh)[/\0])")
+"""Topics that never leave a device, in a row of topics with NUL around each."""
 MESSAGE_OVERHEAD_BYTES: Final = 36
 """Of msgpack: an array, five numbers or lengths at their longest, rounded up."""
 
@@ -91,7 +99,7 @@ class Message(msgspec.Struct, array_like=True, gc=False, frozen=True):
     # The ranges are checked where a body is decoded, at the price of none of our own work per message.
     clock: Annotated[int, msgspec.Meta(gt=0)]
     """Hybrid logical clock of the publish."""
-    flags: Annotated[int, msgspec.Meta(ge=0)]
+    flags: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
     """Bit 0: retained. Bits 1 and 2: QoS. From bit 3 on: the mark of the bridge that it came in through, 0 for none."""
     lifetime_ms: Annotated[int, msgspec.Meta(ge=0)]
     """How long it may be delivered after its publish; 0: for ever."""
@@ -174,6 +182,16 @@ def is_kept(lane: int) -> bool:
     return bool(lane & 1)
 
 
+def is_device(name: str) -> bool:
+    """Whether a device may be called so. Names come to logs and tables, so no others are taken from the wire."""
+    return _DEVICE.fullmatch(name) is not None
+
+
+def is_private(topic: str) -> bool:
+    """Whether a topic stays on its device: `local`, links' own, and those that begin with `$`."""
+    return _PRIVATE.match(f"\0{topic}\0") is not None
+
+
 def topic_hash(topic: str) -> int:
     """64 bits that stand for a topic in headers and tables."""
     return int.from_bytes(blake2b(topic.encode(), digest_size=8).digest(), "big")
@@ -198,7 +216,7 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
     """
     try:
         messages = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleInvalid(f"body does not decode: {error}") from None
     if len(messages) != header.messages:
         raise BundleInvalid(f"{len(messages)} messages where the header says {header.messages}")
@@ -213,9 +231,11 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
         raise BundleInvalid("a message with an impossible clock or rank")
     if max([m.lifetime_ms for m in messages]) > header.lifetime_ms:
         raise BundleInvalid("a message that outlives its bundle")
-    topics = "".join([m.topic for m in messages])
-    if "\0" in topics or "+" in topics or "#" in topics:
+    topics = "\0".join(["", *[m.topic for m in messages], ""])
+    if topics.count("\0") != len(messages) + 1 or "+" in topics or "#" in topics:
         raise BundleInvalid("a message whose topic is a filter or holds NUL")
+    if _PRIVATE.search(topics):
+        raise BundleInvalid("a message on a topic that never leaves its device")
     return messages
 
 
@@ -291,7 +311,7 @@ def _decode_header(data: bytes) -> Header:
     _check_header(flags, lane, messages, incarnation, sequence, body_bytes, closes)
     if not 0 < clock < CLOCK_MAX or sequence >= INTEGER_MAX:
         raise BundleInvalid("clock or sequence is impossible")
-    if not 0 < length <= ORIGIN_BYTES_MAX or tag_length > TAG_BYTES_MAX or (count and lane & 1):
+    if not is_device(origin) or tag_length > TAG_BYTES_MAX or (count and lane & 1):
         raise BundleInvalid("origin, tag or topic hashes outside their limits")
     return Header(
         origin,
@@ -314,7 +334,7 @@ def _decode_header(data: bytes) -> Header:
 def _check_unicast(flags: int, lane: int, to: str) -> None:
     if flags != _UNICAST_BIT or not is_kept(lane):
         raise BundleInvalid("unicast that closes an incarnation or is not kept")
-    if not 0 < len(to.encode()) <= ORIGIN_BYTES_MAX:
+    if not is_device(to):
         raise BundleInvalid("destination outside its limits")
 
 

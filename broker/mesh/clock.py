@@ -11,7 +11,13 @@ Source: Kulkarni et al., Logical Physical Clocks (2014); refusal of far clocks a
 
 from typing import Final
 
-from broker.mesh.limits import BOUND_SLACK_MS, CLOCK_AHEAD_MAX_MS, CLOCK_BOUND_MS, MS
+from broker.mesh.limits import (
+    BOUND_SLACK_MS,
+    CLOCK_AHEAD_MAX_MS,
+    CLOCK_BOUND_MS,
+    CLOCK_FOLLOWED_MAX,
+    MS,
+)
 
 __all__ = ["LOGICAL_BITS", "HybridClock", "wall_ms_of"]
 
@@ -40,7 +46,7 @@ class HybridClock:
 
     def set_wall(self, wall_ms: int, now_ns: int, *, synchronised: bool) -> None:
         """Tell what the wall clock shows at `now_ns`."""
-        self._offset_ms = wall_ms - now_ns // MS
+        self._offset_ms = min(wall_ms, wall_ms_of(CLOCK_FOLLOWED_MAX)) - now_ns // MS
         self.synchronised = synchronised
 
     def pass_bound(self, now_ns: int) -> None:
@@ -75,6 +81,8 @@ class HybridClock:
         """
         if stamp <= self._last:
             return True
+        if stamp >= CLOCK_FOLLOWED_MAX:
+            return False
         if self.synchronised and self.ahead_ms(stamp, now_ns) > CLOCK_AHEAD_MAX_MS:
             return False
         self._last = stamp

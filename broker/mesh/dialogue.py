@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
-from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_kept
-from broker.mesh.events import CloseLink, OwnBundle
+from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_device, is_kept
+from broker.mesh.events import OwnBundle
 from broker.mesh.frame import (
     Ask,
     Digest,
@@ -28,6 +28,8 @@ from broker.mesh.limits import (
     INCARNATION_KNOWN_MAX,
     ORIGIN_BYTES_MAX,
     STREAMS_MAX,
+    WORK_QUESTION,
+    WORK_SERVED,
 )
 from broker.mesh.reconcile import Reconciler
 from broker.mesh.streams import START
@@ -75,6 +77,8 @@ class Dialogue:
         elif kind == frame.PONG:
             peer.pinged(int.from_bytes(body[:8], "big"), now_ns)
         elif kind == frame.RESYNC:
+            steps = WORK_QUESTION + len(self._state.kept)
+            peer.work.charge(steps, "requests for whole digests", now_ns)
             peer.told_stamp = 0
             peer.digest_due = True
         elif kind == frame.CREDIT:
@@ -87,12 +91,9 @@ class Dialogue:
             case Digest():
                 self._digest(peer, control, now_ns)
             case Want(ranges=ranges):
-                by_stream = {(row[0], row[1]): row[2:] for row in ranges}
-                for stream, (after_inc, after_seq, upto_inc, upto_seq) in by_stream.items():
-                    after, upto = (after_inc, after_seq), (upto_inc, upto_seq)
-                    for stored in self._state.log.between(stream, after, upto):
-                        peer.serving[stream, stored.header.position] = None
+                self._serve(peer, ranges, now_ns)
             case Ping():
+                peer.work.charge(WORK_QUESTION, "pings", now_ns)
                 peer.pong(control)
             case Have():
                 self._tree.hear(peer, control, now_ns)
@@ -103,6 +104,16 @@ class Dialogue:
             case Hello():
                 raise AssertionError("hellos have a handler of their own")
 
+    def _serve(
+        self, peer: Peer, ranges: list[tuple[str, int, int, int, int, int]], now_ns: int
+    ) -> None:
+        """Note what a neighbour asks for, as far as the log has it."""
+        for origin, lane, *numbers in ranges:
+            after, upto = (numbers[0], numbers[1]), (numbers[2], numbers[3])
+            found = self._state.log.between((origin, lane), after, upto)
+            peer.work.charge(1 + WORK_SERVED * len(found), "requests", now_ns)
+            peer.serve([((origin, lane), stored.header.position) for stored in found])
+
     def say_hello(self, peer: Peer, now_ns: int) -> None:
         """Introduce this device."""
         state = self._state
@@ -111,7 +122,7 @@ class Dialogue:
                 frame.PROTOCOL,
                 state.device,
                 state.origin.incarnation,
-                state.incarnations.get(peer.name, 0),
+                state.known_incarnation(peer.name),
                 state.clock.read(now_ns),
                 peer.established,
             )
@@ -121,16 +132,17 @@ class Dialogue:
         hello = frame.decode_control(frame.HELLO, body)
         assert isinstance(hello, Hello)
         state = self._state
+        peer.work.charge(WORK_QUESTION, "hellos", now_ns)
         if peer.hello is not None:
             if not hello.heard:
                 self.say_hello(peer, now_ns)
             return
         if hello.protocol != frame.PROTOCOL or hello.device != peer.name:
-            reason = (
-                f"calls itself {hello.device} and speaks protocol {hello.protocol}, "
-                f"expected {peer.name} and {frame.PROTOCOL}"
+            state.close_link(
+                peer,
+                f"calls itself {hello.device[:ORIGIN_BYTES_MAX]!r} and speaks protocol "
+                f"{hello.protocol}, expected {peer.name!r} and {frame.PROTOCOL}",
             )
-            state.events.append(CloseLink(peer.name, reason))
             return
         if not 0 <= hello.clock < CLOCK_MAX or not 0 <= hello.known <= INCARNATION_KNOWN_MAX:
             raise FrameInvalid("hello with an impossible clock or incarnation")
@@ -185,7 +197,7 @@ class Dialogue:
         state = self._state
         for origin, lane, *numbers in digest.entries:
             if (
-                not 0 < len(origin) <= ORIGIN_BYTES_MAX
+                not is_device(origin)
                 or not 0 <= lane < PRIORITIES * 2
                 or not is_kept(lane)
                 or min(numbers) < 0
@@ -193,8 +205,12 @@ class Dialogue:
                 or max(numbers) >= INTEGER_MAX
             ):
                 raise FrameInvalid("digest of an impossible stream")
+        whole = 0 if digest.more else len(peer.theirs) + len(state.kept)
+        peer.work.charge(1 + len(digest.entries) + whole, "digests", now_ns)
         adds_up = state.repair.hear(peer, digest)
         if len(peer.theirs) > STREAMS_MAX:
+            peer.theirs.clear()
+            peer.theirs_hash = 0
             raise FrameInvalid("digest of too many streams")
         named = [(origin, lane) for origin, lane, *_ in digest.entries]
         for stream in named:

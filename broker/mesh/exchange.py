@@ -16,7 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from broker.mesh import frame
-from broker.mesh.frame import Ask, Entries, FrameInvalid, Ranges
+from broker.mesh.allowance import Allowance
+from broker.mesh.frame import Ask, Entries, Ranges
 from broker.mesh.limits import (
     MS,
     RANGES_MAX,
@@ -55,8 +56,6 @@ class Exchange:
         "_quiet_until_ns",
         "_recheck_after_ms",
         "_steady_since_ns",
-        "_work",
-        "_work_since_ns",
         "difference",
         "entries_due",
         "floor",
@@ -64,6 +63,7 @@ class Exchange:
         "ranges_due",
         "recheck_ns",
         "unknown",
+        "work",
     )
 
     def __init__(self, now_ns: int) -> None:
@@ -85,8 +85,7 @@ class Exchange:
         """Topic hashes to ask for because nothing is known of them."""
         self.newer: dict[int, None] = {}
         """Topic hashes to ask for because what is here is older."""
-        self._work = 0
-        self._work_since_ns = now_ns
+        self.work = Allowance(RECONCILE_WORK_MAX, RECONCILE_WORK_MS, now_ns)
 
     # When.
 
@@ -128,18 +127,6 @@ class Exchange:
         """An exchange is under way: do not begin another over it."""
         self._quiet_until_ns = now_ns + RECONCILE_PAUSE_MS * MS
         self._begin_after_ns = max(self._begin_after_ns, self._quiet_until_ns)
-
-    def work(self, steps: int, now_ns: int) -> None:
-        """Count what the neighbour makes this device do.
-
-        Raises:
-            FrameInvalid: It is more than it may within RECONCILE_WORK_MS.
-        """
-        if now_ns - self._work_since_ns >= RECONCILE_WORK_MS * MS:
-            self._work, self._work_since_ns = 0, now_ns
-        self._work += steps
-        if self._work > RECONCILE_WORK_MAX:
-            raise FrameInvalid("more ranges than two maps can differ in")
 
     # What.
 

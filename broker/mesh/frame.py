@@ -245,7 +245,7 @@ def decode_control(kind: int, body: bytes) -> Control:
     """
     try:
         control: Control = _decoders[kind].decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameInvalid(f"record {kind} does not decode: {error}") from None
     match control:
         case Digest(entries=rows) if len(rows) > DIGEST_ENTRIES_MAX:

@@ -172,6 +172,7 @@ class Intake:
         stream = state.kept.get(name)
         if stream is None:
             if not state.has_room(name):
+                state.repair.forget(name)
                 return
             stream = state.kept[name] = KeptStream()
         after, before = stream.position, stream.waiting_bytes

@@ -67,6 +67,8 @@ STALL_MS: Final = 2_000
 """A neighbour to which nothing could be sent for so long gets no more bundles until it reads again. As SILENCE_MS."""
 CONTROL_RECORDS_MAX: Final = 1_024
 """Control records queued for one neighbour; one that asks without reading is not answered any more."""
+CONTROL_BYTES_MAX: Final = 2 * 1024 * 1024
+"""The same in bytes: twice a digest of STREAMS_MAX streams."""
 RECORDS_MAX: Final = 2_048
 """Records in one frame; bounds the work of decoding it."""
 BAD_FRAMES_MAX: Final = 8
@@ -96,8 +98,15 @@ ANNOUNCE_ENTRIES_MAX: Final = 1_024
 """Announcements in one record, about 20 bytes each."""
 SHAPE_ORIGINS_MAX: Final = 1_024
 """Origins in one record of grafts and prunes."""
-SHAPES_PER_S_MAX: Final = 4 * SHAPE_ORIGINS_MAX
-"""Grafts and prunes of one neighbour: a lost link regrafts every origin that came through it, at once. Guess."""
+WORK_MAX: Final = 4_000_000
+"""Steps of work that one neighbour may cause within WORK_MS, of 0.1 to 1 us each: a log of LOG_BUNDLES_MAX
+asked for twenty times over, or a hundred digests of STREAMS_MAX streams. Guess."""
+WORK_QUESTION: Final = 500
+"""Steps that a ping, a hello or another question is charged: 800 a second, where two pings are usual."""
+WORK_SERVED: Final = 4
+"""Steps of a bundle that was asked for."""
+WORK_SHAPE: Final = 20
+"""Steps of a graft or a prune: a lost link may regraft STREAMS_MAX origins at once, and copies prune as many."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Published and not yet sealed, within one turn: a publisher that never yields is told."""
 
@@ -162,6 +171,8 @@ RECONCILE_PAUSE_MAX_MS: Final = 16_000
 """Where the doubling ends. Two maps that cannot agree cost about 1 KB in this time."""
 RECONCILE_WORK_MS: Final = 10_000
 """See RECONCILE_WORK_MAX."""
+WORK_MS: Final = 10_000
+"""See WORK_MAX."""
 ANNOUNCE_MS: Final = 80
 """Announcements wait so long for company: fewer frames, and often the neighbour is first. iroh: 5 ms; a guess."""
 GRAFT_MS: Final = 80
@@ -191,8 +202,10 @@ BOUND_SLACK_MS: Final = CLOCK_AHEAD_MAX_MS // 2
 cut those that were not synced. As many as nobody holds back."""
 CLOCK_HOLD_BACK_MS: Final = 30_000
 """They wait for at most this long, time enough for NTP: a wrong clock must not mute a device. Guess."""
-CLOCK_MAX: Final = 1 << 59
-"""Hybrid stamps from the year 2248 on are nonsense; below it there is room to count on in 63 bits."""
+CLOCK_MAX: Final = 1 << 60
+"""Hybrid stamps of others stay below it: the year 2527."""
+CLOCK_FOLLOWED_MAX: Final = 1 << 59
+"""Nobody follows a stamp from 2248 on: a clock put so far would have no room to count on below CLOCK_MAX."""
 INCARNATION_KNOWN_MAX: Final = 1 << 31
 """What a neighbour may claim to know; half the range is left for boots."""
 CLOCK_BOUND_MS: Final = 10_000

@@ -23,19 +23,20 @@ from typing import TYPE_CHECKING
 
 from broker.mesh import frame
 from broker.mesh.bundle import (
+    PRIVATE_PREFIXES,
     QOS_SHIFT,
     VIA_SHIFT,
     Message,
     body_bytes_estimate,
     is_kept,
+    is_private,
     lane_of,
 )
 from broker.mesh.dialogue import Dialogue
-from broker.mesh.events import Changes, CloseLink, Event, MeshFull, Misbehaved, OwnBundle, Restored
+from broker.mesh.events import Changes, Event, MeshFull, Misbehaved, OwnBundle, Restored
 from broker.mesh.frame import FrameInvalid
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
-    ANNOUNCE_MS,
     DIGEST_MS,
     JOIN_WAIT_MS,
     MESSAGE_BYTES_MAX,
@@ -139,9 +140,12 @@ class Mesh:
 
         Raises:
             MeshFull: A limit is reached; nothing was taken.
-            ValueError: Unicast that is retained, or whose lifetime or destination is outside its limits.
+            ValueError: A topic that never leaves its device and is not `local`; unicast that is retained, or whose
+                lifetime or destination is outside its limits.
         """
         state = self._state
+        if not local and topic.startswith(PRIVATE_PREFIXES) and is_private(topic):
+            raise ValueError(f"{topic!r} never leaves its device")
         size = body_bytes_estimate(topic, payload)
         self._check(topic, payload, size, leaves=qos > 0 and not local and not to)
         if to:
@@ -245,6 +249,9 @@ class Mesh:
         if link is None:
             state.counters["frames_without_link"] += 1
             return
+        if link.closing:
+            state.counters["frames_after_close"] += 1
+            return
         link.heard_ns = now_ns
         link.frames_in += 1
         link.bytes_in += len(data)
@@ -255,15 +262,15 @@ class Mesh:
             state.counters["bad_frames"] += 1
             state.events.append(Misbehaved(peer, str(error)))
             if link.count_bad(now_ns):
-                self._close(link, f"too many bad frames, the last: {error}")
+                state.close_link(link, f"too many bad frames, the last: {error}")
 
     def handle_timer(self, now_ns: int) -> None:
         """Do what is due; the driver calls it at `next_timer`."""
         state = self._state
         for peer in state.peers.values():
             if now_ns - peer.heard_ns >= SILENCE_MS * MS:
-                self._close(peer, f"silent for {SILENCE_MS} ms")
-            elif now_ns >= peer.next_ping_ns:
+                state.close_link(peer, f"silent for {SILENCE_MS} ms")
+            if now_ns >= peer.next_ping_ns:
                 peer.ping(now_ns)
                 if not peer.established:
                     self._dialogue.say_hello(peer, now_ns)
@@ -271,6 +278,7 @@ class Mesh:
                 peer.suspend()
                 state.counters["suspended"] += 1
                 self._unicast.lost_by(peer.name, now_ns)
+            peer.ring(now_ns)
             self._grant(peer)
         if now_ns >= self._next_digest_ns:
             self._compare(now_ns)
@@ -322,7 +330,6 @@ class Mesh:
         if link.look(budget_bytes, now_ns):
             state.counters["resumed"] += 1
         if budget_bytes <= 0:
-            link.put_off(now_ns + ANNOUNCE_MS * MS)
             return []
         if not link.has_something(now_ns):
             return []
@@ -402,12 +409,6 @@ class Mesh:
             self._unicast.hear(link, kind, body, now_ns)
         else:
             self._dialogue.hear(link, kind, body, now_ns)
-
-    def _close(self, link: Peer, reason: str) -> None:
-        if not link.closing:
-            link.closing = True
-            self._state.counters["links_closed"] += 1
-            self._state.events.append(CloseLink(link.name, reason))
 
     def _grant(self, link: Peer) -> None:
         """Let a neighbour send more, as far as none that still reads is behind."""

@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
+from broker.mesh.allowance import Allowance
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
 from broker.mesh.frame import PONG, SERVED, Assembly, Hello, Ping
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
+    CONTROL_BYTES_MAX,
     CONTROL_RECORDS_MAX,
     FRAME_BYTES_MAX,
+    LOG_BUNDLES_MAX,
     MS,
     PING_MS,
     RECORDS_MAX,
-    SHAPES_PER_S_MAX,
     SILENCE_MS,
     STALL_MS,
+    STREAMS_MAX,
+    WORK_MAX,
+    WORK_MS,
 )
 from broker.mesh.outbox import Outbox
 from broker.mesh.streams import START
@@ -80,6 +85,7 @@ class Peer:
         self.hello: Hello | None = None
         self.outbox = Outbox()
         self._control: deque[bytes] = deque()
+        self._control_bytes = 0
         self.assembly = Assembly()
         self.heard_ns = now_ns
         self.next_ping_ns = now_ns + PING_MS * MS
@@ -102,11 +108,11 @@ class Peer:
         self._turn = 0
         # What it is told of, and how it stands in the trees.
         self.announce_due_ns: int | None = None
+        self.announces = False
+        """Whether it is to be told now, as soon as there is room."""
         self._announcements: dict[tuple[str, int], int] = {}
         self.shape_due: dict[str, bool] = {}
         """By origin: True to graft, False to prune."""
-        self._shapes = 0
-        self._shapes_since_ns = now_ns
         # What it said of its streams, and what it was told of ours.
         self.theirs: dict[tuple[str, int], tuple[Position, Position]] = {}
         self.theirs_hash = 0
@@ -118,6 +124,7 @@ class Peer:
         self.told_stamp = 0
         self.digest_due = False
         # What it asked for.
+        self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
         self.serving: dict[tuple[tuple[str, int], Position], None] = {}
         self.exchange = Exchange(now_ns)
         self._parts: deque[bytes] = deque()
@@ -152,8 +159,10 @@ class Peer:
         return heard if known is None or known[0] < heard else known[0]
 
     def note_stands(self, stream: tuple[str, int], position: Position) -> None:
-        """It has come this far."""
-        if position > self.stands(stream):
+        """It has come this far. What it claims of more streams than there may be counts for nothing."""
+        if position > self.stands(stream) and (
+            stream in self._heard or len(self._heard) < STREAMS_MAX
+        ):
             self._heard[stream] = position
 
     def forget_heard(self, stream: tuple[str, int]) -> None:
@@ -163,30 +172,32 @@ class Peer:
     def announce(self, stream: tuple[str, int], hops: int, due_ns: int) -> None:
         """Tell it by then that something has come in a stream."""
         self._announcements[stream] = hops
+        if self.announces:
+            return
         if self.announce_due_ns is None or due_ns < self.announce_due_ns:
             self.announce_due_ns = due_ns
 
-    def put_off(self, due_ns: int) -> None:
-        """It cannot be told anything now: try again then."""
-        if self.announce_due_ns is not None:
-            self.announce_due_ns = max(self.announce_due_ns, due_ns)
+    def ring(self, now_ns: int) -> None:
+        """Note that announcements have waited long enough, whether or not there is room for them."""
+        if self.announce_due_ns is not None and now_ns >= self.announce_due_ns:
+            self.announces, self.announce_due_ns = True, None
 
     def take_announcements(self) -> dict[tuple[str, int], int]:
         """The streams to announce, with the hops of their last bundle."""
         taken, self._announcements = self._announcements, {}
-        self.announce_due_ns = None
+        self.announces = False
         return taken
 
-    def reshape(self, origin: str, *, eager: bool) -> None:
-        """Have it push an origin's bundles, or only announce them."""
-        self.shape_due[origin] = eager
+    def serve(self, wanted: list[tuple[tuple[str, int], Position]]) -> None:
+        """Note what it asked for. One that does not read asks again when it does."""
+        if not self.suspended:
+            for each in wanted[: max(0, LOG_BUNDLES_MAX - len(self.serving))]:
+                self.serving[each] = None
 
-    def may_reshape(self, count: int, now_ns: int) -> bool:
-        """Whether it may graft and prune so much more within this second."""
-        if now_ns - self._shapes_since_ns >= 1_000 * MS:
-            self._shapes, self._shapes_since_ns = 0, now_ns
-        self._shapes += count
-        return self._shapes <= SHAPES_PER_S_MAX
+    def reshape(self, origin: str, *, eager: bool) -> None:
+        """Have it push an origin's bundles, or only announce them. Who does not read is told of so many at most."""
+        if origin in self.shape_due or len(self.shape_due) < STREAMS_MAX:
+            self.shape_due[origin] = eager
 
     # Whether it reads.
 
@@ -216,7 +227,7 @@ class Peer:
             next_ns = min(next_ns, self.heard_ns + SILENCE_MS * MS)
         if self._stalled_ns is not None and not self.suspended:
             next_ns = min(next_ns, self._stalled_ns + STALL_MS * MS)
-        if self.announce_due_ns is not None and not self.suspended:
+        if self.announce_due_ns is not None:
             next_ns = min(next_ns, self.announce_due_ns)
         if self.exchange.recheck_ns is not None:
             next_ns = min(next_ns, self.exchange.recheck_ns)
@@ -241,6 +252,7 @@ class Peer:
             or len(self.outbox)
             or self.digest_due
             or self.shape_due
+            or self.announces
             or (self.announce_due_ns is not None and self.announce_due_ns <= now_ns)
             or self._parts
             or self.serving
@@ -292,7 +304,9 @@ class Peer:
 
     def _next_record(self, log: Log, retained: RetainedMap, now_ns: int) -> bytes | None:
         if self._control:
-            return self._control.popleft()
+            record = self._control.popleft()
+            self._control_bytes -= len(record)
+            return record
         if self.hello is None:
             return None
         if not self.credit.may_spend:
@@ -334,8 +348,12 @@ class Peer:
 
     def say_record(self, record: bytes) -> None:
         """Queue a control record; beyond the bound it is dropped, since the neighbour does not read."""
-        if len(self._control) < CONTROL_RECORDS_MAX:
+        if (
+            len(self._control) < CONTROL_RECORDS_MAX
+            and self._control_bytes + len(record) <= CONTROL_BYTES_MAX
+        ):
             self._control.append(record)
+            self._control_bytes += len(record)
 
     def ping(self, now_ns: int) -> None:
         """Ask for an answer."""

@@ -27,6 +27,8 @@ from broker.mesh.bundle import (
     QOS_SHIFT,
     Message,
     body_bytes_estimate,
+    is_device,
+    is_private,
     lane_of,
 )
 from broker.mesh.exchange import owe
@@ -35,7 +37,6 @@ from broker.mesh.horizon import horizon_of
 from broker.mesh.limits import (
     CLOCK_MAX,
     MESSAGE_BYTES_MAX,
-    ORIGIN_BYTES_MAX,
     TOPIC_BYTES_MAX,
 )
 from broker.mesh.ranges import DIGITS, HASH_MASK, WIDTH, contains
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reconciler"]
 
+_WORK: Final = "ranges and retained values"
 _NORMAL: Final = 2
 """Priority of a value that its origin asserts again; the core does not know the topic's own."""
 
@@ -122,17 +124,18 @@ class Reconciler:
         exchange.busy(now_ns)
         match control:
             case Ranges(sums=sums, lists=lists):
-                exchange.work(len(sums) + len(lists), now_ns)
+                exchange.work.charge(len(sums) + len(lists), _WORK, now_ns)
                 for digits, prefix, packed in sums:
                     self._compare_sums(peer, (digits, prefix), packed, now_ns)
                 for digits, prefix, rows in lists:
                     self._compare_list(peer, (digits, prefix), rows, now_ns)
             case Ask(unknown=unknown, newer=newer):
-                exchange.work(len(unknown) + len(newer), now_ns)
+                exchange.work.charge(len(unknown) + len(newer), _WORK, now_ns)
                 find = self._state.retained.find
                 self._give(peer, [t for t in map(find, unknown) if t is not None], now_ns)
                 owe(exchange.entries_due, [t for t in map(find, newer) if t is not None])
             case Entries(entries=rows):
+                exchange.work.charge(len(rows), _WORK, now_ns)
                 self._take_entries(peer, rows)
 
     def _compare_sums(self, peer: Peer, within: Range, packed: bytes, now_ns: int) -> None:
@@ -145,7 +148,7 @@ class Reconciler:
             for digit, total in enumerate(frame.unpack_sums(packed))
             if total != mine[digit]
         ]
-        peer.exchange.work(len(different), now_ns)
+        peer.exchange.work.charge(len(different), _WORK, now_ns)
         owe(peer.exchange.ranges_due, different)
 
     def _compare_list(self, peer: Peer, within: Range, rows: list[Row], now_ns: int) -> None:
@@ -156,7 +159,7 @@ class Reconciler:
             raise FrameInvalid("list of a range that it does not lie in")
         exchange = peer.exchange
         found = self._state.retained.compare(within, rows)
-        exchange.work(len(found.newer_here) + len(found.only_here), now_ns)
+        exchange.work.charge(len(found.newer_here) + len(found.only_here), _WORK, now_ns)
         owe(exchange.entries_due, found.newer_here)
         self._give(peer, found.only_here, now_ns)
         owe(exchange.newer, found.newer_there)
@@ -167,11 +170,12 @@ class Reconciler:
             if (
                 not 0 < len(topic) <= TOPIC_BYTES_MAX
                 or any(c in topic for c in "\0+#")
+                or is_private(topic)
                 or len(payload) > MESSAGE_BYTES_MAX
                 or not 0 <= qos <= 2
                 or not 0 <= rank < INTEGER_MAX
                 or not 0 < clock < CLOCK_MAX
-                or not 0 < len(origin) <= ORIGIN_BYTES_MAX
+                or not is_device(origin)
             ):
                 raise FrameInvalid("retained value outside its limits")
         state = self._state

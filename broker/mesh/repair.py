@@ -28,6 +28,7 @@ from broker.mesh.limits import (
     MS,
     REBUILD_ASKS_MAX,
     REBUILD_RETRY_MS,
+    STREAMS_MAX,
     WANT_DELAY_MS,
     WANT_FRUITLESS_MAX,
     WANT_HELD_BACK_MS,
@@ -238,6 +239,8 @@ class Repair:
     def _note(self, stream: Stream, due_ns: int, *, graft: bool) -> None:
         hole = self._holes.get(stream)
         if hole is None:
+            if stream not in self._streams and len(self._holes) >= STREAMS_MAX:
+                return  # claims of streams that nobody can follow; a digest names them again
             hole = self._holes[stream] = _Hole(due_ns)
         hole.due_ns = min(hole.due_ns, due_ns)
         hole.graft = hole.graft or graft
@@ -267,6 +270,10 @@ class Repair:
                 hole.asked_of, hole.due_ns = "", 0
             del hole.fruitless[name]
         self._rebuild_asked = {s: ask for s, ask in self._rebuild_asked.items() if ask[1] != name}
+
+    def forget(self, stream: Stream) -> None:
+        """There is no room to follow a stream."""
+        self._holes.pop(stream, None)
 
     def next_ns(self) -> int | None:
         """When `due` wants to be called."""
@@ -327,7 +334,9 @@ class Repair:
         if peer is None:
             name = self._choose(hole, position, ahead)
             if name is None:
-                hole.due_ns = now_ns + WANT_RETRY_MS * MS
+                # Streams of which nothing has come may be claims that lie; they are looked at seldom.
+                pause_ms = WANT_RETRY_MS if stream in self._streams else GAP_WAIT_MS
+                hole.due_ns = now_ns + pause_ms * MS
                 return
             peer = self._peers[name]
             hole.asked_of, hole.asked_ns = name, now_ns

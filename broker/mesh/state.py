@@ -10,11 +10,19 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from broker.mesh.bundle import PRIORITIES
 from broker.mesh.clock import HybridClock
-from broker.mesh.events import Changes, Deliver, Event, Restored
+from broker.mesh.events import Changes, CloseLink, Deliver, Event, Restored
 from broker.mesh.flights import Flights
 from broker.mesh.horizon import Horizon
-from broker.mesh.limits import MS, PRESSED_BUNDLES, PRESSED_BYTES, REBUILD_MS, STREAMS_MAX
+from broker.mesh.limits import (
+    INCARNATION_KNOWN_MAX,
+    MS,
+    PRESSED_BUNDLES,
+    PRESSED_BYTES,
+    REBUILD_MS,
+    STREAMS_MAX,
+)
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.repair import Repair, Vector
@@ -138,9 +146,26 @@ class State:
         )
 
     def hear_of(self, origin: str, incarnation: int) -> None:
-        """Note an origin's incarnation."""
+        """Note an origin's incarnation; the origin known for longest gives way, since its streams tell it too."""
         if incarnation > self.incarnations.get(origin, 0):
+            if origin not in self.incarnations and len(self.incarnations) >= STREAMS_MAX:
+                del self.incarnations[next(iter(self.incarnations))]
             self.incarnations[origin] = incarnation
+
+    def known_incarnation(self, origin: str) -> int:
+        """The highest incarnation of an origin that was heard of, as far as a hello may say it; 0: none."""
+        known = self.incarnations.get(origin, 0)
+        for lane in range(2 * PRIORITIES):
+            kept, fresh = self.kept.get((origin, lane)), self.fresh.get((origin, lane))
+            known = max(known, kept.position[0] if kept else 0, fresh.incarnation if fresh else 0)
+        return min(known, INCARNATION_KNOWN_MAX)
+
+    def close_link(self, peer: Peer, reason: str) -> None:
+        """Have the driver close a link; nothing more is taken from it."""
+        if not peer.closing:
+            peer.closing = True
+            self.counters["links_closed"] += 1
+            self.events.append(CloseLink(peer.name, reason))
 
     def log_add(self, stored: Stored) -> None:
         """Log a kept bundle; streams that lose an old one for it have another floor."""

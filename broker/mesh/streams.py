@@ -18,7 +18,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, WAITING_BUNDLES_MAX
+from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, LOG_BUNDLES_MAX, WAITING_BUNDLES_MAX
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
@@ -71,6 +71,8 @@ class KeptStream:
         """Take a bundle that `knows` nothing of."""
         position = stored.header.position
         if position <= self.position:
+            if len(self._rebuilt) >= LOG_BUNDLES_MAX:
+                return Verdict.FULL  # more than anybody can hold
             self._rebuilt.add(position)
             return Verdict.REBUILD
         if len(self.waiting) >= WAITING_BUNDLES_MAX:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_kept
+from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_device, is_kept
 from broker.mesh.frame import SERVED, FrameInvalid, Have, Shape
 from broker.mesh.limits import (
     ANNOUNCE_ENTRIES_MAX,
@@ -30,8 +30,9 @@ from broker.mesh.limits import (
     INCARNATION_KNOWN_MAX,
     MS,
     OPTIMISE_HOPS,
-    ORIGIN_BYTES_MAX,
     SHAPE_ORIGINS_MAX,
+    STREAMS_MAX,
+    WORK_SHAPE,
 )
 from broker.mesh.streams import START
 
@@ -148,13 +149,12 @@ class Tree:
         Raises:
             FrameInvalid: It does so without end.
         """
-        if not peer.may_reshape(len(shape.grafts) + len(shape.prunes), now_ns):
-            raise FrameInvalid("grafts and prunes without end")
-        incarnations = self._state.incarnations
+        count = len(shape.grafts) + len(shape.prunes)
+        peer.work.charge(WORK_SHAPE * count, "grafts and prunes", now_ns)
         for origin in shape.grafts:
             self._make_eager(origin, peer.name)
         for origin in shape.prunes:
-            if origin in incarnations or origin == self._state.device:
+            if origin == self._state.device or self._state.known_incarnation(origin):
                 self._make_lazy(origin, peer, tell=False)
 
     # Announcements.
@@ -168,7 +168,8 @@ class Tree:
             peer.say(
                 Shape([o for o, eager in part if eager], [o for o, eager in part if not eager])
             )
-        if peer.announce_due_ns is not None and now_ns >= peer.announce_due_ns:
+        peer.ring(now_ns)
+        if peer.announces:
             self._announce(peer)
 
     def _announce(self, peer: Peer) -> None:
@@ -191,7 +192,7 @@ class Tree:
         state = self._state
         for origin, lane, incarnation, sequence, hops in have.entries:
             if (
-                not 0 < len(origin) <= ORIGIN_BYTES_MAX
+                not is_device(origin)
                 or not 0 <= lane < PRIORITIES * 2
                 or not 0 < incarnation <= 2 * INCARNATION_KNOWN_MAX
                 or not 0 < sequence < INTEGER_MAX
@@ -209,11 +210,21 @@ class Tree:
             elif is_kept(lane):
                 state.repair.note_announced(peer, stream, now_ns, resent=hops == SERVED)
             elif origin != state.device:
-                due_ns = now_ns + max(GRAFT_MS * MS, 3 * (peer.rtt_ns or 0))
-                missing = self._missing.setdefault(stream, _Missing(position, due_ns))
-                missing.position = max(missing.position, position)
-                if peer.name not in missing.announcers:
-                    missing.announcers.append(peer.name)
+                self._note_missing(peer, stream, position, now_ns)
+
+    def _note_missing(
+        self, peer: Peer, stream: tuple[str, int], position: Position, now_ns: int
+    ) -> None:
+        """A fresh bundle was announced that has not come; beyond the bound the next one will do."""
+        missing = self._missing.get(stream)
+        if missing is None:
+            if len(self._missing) >= STREAMS_MAX:
+                return
+            due_ns = now_ns + max(GRAFT_MS * MS, 3 * (peer.rtt_ns or 0))
+            missing = self._missing[stream] = _Missing(position, due_ns)
+        missing.position = max(missing.position, position)
+        if peer.name not in missing.announcers:
+            missing.announcers.append(peer.name)
 
     def _position(self, stream: tuple[str, int]) -> Position:
         """How far a stream has come here: passed when kept, the newest when fresh."""

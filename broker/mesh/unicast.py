@@ -22,12 +22,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.mesh import frame
-from broker.mesh.bundle import INTEGER_MAX, BundleInvalid, decode_body
+from broker.mesh.bundle import INTEGER_MAX, BundleInvalid, decode_body, is_device
 from broker.mesh.events import Undelivered
 from broker.mesh.frame import Ack, FrameInvalid, Unreachable
 from broker.mesh.limits import (
     MS,
-    ORIGIN_BYTES_MAX,
     UNICAST_HOPS_MAX,
     UNICAST_LIFETIME_MAX_MS,
     UNICAST_PASSING_MAX,
@@ -57,8 +56,8 @@ def check_unicast(to: str, lifetime_ms: int, *, retained: bool) -> None:
         raise ValueError(f"unicast needs a deadline of 1 to {UNICAST_LIFETIME_MAX_MS} ms")
     if retained:
         raise ValueError("unicast cannot be retained; nobody could ask for it later")
-    if len(to.encode()) > ORIGIN_BYTES_MAX:
-        raise ValueError(f"no device has an id of over {ORIGIN_BYTES_MAX} bytes")
+    if not is_device(to):
+        raise ValueError(f"no device is called {to!r}")
 
 
 class Passing(NamedTuple):
@@ -185,7 +184,7 @@ class Unicast:
         assert isinstance(control, Ack | Unreachable)
         key = (control.origin, control.incarnation, control.to, control.number)
         for name in (control.origin, control.to):
-            if not 0 < len(name) <= ORIGIN_BYTES_MAX:
+            if not is_device(name):
                 raise FrameInvalid("an answer about an impossible device")
         if not 0 < control.number < INTEGER_MAX or control.incarnation < 1:
             raise FrameInvalid("an answer about an impossible bundle")

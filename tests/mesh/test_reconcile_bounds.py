@@ -127,6 +127,13 @@ def test_whoever_keeps_asking_is_told_and_then_cut_off():
     assert sent <= RECONCILE_WORK_MAX
     assert isinstance(seen[-1], CloseLink)
     assert mesh.statistics().counters["bad_frames"] == 8
+
+
+def test_whoever_asked_too_much_may_ask_again_later():
+    mesh = met(2_000)
+    while not events(mesh):
+        say(mesh, Ranges([], [(0, 0, [])]))
+        answers(mesh)
     later_ns = NOW_NS + RECONCILE_WORK_MS * MS
     say(mesh, Ranges([], [(0, 0, [])]), later_ns)
     assert sum(len(a.entries) for a in answers(mesh, later_ns)) == 2_000

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from broker.mesh.frame import Have, Shape, encode_control, encode_frame
-from broker.mesh.limits import MS, SHAPES_PER_S_MAX
+from broker.mesh.limits import MS, STREAMS_MAX, WORK_MAX, WORK_SHAPE
 from tests.mesh.network import Network
 
 KEPT = {"qos": 1, "priority": 2}
@@ -159,7 +159,8 @@ def test_a_peer_that_grafts_without_end_is_cut_off():
     network.run(1_000)
     mesh = network.devices["a"].mesh
     shape = encode_frame([encode_control(Shape([f"o{i}" for i in range(1_000)], []))])
-    for _ in range(SHAPES_PER_S_MAX // 1_000 + 12):
+    assert 2 * STREAMS_MAX * WORK_SHAPE < WORK_MAX
+    for _ in range(WORK_MAX // WORK_SHAPE // 1_000 + 12):
         mesh.receive("b", shape, network.now_ns)
     network.turn("a")
     assert network.devices["a"].bad[0].reason == "grafts and prunes without end"
