@@ -6,31 +6,33 @@ is ignored costs an afternoon. On failure: `ConfigError`, one line with file, ke
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import ipaddress
-import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
 
+from agent.addresses import is_loopback, parse_address
+from agent.config_errors import Explainer, one_line
 from agent.config_types import ID_PATTERN, FarPort, Id, Table
 from agent.errors import ConfigError
 from agent.foreign import BridgeConfig, CrossingConfig, HubConfig, foreign_problem
+from broker.topology import FAR_MAX, NEAR_MAX, Kind
 
 __all__ = [
     "BridgeConfig",
     "BrokerConfig",
     "Config",
+    "DiscoveryConfig",
     "HubConfig",
     "ModelConfig",
     "NeighbourConfig",
     "SensorConfig",
     "StoreConfig",
+    "TopologyConfig",
     "load",
     "resolve",
 ]
@@ -46,6 +48,8 @@ HUBS_MAX: Final = 4
 """One and a spare, twice. Guess."""
 BRIDGES_MAX: Final = 8
 """Every message is looked up once for each of them. Guess."""
+SEEDS_MAX: Final = 16
+"""Two or three are enough; each is asked every minute."""
 
 
 class BrokerConfig(Table, frozen=True):
@@ -68,8 +72,28 @@ class StoreConfig(Table, frozen=True):
     """What an acknowledged publish survives: a power cut, or only the process being killed."""
 
 
+class TopologyConfig(Table, frozen=True):
+    """`[topology]`: which of the devices that it knows this one dials."""
+
+    kind: Kind | None = None
+    """Without it `nearest` if devices are discovered, else `static`: all that [[neighbour]] names."""
+    near: Annotated[int, Meta(ge=0, le=NEAR_MAX)] = 3
+    """Links to the nearest by round trip, in `nearest`."""
+    far: Annotated[int, Meta(ge=0, le=FAR_MAX)] = 2
+    """Links to others, chosen at random, in `nearest`."""
+
+
+class DiscoveryConfig(Table, frozen=True):
+    """`[discovery]`: how this device learns of others of its site, beside [[neighbour]]."""
+
+    mdns: bool = False
+    """Announce this device and hear of others on the networks that its broker listens on."""
+    seeds: Annotated[tuple[str, ...], Meta(max_length=SEEDS_MAX)] = ()
+    """`host:port` of devices whose ids are not known."""
+
+
 class NeighbourConfig(Table, frozen=True):
-    """`[[neighbour]]`: a device that this one dials."""
+    """`[[neighbour]]`: a device that this one knows, and in a `static` topology dials."""
 
     name: Id
     """Its id; each neighbour once, and never this device itself."""
@@ -114,6 +138,8 @@ class Config(Table, frozen=True):
     """Directory of its memory; by default `state/{device}` beside device.toml."""
     broker: BrokerConfig = BrokerConfig()
     store: StoreConfig = StoreConfig()
+    topology: TopologyConfig = TopologyConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
     neighbour: Annotated[tuple[NeighbourConfig, ...], Meta(max_length=NEIGHBOURS_MAX)] = ()
     hub: Annotated[tuple[HubConfig, ...], Meta(max_length=HUBS_MAX)] = ()
     """Third-party brokers at which this device meets others."""
@@ -123,6 +149,12 @@ class Config(Table, frozen=True):
     """Without it the device relays and has a picture of the world."""
     model: ModelConfig | None = None
     """Without it the device infers nothing."""
+
+    @property
+    def kind(self) -> Kind:
+        """The topology's kind, by default what fits the discovery."""
+        found = self.discovery.mdns or self.discovery.seeds
+        return self.topology.kind or ("nearest" if found else "static")
 
 
 def load(path: Path | str) -> Config:
@@ -141,14 +173,14 @@ def load(path: Path | str) -> Config:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {_one_line(error)}; correct that line") from None
+        raise ConfigError(f"{path} is not TOML: {one_line(error)}; correct that line") from None
     try:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_one_line(_explain(str(error)))}") from None
+        raise ConfigError(f"{path}: {one_line(_EXPLAINER.explain(str(error)))}") from None
     problem = _problem(config)
     if problem:
-        raise ConfigError(f"{path}: {_one_line(problem)}")
+        raise ConfigError(f"{path}: {one_line(problem)}")
     here = str(path.parent.resolve())
     if here not in sys.path:
         sys.path.append(here)
@@ -177,7 +209,7 @@ def resolve(factory: str) -> Any:
             f"factory {factory}: {error}; put the module beside device.toml, or install it"
         ) from None
     except Exception as error:  # a person's own module may fail in any way while it is imported
-        what = f"{type(error).__name__}: {_one_line(error)}"
+        what = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(
             f"factory {factory}: {module_name} cannot be imported: {what}; "
             f"`python -c 'import {module_name}'` shows where"
@@ -198,10 +230,18 @@ def _problem(config: Config) -> str:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         return f"[[neighbour]] {twice[0]} stands there twice; remove one"
+    for seed in config.discovery.seeds:
+        if parse_address(seed) is None:
+            return f'seeds in [discovery]: "{seed}" is not host:port; write "192.0.2.7:1883", say'
+    if config.kind == "static" and (config.discovery.mdns or config.discovery.seeds):
+        return (
+            "[topology] kind static dials whom [[neighbour]] names and nobody else; "
+            "choose nearest, ring or full, or remove [discovery]"
+        )
     broker = config.broker
     if broker.port and broker.port == broker.websocket_port:
         return f"port and websocket_port in [broker] are both {broker.port}; choose another for one"
-    if not broker.plain_listen and not _is_loopback(broker.host):
+    if not broker.plain_listen and not is_loopback(broker.host):
         return (
             f"[broker] host {broker.host} can be reached from outside, and links are not encrypted yet; "
             "listen on 127.0.0.1, or write plain_listen = true if the network is closed"
@@ -209,87 +249,28 @@ def _problem(config: Config) -> str:
     return foreign_problem(config.hub, config.bridge)
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-_TABLES: Final[dict[str, type[msgspec.Struct]]] = {
-    "": Config,
-    "broker": BrokerConfig,
-    "store": StoreConfig,
-    "neighbour": NeighbourConfig,
-    "hub": HubConfig,
-    "bridge": BridgeConfig,
-    "in": CrossingConfig,
-    "out": CrossingConfig,
-    "sensor": SensorConfig,
-    "model": ModelConfig,
-}
-_KINDS: Final = {
-    "int": "a whole number",
-    "str": 'text in "quotes"',
-    "bool": "true or false",
-    "float": "a number with a point",
-    "array": "a list",
-    "object": "a table",
-}
-"""What msgspec calls a TOML value, and what a person does; dates and times keep their names."""
-_PATTERNS: Final = {
-    repr(ID_PATTERN): "1 to 32 characters of a-z, 0-9 and -",
-    repr(FACTORY_PATTERN): 'written as "module:callable"',
-}
-_PLACE: Final = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<key>.*)`$", re.DOTALL)
-_ABSENT: Final = re.compile(r"missing required field `(?P<key>.*)`$")
-_WRONG: Final = re.compile(
-    r"Expected `(?P<want>\w+)[^`]*`"
-    r"(?:, got `(?P<got>.*)`| matching regex (?P<pattern>.*)|(?P<range>.*))$"
+_EXPLAINER: Final = Explainer(
+    tables={
+        "": Config,
+        "broker": BrokerConfig,
+        "store": StoreConfig,
+        "topology": TopologyConfig,
+        "discovery": DiscoveryConfig,
+        "neighbour": NeighbourConfig,
+        "hub": HubConfig,
+        "bridge": BridgeConfig,
+        "in": CrossingConfig,
+        "out": CrossingConfig,
+        "sensor": SensorConfig,
+        "model": ModelConfig,
+    },
+    patterns={
+        ID_PATTERN: "1 to 32 characters of a-z, 0-9 and -",
+        FACTORY_PATTERN: 'written as "module:callable"',
+    },
+    choices={
+        "kind": get_args(Kind),
+        "durability": ("power", "process"),
+        "integrity": ("tag", "none"),
+    },
 )
-
-
-def _explain(text: str) -> str:
-    """Say msgspec's sentence in terms of device.toml, with the way out."""
-    found = _PLACE.search(text)
-    place = found["place"] if found else ""
-    text = _PLACE.sub("", text)
-    if unknown := _UNKNOWN.search(text):
-        return f'unknown key "{unknown["key"]}"{_table(place)}; {_advice(unknown["key"], place)}'
-    if absent := _ABSENT.search(text):
-        return f'the key "{absent["key"]}" is missing{_table(place)}; add it'
-    table, _, key = place.rpartition(".")
-    what = f'"{key}"{_table(table)}'
-    wrong = _WRONG.match(text)
-    if wrong is None:
-        return f"{what}: {text}"
-    wanted = _KINDS.get(wrong["want"], wrong["want"])
-    if wrong["pattern"]:
-        return f"{what} must be {_PATTERNS.get(wrong['pattern'], wrong['pattern'])}"
-    if wrong["got"]:
-        return f"{what} must be {wanted}, not {_KINDS.get(wrong['got'], wrong['got'])}"
-    return f"{what} must be {wanted}{wrong['range']}"
-
-
-def _table(place: str) -> str:
-    """` in [broker]`, ` in [[neighbour]] number 2`, or ` in entry 1 of in of [[bridge]] number 1`."""
-    outer, _, inner = place.partition(".")
-    name, _, index = outer.rstrip("]").partition("[")
-    text = f"[[{name}]] number {int(index) + 1}" if index else f"[{name}]"
-    if inner:
-        name, _, index = inner.rstrip("]").partition("[")
-        text = f"entry {int(index) + 1} of {name} of {text}" if index else f"{name} of {text}"
-    return f" in {text}" if place else ""
-
-
-def _advice(key: str, place: str) -> str:
-    known = _TABLES[place.rpartition(".")[2].partition("[")[0]].__struct_encode_fields__
-    near = difflib.get_close_matches(key, known, n=1)
-    return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"

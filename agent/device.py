@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.addresses import parse_address
 from agent.config import resolve
 from agent.errors import AgentError
 from agent.forecast import SENSOR_NAME
@@ -30,7 +31,9 @@ from agent.world import World
 from broker import topics
 from broker.commits import Durability
 from broker.errors import StoreFailed
+from broker.introduction import DEVICE_TOPIC, introduction
 from broker.link import Neighbour
+from broker.neighbourhood import Neighbourhood, Settings
 from broker.node import Node
 from broker.store import Store
 
@@ -80,11 +83,11 @@ class Device:
             host=config.broker.host,
             port=config.broker.port,
             websocket_port=config.broker.websocket_port,
-            neighbours=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
             hubs=[hub.at() for hub in config.hub],
             bridges=[bridge.at(config.site) for bridge in config.bridge],
             durability=Durability(config.store.durability),
         )
+        self._neighbourhood = Neighbourhood(self.node, _settings(config), config.broker.host)
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation)
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
@@ -116,6 +119,8 @@ class Device:
             PortInUse: Another program has the broker's port.
         """
         await self.node.start()
+        self._publisher.show(DEVICE_TOPIC, introduction(self._name, self._publisher.site))
+        await self._neighbourhood.start()
         self._publisher.say(self._status_topic, self._presence.say("up", self._publisher.now_ms()))
         self._spawn(self._rhythm.run(), "rhythm")
         self._spawn(self._show_status(), "status")
@@ -129,6 +134,7 @@ class Device:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._neighbourhood.stop()
         if self._forecasting is not None:
             await self._forecasting.stop()
         self._publisher.say(
@@ -160,6 +166,7 @@ class Device:
     def report(self) -> dict[str, Any]:
         """The device at this moment, as `flockmq status` shows it."""
         report = device_report(self.node.statistics(), self.world, self._rhythm.uptime_s)
+        report |= self._neighbourhood.report()
         if self._forecasting is not None:
             report |= self._forecasting.report()
         return report
@@ -273,6 +280,19 @@ class Device:
         task.add_done_callback(_tell_failure)
         self._tasks.append(task)
         return task
+
+
+def _settings(config: Config) -> Settings:
+    """What the configuration says of the devices around."""
+    return Settings(
+        site=config.site,
+        kind=config.kind,
+        near=config.topology.near,
+        far=config.topology.far,
+        configured=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
+        seeds=[seed for text in config.discovery.seeds if (seed := parse_address(text))],
+        mdns=config.discovery.mdns,
+    )
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

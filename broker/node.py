@@ -93,7 +93,7 @@ class Node:
         )
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
-        self._links = Links(device, self, self.radio, self._random)
+        self.links = Links(device, self, self.radio, self._random)
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
         self._foreign = Foreign(device, self, hubs, bridges, self._random)
         self._link_watchers: list[Callable[[str, bool], None]] = []
@@ -135,7 +135,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        await self._links.close()
+        await self.links.close()
         await self._broker.shutdown()
         self._flush()
         if self._timer is not None:
@@ -144,11 +144,7 @@ class Node:
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
-        self._links.dial(neighbour, self)
-
-    def undial(self, peer: str) -> None:
-        """Dial a neighbour no more, and let go of the link if it was dialled from here."""
-        self._links.undial(peer)
+        self.links.dial(neighbour, self)
 
     @property
     def port(self) -> int:
@@ -282,8 +278,8 @@ class Node:
             syncs=self._commits.syncs,
             syncs_failed=self._commits.syncs_failed,
             gaps=self._gaps,
-            last_problem=self._last_problem or self._links.refused,
-            dial_failures=self._links.failures(),
+            last_problem=self._last_problem or self.links.refused,
+            dial_failures=self.links.failures(),
             hubs=self._foreign.hub_statistics(),
             bridges=self._foreign.bridge_statistics(),
         )
@@ -321,29 +317,29 @@ class Node:
 
     def link_attached(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has dialled."""
-        self._links.attach(peer, pipe, dialled_by=peer)
+        self.links.attach(peer, pipe, dialled_by=peer)
 
     def link_dialled(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has answered."""
-        self._links.attach(peer, pipe, dialled_by=self.device)
+        self.links.attach(peer, pipe, dialled_by=self.device)
 
     def wants_link(self, peer: str) -> bool:
         """Whether there is no link to a device, and one would be taken."""
-        return self._links.wants(peer)
+        return self.links.wants(peer)
 
     def link_at_hub(self, peer: str, pipe: Pipe, rank: int) -> None:
         """A device was met at a hub."""
-        self._links.attach_at_hub(peer, pipe, rank)
+        self.links.attach_at_hub(peer, pipe, rank)
 
     def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
         """A neighbour sent a frame."""
-        if self._links.holds(peer, pipe):
+        if self.links.holds(peer, pipe):
             self._mesh.receive(peer, frame, time.monotonic_ns())
             self.request_flush()
 
     def link_detached(self, peer: str, pipe: Pipe) -> None:
         """A link's connection is gone."""
-        self._links.detached(peer, pipe)
+        self.links.detached(peer, pipe)
 
     # For the links.
 
@@ -379,7 +375,7 @@ class Node:
         commits = self._commits
         if self._mesh.stores_first:
             commits.commit(self._mesh.take_changes())
-        for peer, pipe in self._links.audible():
+        for peer, pipe in self.links.audible():
             room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
             frames = self._mesh.frames_to_send(peer, room, now_ns)
             if frames:
@@ -403,7 +399,7 @@ class Node:
                     self._deliver(event)
                 case CloseLink(peer, reason):
                     self._problem(f"link to {peer} closed: {reason}")
-                    self._links.drop(peer)
+                    self.links.drop(peer)
                 case Gap(origin, lane, after, upto):
                     self._gaps += 1
                     self._problem(f"lost for good: {origin} lane {lane} after {after} up to {upto}")

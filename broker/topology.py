@@ -7,7 +7,8 @@ passed in. All devices that are known stand on one circle, by name. What keeps t
   So when everybody knows everybody alive, the links contain a ring.
 - Where views differ, a device dials one at a time of those that it knows and does not hear of through the mesh, and
   keeps that link, since nothing else may hold the two parts together. So parts of which one knows a device of the
-  other grow together.
+  other grow together. (A link that holds them together and was dialled for another reason may be let go once; then it
+  is missed, dialled again, and kept.)
 - A link is let go only when every link that is wanted is up, and RELEASE_MS later, one at a time. By then the links of
   newcomers, which a ring was opened for, are up too.
 - Whom a cut took away is dialled on, beside those that replace it: links are back as soon as the network is.
@@ -100,6 +101,7 @@ class Topology:
         self._far = far
         self._dialled: dict[str, int | None] = {}
         """Since when it is unwanted; None: it is wanted."""
+        self._near_names: set[str] = set()
         self._far_names: list[str] = []
         self._mended: list[str] = []
         """Links that may hold two parts together, oldest first; the last may not be up yet."""
@@ -148,13 +150,14 @@ class Topology:
 
         def distance(candidate: Candidate) -> tuple[bool, float, float]:
             name, rtt_ms = candidate.name, candidate.rtt_ms
-            has = self._dialled.get(name, 0) is None
-            if rtt_ms is None:
-                return True, not has, order[name]
+            has = name in self._near_names
+            if rtt_ms is None:  # a link measures its own soon, and is not given up before
+                return not has, 0.0, order[name]
             held = min(rtt_ms * NEARER_FACTOR, rtt_ms - NEARER_MS)
             return False, held if has else rtt_ms, order[name]
 
-        return {candidate.name for candidate in sorted(live, key=distance)[: self._near]}
+        self._near_names = {c.name for c in sorted(live, key=distance)[: self._near]}
+        return self._near_names
 
     def _farther(self, live: list[Candidate], others: set[str]) -> set[str]:
         """The far links, which stay until their device goes away or is chosen for another reason."""

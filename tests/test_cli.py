@@ -308,6 +308,29 @@ def test_doctor_says_what_to_do(tmp_path):
     assert "did you mean" in broken.stdout
 
 
+def test_doctor_says_how_neighbours_are_found(tmp_path):
+    shown = flockmq("doctor", "--config", device_toml(tmp_path)).stdout
+    assert "topology static: 0 named, 0 seeds, mDNS off" in shown
+    assert "mDNS c" not in shown
+    shown = flockmq("doctor", "--config", device_toml(tmp_path, "[discovery]\nmdns = true")).stdout
+    assert "topology nearest: 0 named, 0 seeds, mDNS on" in shown
+    assert re.search("mDNS can be sent from 127.0.0.1|mDNS cannot be used on 127.0.0.1", shown)
+    nowhere = "host = '::1'\n[discovery]\nmdns = true"
+    shown = flockmq("doctor", "--config", device_toml(tmp_path, nowhere)).stdout
+    assert re.search("mDNS cannot be used on ::1: .*\n.*name seeds", shown)
+
+
+def test_status_shows_where_neighbours_come_from(tmp_path):
+    text = "[discovery]\nseeds = ['127.0.0.1:9']\n[[neighbour]]\nname = 'lot-2'\nhost = '127.0.0.1'\nport = 9"
+    with device(device_toml(tmp_path, text)) as (_, port):
+        shown = ""
+        while "seed 127.0.0.1:9: " not in shown:  # flockmq and the test's timeout bound it
+            shown = flockmq("status", "-p", port).stdout
+        assert "topology: nearest, 3 near and 2 far" in shown
+        assert "known by configuration: lot-2\n" in shown
+        assert "mDNS" not in shown
+
+
 def test_help_is_quick_to_import():
     """`--help` imports nothing of the broker or the runtime."""
     script = "import sys, agent.cli; print([m for m in ('amqtt', 'numpy', 'rich.console') if m in sys.modules])"

@@ -152,6 +152,22 @@ def test_a_key_that_others_may_read_is_none(tmp_path):
             'device = "a"\n[[neighbour]]\nname = "b"\nhost = "x"\n[[neighbour]]\nname = "b"\nhost = "y"',
             "twice",
         ),
+        ('device = "a"\n[topology]\nkind = "star"', "must be one of static, ring, full, nearest"),
+        (
+            'device = "a"\n[topology]\nnear = 17',
+            r'"near" in \[topology\] must be a whole number <= 16',
+        ),
+        ('device = "a"\n[discovery]\nseeds = ["b.local"]', "b.local.* is not host:port; write"),
+        ('device = "a"\n[discovery]\nseeds = ["b:0"]', "is not host:port"),
+        (
+            'device = "a"\n[discovery]\nseeds = [1883]',
+            r'"seeds\[0\]" in \[discovery\] must be text',
+        ),
+        ('device = "a"\n[discovery]\nmdsn = true', 'did you mean "mdns"'),
+        (
+            'device = "a"\n[topology]\nkind = "static"\n[discovery]\nmdns = true',
+            "static dials whom .* names and nobody else; choose nearest",
+        ),
         ('device = "a"\n[broker]\nhost = "0.0.0.0"', "not encrypted yet.*plain_listen = true"),
         ('device = "a"\n[broker]\nhost = "lot.local"', "plain_listen"),
     ],
@@ -171,6 +187,21 @@ def test_a_missing_or_unreadable_file_is_said_so(tmp_path):
     path.write_bytes(b'device = "\xe9"')
     with pytest.raises(ConfigError, match="UTF-8"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "static"),
+        ('[[neighbour]]\nname = "b"\nhost = "x"', "static"),
+        ("[discovery]\nmdns = true", "nearest"),
+        ('[discovery]\nseeds = ["[::1]:1883"]', "nearest"),
+        ('[topology]\nkind = "ring"\n[discovery]\nmdns = true', "ring"),
+        ('[topology]\nkind = "full"', "full"),
+    ],
+)
+def test_the_topology_follows_the_discovery_unless_it_is_named(tmp_path, text, kind):
+    assert load(written(tmp_path, f'device = "a"\n{text}')).kind == kind
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])

@@ -5,6 +5,7 @@ Each check yields one finding. Only what a device cannot run without counts as `
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -23,16 +24,20 @@ from agent.config import load
 from agent.errors import ConfigError
 from agent.infer.backend import RuntimeUnavailable
 from agent.infer.tflite import find_runtime
+from broker.discovery import own_addresses
 from broker.wall_clock import is_synchronised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agent.config import Config
 
 __all__ = ["Finding", "doctor", "findings"]
 
 USB: Final = Path("/sys/bus/usb/devices")
 CORAL_IDS: Final = {("1a6e", "089a"), ("18d1", "9302")}
 """A Coral USB Accelerator before and after its firmware is loaded."""
+MDNS_GROUP: Final = "224.0.0.251"
 FREE_MB_MIN: Final = 64
 """The mesh's store and models together stay well below."""
 
@@ -148,7 +153,39 @@ def _config(path: Path) -> Iterator[Finding]:
     yield from _ports(config.broker.host, config.broker.port)
     if config.broker.websocket_port is not None:
         yield from _ports(config.broker.host, config.broker.websocket_port)
+    yield from _neighbourhood(config)
     yield from _state(Path(config.state))
+
+
+def _neighbourhood(config: Config) -> Iterator[Finding]:
+    named, seeds = len(config.neighbour), len(config.discovery.seeds)
+    mdns = config.discovery.mdns
+    how = f"{named} named, {seeds} seeds, mDNS {'on' if mdns else 'off'}"
+    yield Finding("ok", f"topology {config.kind}: {how}")
+    if not mdns:
+        return
+    try:
+        addresses = asyncio.run(own_addresses(config.broker.host))
+        for address in addresses:
+            _try_multicast(address)
+    except (OSError, ValueError) as error:
+        yield Finding(
+            "warn",
+            f"mDNS cannot be used on {config.broker.host}: {error}",
+            "name seeds in [discovery]; in a container, use the host's network",
+        )
+    else:
+        yield Finding("ok", f"mDNS can be sent from {', '.join(addresses)}")
+
+
+def _try_multicast(address: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        here = socket.inet_aton(address)
+        probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
+        probe.setsockopt(
+            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(MDNS_GROUP) + here
+        )
+        probe.sendto(b"", (MDNS_GROUP, 9))
 
 
 def _state(state: Path) -> Iterator[Finding]:

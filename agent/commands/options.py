@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 
+from agent.addresses import is_loopback, parse_address
 from agent.errors import ConfigError
 from broker.link import Neighbour
 from broker.topics import is_id
@@ -23,11 +23,7 @@ def check_broker(name: str, host: str) -> None:
     """
     if not is_id(name):
         raise ConfigError(f"--name {name} is no id; take 1 to 32 of a-z, 0-9 and -")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not is_loopback(host):
         raise ConfigError(
             f"--host {host} can be reached from outside, and this broker is not encrypted; "
             "use 127.0.0.1, or `flockmq run` with plain_listen = true in [broker] of device.toml"
@@ -43,12 +39,12 @@ def parse_neighbours(own_name: str, texts: Iterable[str]) -> list[Neighbour]:
     found: list[Neighbour] = []
     for text in texts:
         name, _, address = text.partition("=")
-        host, _, port = address.rpartition(":")
-        if not is_id(name) or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        where = parse_address(address)
+        if not is_id(name) or where is None:
             raise ConfigError(
                 f"--neighbour {text} is not name=host:port; write kitchen=127.0.0.1:1883, say"
             )
         if name == own_name or any(name == other.name for other in found):
             raise ConfigError(f"--neighbour {text}: {name} is this broker itself, or named twice")
-        found.append(Neighbour(name, host.strip("[]"), int(port)))
+        found.append(Neighbour(name, *where))
     return found

@@ -25,6 +25,7 @@ __all__ = ["Report", "render", "status"]
 
 WAIT_S: Final = 3.0
 """A device shows itself every second."""
+HOW: Final = {"configured": "configuration", "seed": "asking a seed", "mdns": "mDNS"}
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -76,6 +77,34 @@ class Bridge(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
 
 
+class Topology(msgspec.Struct, frozen=True):
+    """How a device chooses whom to dial."""
+
+    kind: str = ""
+    near: int = 0
+    far: int = 0
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A device that could be dialled."""
+
+    source: str = msgspec.field(name="from", default="")
+    where: str = ""
+    dialled: bool = False
+    rtt_ms: float | None = None
+
+
+class Discovery(msgspec.Struct, frozen=True):
+    """How a device finds others, and what came of it."""
+
+    mdns: str = "off"
+    malformed: int = 0
+    last_malformed: str = ""
+    passed_over: int = 0
+    no_room: int = 0
+    seeds: dict[str, str] = {}
+
+
 class Report(msgspec.Struct, frozen=True):
     """What is shown of `agent.report`."""
 
@@ -88,6 +117,9 @@ class Report(msgspec.Struct, frozen=True):
     dial_failures: dict[str, str] = {}
     hubs: tuple[Hub, ...] = ()
     bridges: tuple[Bridge, ...] = ()
+    topology: Topology = Topology()
+    known: dict[str, Known] = {}
+    discovery: Discovery = Discovery()
     peers: dict[str, bool] = {}
     obstacles: int = 0
     models: dict[str, ModelState] = {}
@@ -200,7 +232,32 @@ def _counted(counters: dict[str, int]) -> str:
     return f" ({counted})" if counted else ""
 
 
+def _render_neighbourhood(report: Report, console: Console) -> None:
+    topology, discovery = report.topology, report.discovery
+    size = f", {topology.near} near and {topology.far} far" if topology.kind == "nearest" else ""
+    console.print(f"topology: {_text(topology.kind)}{size}")
+    for source in sorted({known.source for known in report.known.values()}):
+        names = sorted(
+            _text(name) + ("" if known.dialled else " (not dialled)")
+            for name, known in report.known.items()
+            if known.source == source
+        )
+        console.print(f"known by {HOW.get(source, _text(source))}: {', '.join(names)}")
+    for seed, said in discovery.seeds.items():
+        console.print(f"seed {_text(seed)}: {_text(said)}")
+    if discovery.mdns != "off":
+        console.print(f"mDNS: {_text(discovery.mdns)}")
+    if discovery.malformed or discovery.passed_over or discovery.no_room:
+        console.print(
+            f"[yellow]announcements:[/yellow] {discovery.malformed} malformed, "
+            f"{discovery.passed_over} passed over, {discovery.no_room} found no room"
+        )
+    if discovery.last_malformed:
+        console.print(f"[yellow]the last:[/yellow] {_text(discovery.last_malformed)}")
+
+
 def _render_agent(report: Report, console: Console) -> None:
+    _render_neighbourhood(report, console)
     alive = [_text(name) for name, lives in report.peers.items() if lives]
     silent = [_text(name) for name, lives in report.peers.items() if not lives]
     console.print(f"peers alive: {', '.join(alive) or 'none'}")

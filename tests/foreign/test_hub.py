@@ -107,16 +107,16 @@ def test_a_direct_link_is_preferred_and_the_hub_takes_over_when_it_goes(tmp_path
     async def story():
         async with nasty_hub() as hub, pair(tmp_path, hub) as (a, b):
             heard = Listener(b)
-            assert not a._links._has_direct("b")
+            assert not a.links._has_direct("b")
             a.dial(Neighbour("b", "127.0.0.1", b.port))
-            await until(lambda: a._links._has_direct("b") and linked(a, b), "the direct link")
+            await until(lambda: a.links._has_direct("b") and linked(a, b), "the direct link")
             await until(lambda: a.statistics().hubs[0].peers == {"b": False}, "the session's end")
             passed = len(hub.seen)
             await publish(a, range(20))
             await until(lambda: len(heard.payloads("t")) == 20, "all")
             assert not [topic for topic, _ in hub.seen[passed:] if topic == "mesh/v1/b/a"]
             a.undial("b")
-            await until(lambda: linked(a, b) and not a._links._has_direct("b"), "the hub again")
+            await until(lambda: linked(a, b) and not a.links._has_direct("b"), "the hub again")
             await publish(a, range(20, 40))
             await until(lambda: len(heard.payloads("t")) >= 40, "the rest")
             assert heard.payloads("t") == payloads(40)

@@ -152,9 +152,9 @@ def test_devices_that_all_dial_each_other_at_once_have_one_link_a_pair(tmp_path)
 def test_a_link_is_let_go_by_the_device_that_dialled_it(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, b):
-            a.undial("b")
+            a.links.undial("b")
             assert established(a) == {"b"}
-            b.undial("a")
+            b.links.undial("a")
             await until(lambda: not established(a) and not established(b), "no link")
             assert b.statistics().dial_failures == {}
             a.dial(Neighbour("b", "127.0.0.1", b.port))
@@ -222,7 +222,7 @@ def test_a_bad_frame_is_counted_and_the_next_one_is_heard(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, b):
             heard = Listener(b)
-            a._links._links["b"].pipe.send([b"\x01rubbish", b"", os.urandom(100)])
+            a.links._links["b"].pipe.send([b"\x01rubbish", b"", os.urandom(100)])
             await a.publish("t", b"fine", qos=1)
             await until(lambda: heard.payloads("t"), "the good one")
             statistics = b.statistics()
