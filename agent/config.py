@@ -70,6 +70,8 @@ class StoreConfig(Table, frozen=True):
 
     durability: Literal["power", "process"] = "power"
     """What an acknowledged publish survives: a power cut, or only the process being killed."""
+    relay_log: Literal["memory", "disk"] = "memory"
+    """Where the kept bundles of others are held for those who missed them. On disk they survive a restart."""
 
 
 class TopologyConfig(Table, frozen=True):

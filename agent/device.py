@@ -79,7 +79,7 @@ class Device:
             self._forecasting = Forecasting(config.device, config.model, self.world, observer)
         self.node = Node(
             config.device,
-            Store(Path(config.state)),
+            Store(Path(config.state), relay_log_on_disk=config.store.relay_log == "disk"),
             host=config.broker.host,
             port=config.broker.port,
             websocket_port=config.broker.websocket_port,

@@ -104,7 +104,7 @@ class Node:
         self._flush_due = False
         self._eased = asyncio.Event()
         self._gaps = 0
-        self._last_problem = ""
+        self._last_problem = self._last_gap = ""
         self._closed = False
 
     # Life.
@@ -278,6 +278,7 @@ class Node:
             syncs=self._commits.syncs,
             syncs_failed=self._commits.syncs_failed,
             gaps=self._gaps,
+            last_gap=self._last_gap,
             last_problem=self._last_problem or self.links.refused,
             dial_failures=self.links.failures(),
             hubs=self._foreign.hub_statistics(),
@@ -402,7 +403,9 @@ class Node:
                     self.links.drop(peer)
                 case Gap(origin, lane, after, upto):
                     self._gaps += 1
-                    self._problem(f"lost for good: {origin} lane {lane} after {after} up to {upto}")
+                    where = f"lane {lane} after {after} up to {upto}"
+                    self._last_gap = f"what {origin} published on {where}; no neighbour holds it"
+                    self._problem(f"lost for good: {self._last_gap}")
                 case Undelivered(to, _, _, reason):
                     self._problem(f"not delivered to {to}: {reason}")
                     for callback in self._undelivered_watchers:

@@ -26,6 +26,9 @@ class NodeStatistics:
     """Times that acknowledgements waited for the disk; each is for all turns before it."""
     syncs_failed: int
     gaps: int
+    """Losses past everyone's retention."""
+    last_gap: str
+    """The last of them, as words."""
     last_problem: str
     """The last thing a neighbour or the disk did wrong, as a sentence."""
     dial_failures: dict[str, str]

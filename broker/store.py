@@ -1,4 +1,7 @@
-"""What survives a restart, in one SQLite file: incarnation, clock bound, positions, retained map, unsent publishes.
+"""What survives a restart, in one SQLite file.
+
+That is incarnation, clock bound, positions, retained map, own publishes that no neighbour is known to hold, and, where
+it is wanted, what this device relays.
 
 Decides how a commit becomes durable. The file is in WAL mode with `synchronous=NORMAL`: a commit is a write to the
 page cache (tens of microseconds, no wait for the disk), so it survives the process being killed. `sync` makes all
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 from broker.errors import StateInUse, StoreFailed
 from broker.mesh.events import Changes, OwnBundle, Restored
 from broker.mesh.retained import Entry
+from broker.relay_table import RelayTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,13 +64,16 @@ class Store:
 
     Args:
         directory: The state directory; made if it is missing.
+        relay_log_on_disk: Whether what this device relays survives its restart, too.
 
     Raises:
         StateInUse: Another process uses the directory.
         StoreFailed: The directory cannot be written to.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, relay_log_on_disk: bool = False) -> None:
+        self._relayed = RelayTable()
+        self._relay_log_on_disk = relay_log_on_disk
         self._path = directory / FILE
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -134,9 +141,13 @@ class Store:
                 )
             },
             first_boot=first_boot,
+            relayed=self._relayed.load(database) if self._relay_log_on_disk else [],
+            keeps_relayed=self._relay_log_on_disk,
         )
         with database:
             self._set(database, "incarnation", incarnation)
+            if not self._relay_log_on_disk:
+                self._relayed.clear(database)
         self._dirty = True
         self.checkpoint()
         return restored
@@ -151,6 +162,7 @@ class Store:
             with self._database as database:
                 self._write(database, changes)
         except (sqlite3.Error, OverflowError) as error:
+            self._relayed.failed()
             raise StoreFailed(f"{self._path} cannot be written: {error}") from None
         self._dirty = True
 
@@ -178,6 +190,8 @@ class Store:
                 "INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?)",
                 [(*stream, *position) for stream, position in changes.passed.items()],
             )
+        if changes.relayed:
+            self._relayed.add(database, changes.relayed)
         for topic, entry in changes.retained.items():
             if entry is None:
                 database.execute("DELETE FROM retained WHERE topic = ?", (topic,))
@@ -251,7 +265,9 @@ class Store:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it has version {version}, this program {VERSION}")
-            database.executescript(_SCHEMA + f"PRAGMA user_version = {VERSION};")
+            database.executescript(
+                _SCHEMA + RelayTable.SCHEMA + f"PRAGMA user_version = {VERSION};"
+            )
         except sqlite3.Error:
             database.close()
             raise

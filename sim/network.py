@@ -339,7 +339,7 @@ class Network:
             if path.up:
                 self._send(path, mesh)
         if device.forgetful and device.doomed is not None:
-            self.kill(name, how=device.doomed)
+            self.kill(name, how=device.doomed, silent=True)  # what is under way arrives
             return
         self._commit(device, mesh)
         if self.now_ns >= device.checkpoint_ns:

@@ -6,9 +6,10 @@ from contextlib import closing
 import pytest
 
 from broker.errors import StateInUse, StoreFailed
-from broker.mesh.events import Changes, OwnBundle
+from broker.mesh.events import Changes, OwnBundle, RelayedBundle
 from broker.mesh.retained import Entry
 from broker.store import FIRST_INCARNATION_MAX, Store
+from tests.power import Disk
 
 
 @pytest.fixture
@@ -140,3 +141,139 @@ def test_a_checkpoint_moves_commits_into_the_file(store, tmp_path):
     before = (tmp_path / "mesh.sqlite").stat().st_size
     store.checkpoint()
     assert (tmp_path / "mesh.sqlite").stat().st_size > before
+
+
+def relayed(number, size_bytes=100):
+    return RelayedBundle(b"h%d" % number, bytes(size_bytes), number)
+
+
+def test_what_is_relayed_is_forgotten_unless_the_log_is_on_disk(tmp_path):
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        store.boot()
+        store.commit(Changes(relayed=[relayed(1), relayed(2)]))
+        store.commit(Changes(relayed=[relayed(3)]))
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        restored = store.boot()
+        assert restored.keeps_relayed
+        assert restored.relayed == [relayed(1), relayed(2), relayed(3)]
+    with closing(Store(tmp_path)) as store:
+        restored = store.boot()
+        assert (restored.keeps_relayed, restored.relayed) == (False, [])
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        assert store.boot().relayed == []
+
+
+@pytest.mark.parametrize(("bytes_max", "bundles_max"), [(1_000, 100), (100_000, 9)])
+def test_the_relay_log_on_disk_is_bounded_and_lets_go_of_the_oldest(
+    tmp_path, monkeypatch, bytes_max, bundles_max
+):
+    monkeypatch.setattr("broker.relay_table.RELAYED_BYTES_MAX", bytes_max)
+    monkeypatch.setattr("broker.relay_table.RELAYED_BUNDLES_MAX", bundles_max)
+    for first in (0, 200):  # the second boot counts what is there
+        with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+            store.boot()
+            for number in range(first, first + 195, 5):
+                store.commit(Changes(relayed=[relayed(number + n) for n in range(5)]))
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        assert store.boot().relayed == [relayed(number) for number in range(386, 395)]
+
+
+def test_one_turn_may_bring_more_than_the_relay_log_on_disk_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("broker.relay_table.RELAYED_BUNDLES_MAX", 3)
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        store.boot()
+        store.commit(Changes(relayed=[relayed(number) for number in range(500)]))
+        assert store._relayed.load(store._database) == [relayed(n) for n in (497, 498, 499)]
+
+
+def test_a_full_disk_takes_nothing_relayed_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("broker.relay_table.RELAYED_BYTES_MAX", 2_100_000)
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        store.boot()
+        store.commit(Changes(relayed=[relayed(1)]))
+        store._database.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(StoreFailed, match="cannot be written"):
+            store.commit(Changes(relayed=[relayed(2, 1_000_000)]))
+        store._database.execute("PRAGMA max_page_count = 1000000")
+        for number in (3, 4):
+            store.commit(Changes(relayed=[relayed(number, 1_000_000)]))
+        held = store._relayed.load(store._database)
+        assert held == [relayed(1), relayed(3, 1_000_000), relayed(4, 1_000_000)]
+
+
+def test_a_damaged_page_in_the_middle_means_starting_without_memory(tmp_path):
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        store.boot()
+        store.commit(Changes(relayed=[relayed(number, 3_000) for number in range(200)]))
+        store.checkpoint()
+    path = tmp_path / "mesh.sqlite"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+    with closing(Store(tmp_path, relay_log_on_disk=True)) as store:
+        restored = store.boot()
+        assert restored.first_boot
+        assert restored.relayed == []
+        store.commit(Changes(relayed=[relayed(1)]))
+    assert (tmp_path / "mesh.damaged").exists()
+
+
+@pytest.mark.parametrize("torn", [0, 1, 4000, 4096 + 24, 9000])
+def test_a_power_cut_takes_what_was_not_synced_and_nothing_else(tmp_path, monkeypatch, torn):
+    disk = Disk(monkeypatch, tmp_path / "a")
+    with closing(Store(tmp_path / "a")) as store:
+        incarnation = store.boot().incarnation
+        bundles = [OwnBundle(3, (1, n), b"head", bytes(3_000)) for n in range(1, 21)]
+        for number, bundle in enumerate(bundles):
+            store.commit(Changes(own=[bundle], clock_bound=number))
+            if number == 9:
+                store.sync()
+        with disk.cut_power(tmp_path / "b", torn=torn) as after:
+            restored = after.boot()
+    assert restored.incarnation == incarnation + 1
+    assert restored.own[:10] == bundles[:10]
+    assert restored.own == bundles[: len(restored.own)]  # later ones as far as they came, in order
+    assert torn >= 9000 or len(restored.own) <= 12
+
+
+def test_what_a_checkpoint_has_folded_survives_a_power_cut_and_later_commits_may(
+    tmp_path, monkeypatch
+):
+    disk = Disk(monkeypatch, tmp_path / "a")
+    with closing(Store(tmp_path / "a")) as store:
+        store.boot()
+        store.commit(Changes(own=[OwnBundle(3, (1, n), b"h", bytes(500)) for n in range(50)]))
+        store.checkpoint()
+        disk.snapshot()
+        store.commit(Changes(own_held={3: (1, 40)}))  # begins the log anew
+        with disk.cut_power(tmp_path / "b", torn=0) as after:
+            assert len(after.boot().own) == 50
+        store.sync()
+        with disk.cut_power(tmp_path / "c", torn=0) as after:
+            assert len(after.boot().own) == 9
+
+
+def test_after_a_failed_sync_nothing_counts_as_durable_before_a_checkpoint(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, tmp_path)
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        store.commit(Changes(clock_bound=1))
+        disk.failing = True
+        with pytest.raises(StoreFailed, match="cannot be synced: Input/output error"):
+            store.sync()
+        disk.failing = False
+        store.commit(Changes(clock_bound=2))
+        blocking = sqlite3.connect(tmp_path / "mesh.sqlite")
+        blocking.execute("BEGIN")
+        blocking.execute("SELECT * FROM number").fetchall()
+        store.commit(Changes(clock_bound=3))
+        with pytest.raises(StoreFailed, match="its log is in use"):
+            store.sync()
+        assert not disk.synced
+        blocking.close()
+        store.sync()  # a checkpoint
+        assert not disk.synced
+        store.commit(Changes(clock_bound=4))
+        store.sync()
+        assert disk.synced

@@ -129,6 +129,7 @@ class Report(msgspec.Struct, frozen=True):
     invalid: dict[str, int] = {}
     last_invalid: str = ""
     last_problem: str = ""
+    last_loss: str = ""
 
 
 async def status(host: str, port: int, *, as_json: bool) -> None:
@@ -187,6 +188,11 @@ def render(report: Report, console: Console) -> None:
         _render_agent(report, console)
     counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
     console.print(f"counted: {', '.join(counted)}")
+    if report.last_loss:
+        times = report.counters.get("lost_for_good", 1)
+        console.print(
+            f"[red]lost for good {times} times, the last:[/red] {_text(report.last_loss)}"
+        )
     if report.last_problem:
         console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")
 

@@ -20,6 +20,7 @@ __all__ = [
     "MeshFull",
     "Misbehaved",
     "OwnBundle",
+    "RelayedBundle",
     "Restored",
     "Undelivered",
 ]
@@ -81,6 +82,15 @@ class OwnBundle(NamedTuple):
     body: bytes
 
 
+class RelayedBundle(NamedTuple):
+    """A kept bundle of another device, as it is stored where the relay log is on disk."""
+
+    head: bytes
+    body: bytes
+    expires: int
+    """Hybrid clock at which it expires; 0: it does not."""
+
+
 @dataclass(slots=True)
 class Changes:
     """What the store must commit before this turn's deliveries leave."""
@@ -97,6 +107,8 @@ class Changes:
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry | None] = field(default_factory=dict)
     """By topic; None: forget it altogether."""
+    relayed: list[RelayedBundle] = field(default_factory=list)
+    """In the order in which they came; only where the relay log is on disk."""
 
     def absorb(self, newer: Changes) -> None:
         """Take in what came after; for changes that could not be stored yet."""
@@ -110,11 +122,12 @@ class Changes:
         self.own_held |= newer.own_held
         self.passed |= newer.passed
         self.retained |= newer.retained
+        self.relayed = (self.relayed + newer.relayed)[-LOG_BUNDLES_MAX:]
 
     @property
     def precede(self) -> bool:
-        """Whether frames must wait too: an incarnation is never given twice."""
-        return self.incarnation is not None
+        """Whether frames must wait too: an incarnation is never given twice, and what a digest claims is held."""
+        return self.incarnation is not None or bool(self.relayed)
 
     def __bool__(self) -> bool:
         return bool(
@@ -123,6 +136,7 @@ class Changes:
             or self.retained
             or self.own_held
             or self.own_replaced
+            or self.relayed
             or self.clock_bound is not None
             or self.incarnation is not None
         )
@@ -140,6 +154,10 @@ class Restored:
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry] = field(default_factory=dict)
     first_boot: bool = True
+    relayed: list[RelayedBundle] = field(default_factory=list)
+    """What the relay log held, the oldest first."""
+    keeps_relayed: bool = False
+    """Whether the relay log is on disk."""
 
 
 class MeshFull(Exception):

@@ -1,7 +1,9 @@
 """Taking up after a boot what the store gave back. All of it is memory: it feeds the world and is not news.
 
 Decides what a restarted device knows at once: its positions, its retained map, and its own bundles that no neighbour
-was known to hold, which wait in the log for a link. A stored bundle that does not decode is passed over and counted.
+was known to hold, which wait in the log for a link. Where the relay log is on disk, the bundles of others are in the
+log again, too, and the floors stand as deep as what is held is complete. A stored bundle that does not decode is passed
+over and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from broker.mesh.bundle import (
     decode_body,
     decode_header,
 )
-from broker.mesh.events import Changes, OwnBundle, Restored
+from broker.mesh.clock import wall_ms_of
+from broker.mesh.events import Changes, OwnBundle, RelayedBundle, Restored
+from broker.mesh.frame import SERVED
 from broker.mesh.limits import MS
 from broker.mesh.log import Stored
 
@@ -41,6 +45,37 @@ def remember(state: State, intake: Intake, restored: Restored, now_ns: int) -> N
         _remember_own(state, intake, own, now_ns)
     for lane in sorted({own.lane for own in restored.own}):
         state.log.lower_floor((state.device, lane))
+    streams = {_remember_relayed(state, intake, relayed, now_ns) for relayed in restored.relayed}
+    for stream in sorted(stream for stream in streams if stream is not None):
+        state.log.lower_floor(stream)
+        state.vector.touch(stream)
+
+
+def _remember_relayed(
+    state: State, intake: Intake, relayed: RelayedBundle, now_ns: int
+) -> tuple[str, int] | None:
+    """Put a bundle into the log again; returns its stream, or None if it is of no use."""
+    try:
+        header = decode_header(relayed.head)
+        messages = decode_body(header, relayed.body) if relayed.body else []
+    except BundleInvalid:
+        state.counters["store_damaged"] += 1
+        return None
+    expires_ns = now_ns if not relayed.body else None
+    if relayed.expires and relayed.body:
+        left_ms = wall_ms_of(relayed.expires) - wall_ms_of(state.clock.read(now_ns))
+        expires_ns = now_ns + min(left_ms, header.lifetime_ms) * MS
+    stored = Stored(header, relayed.head, relayed.body, expires_ns, SERVED)
+    stream = state.kept.get(header.stream)
+    if stream is None or stream.knows(header.position) or header.position > stream.position:
+        return None  # what was waiting for a hole to close comes back with what closes it
+    stream.accept(stored)
+    for lost in state.log.add(stored):
+        state.vector.touch(lost)
+    remaining_ms = stored.remaining_ms(now_ns)
+    if remaining_ms:
+        intake.hand_on(header, messages, remaining_ms, rebuild=True)
+    return header.stream
 
 
 def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> None:

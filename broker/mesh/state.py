@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.mesh.bundle import PRIORITIES
 from broker.mesh.clock import HybridClock
-from broker.mesh.events import Changes, CloseLink, Deliver, Event, Restored
+from broker.mesh.events import Changes, CloseLink, Deliver, Event, RelayedBundle, Restored
 from broker.mesh.flights import Flights
 from broker.mesh.horizon import Horizon
 from broker.mesh.limits import (
@@ -101,6 +101,8 @@ class State:
         """Unicast bundles on their way through this device."""
         self.events: deque[Event] = deque()
         self.changes = Changes()
+        self.keeps_relayed = restored.keeps_relayed
+        """Whether bundles of others are stored, too."""
         self.counters: Counter[str] = Counter()
         self.waiting_bytes = 0
         self.backlog_bytes = 0
@@ -172,6 +174,9 @@ class State:
         for stream in self.log.add(stored):
             if stream in self.kept:
                 self.vector.touch(stream)
+        if self.keeps_relayed and stored.header.origin != self.device:
+            expires = 0 if stored.expires_ns is None else self.clock.read(stored.expires_ns)
+            self.changes.relayed.append(RelayedBundle(stored.head, stored.body, expires))
 
     def measure_backlog(self) -> None:
         """Note how much is queued for the neighbour that is furthest behind, of those that still read."""

@@ -1,16 +1,23 @@
 """When a publish is acknowledged: after the disk has synced, or after the kernel has it."""
 
 import asyncio
+import io
 import threading
+from itertools import pairwise
 
+import msgspec
 import pytest
+from rich.console import Console
 
+from agent.commands.status import Report, render
+from agent.report import node_report
 from broker.commits import Durability
 from broker.errors import StoreFailed
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
 from tests.node.fleet import Listener, established, until
+from tests.power import Disk
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"
 CONNACK = b"\x20\x02\x00\x00"
@@ -154,5 +161,91 @@ def test_stopping_makes_everything_durable_and_tells_who_waits(tmp_path):
         disk.free.set()
         await a.stop()
         await publish
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_what_was_acknowledged_comes_back_after_a_power_cut_as_promised(
+    tmp_path, monkeypatch, durability
+):
+    disk = Disk(monkeypatch, tmp_path / "a")
+
+    async def story():
+        a = await started("a", Store(tmp_path / "a"), durability=durability)
+        disk.snapshot()  # a boot is synced
+        acknowledged = []
+
+        async def publisher(lane):
+            for number in range(25):
+                payload = b"%d %d" % (lane, number)
+                await a.publish(f"t{lane}", payload, qos=1)
+                acknowledged.append(payload)
+
+        publishers = [asyncio.ensure_future(publisher(lane)) for lane in range(4)]
+        await until(lambda: len(acknowledged) > 40, "acknowledgements")
+        with disk.cut_power(tmp_path / "after"):
+            promised = list(acknowledged)
+        again = await started("a", Store(tmp_path / "after"), durability=durability)
+        b = await started("b", Store(tmp_path / "b"), neighbours=[again])
+        heard = Listener(b)
+        await until(lambda: established(b) == {"a"} and not b.joining, "a link")
+        await again.publish("t", b"last", qos=1)
+        await until(lambda: heard.payloads("t"), "the last")
+        came = [m.payload for m in heard.heard if m.topic != "t"]
+        if durability is Durability.POWER:
+            assert set(promised) <= set(came)
+            assert all(came.index(one) < came.index(other) for one, other in pairs(promised))
+        else:
+            assert came == []  # nothing had been synced yet; a kill alone would have taken nothing
+        await asyncio.gather(*publishers)
+        for node in (a, b, again):
+            await node.stop()
+
+    asyncio.run(story())
+
+
+def pairs(payloads):
+    """Payloads of one lane and the next of the same."""
+    lanes = {}
+    for payload in payloads:
+        lanes.setdefault(payload.split()[0], []).append(payload)
+    return [pair for lane in lanes.values() for pair in pairwise(lane)]
+
+
+def test_past_the_retention_bound_the_gap_is_told_and_retained_state_agrees(tmp_path, monkeypatch):
+    monkeypatch.setattr("broker.mesh.log.LOG_BUNDLES_MAX", 20)
+    monkeypatch.setattr("broker.mesh.repair.GAP_WAIT_MS", 300)
+
+    async def story():
+        a = await started("a", Store(tmp_path / "a"))
+        b = await started("b", Store(tmp_path / "b"), neighbours=[a])
+        await until(lambda: established(b) == {"a"} and not b.joining, "a link")
+        await a.publish("gone", b"x", qos=1, retained=True)
+        await until(lambda: list(b.retained_matching("#")), "the retained one")
+        await b.stop()
+        for number in range(60):
+            await a.publish("t", b"%d" % number, qos=1)
+            await a.publish("mode", b"%d" % number, qos=1, retained=True)
+        await a.publish("gone", b"", qos=1, retained=True)
+        for number in range(60, 100):
+            await a.publish("t", b"%d" % number, qos=1)
+        b = await started("b", Store(tmp_path / "b"), neighbours=[a])
+        heard = Listener(b)
+        await until(lambda: b"99" in heard.payloads("t", rebuild=False), "the newest")
+        await until(lambda: list(b.retained_matching("#")) == [("mode", b"59", 1)], "the values")
+        news = [int(payload) for payload in heard.payloads("t", rebuild=False)]
+        assert news == list(range(news[0], 100))
+        assert news[0] > 0
+        report = node_report(b.statistics(), 1.0)
+        assert report["counters"]["lost_for_good"] >= 1
+        assert report["last_loss"].startswith("what a published on lane 5 after")
+        shown = io.StringIO()
+        render(msgspec.convert(report, Report), Console(file=shown, width=200))
+        times = report["counters"]["lost_for_good"]
+        text = f"lost for good {times} times, the last: {report['last_loss']}"
+        assert text in " ".join(shown.getvalue().split())
+        await a.stop()
+        await b.stop()
 
     asyncio.run(story())
