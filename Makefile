@@ -29,7 +29,11 @@ demo: install
 
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in $(BENCHMARKS); do $(BIN)/python -m bench $$name || exit 1; done
+	mkdir -p bench-results
+	for name in $(BENCHMARKS); do \
+	  echo "$$name"; $(BIN)/python -m bench $$name --json > bench-results/$$name.json || echo "$$name: see its problems"; \
+	done
+	$(BIN)/python -m bench.page bench-results/*.json
 
 check: install
 	$(BIN)/ruff check .

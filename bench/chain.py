@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 RATES: Final = (200, 2_000)
+SWEEP: Final = (500, 1_000, 5_000, 10_000, 20_000)
+"""Rates of the picture, one window each, for the systems that can carry them."""
+SPARE: Final = 0.7
+"""A system is asked for at most this much of its throughput; beyond it a queue is measured, not a latency."""
 _WARM_UP: Final = 4_000
 
 
@@ -38,9 +42,11 @@ class Plan:
     throughput_s: float = 2.0
     latency_s: float = 3.0
     updates_max: int = 600_000
+    sweep_s: float = 1.5
+    """Of each rate of the picture; 0: none."""
 
 
-QUICK: Final = Plan(windows=1, throughput_s=0.1, latency_s=0.3, updates_max=2_000)
+QUICK: Final = Plan(windows=1, throughput_s=0.1, latency_s=0.3, updates_max=2_000, sweep_s=0)
 
 
 @dataclass(slots=True)
@@ -148,6 +154,10 @@ async def _measure(lanes: list[_Lane], plan: Plan) -> None:
         for _ in range(plan.windows):
             for lane in lanes:
                 await lane.window(max(1, int(rate * plan.latency_s)), rate)
+    for rate in SWEEP if plan.sweep_s else ():
+        for lane in lanes:
+            if rate <= SPARE * median(lane.throughput):
+                await lane.window(int(rate * plan.sweep_s), rate)
 
 
 def _report(lane: _Lane, result: Result) -> None:
@@ -156,7 +166,7 @@ def _report(lane: _Lane, result: Result) -> None:
         updates_per_s=median(lane.throughput),
         cpu_us_per_update=median(lane.cpu_us[1:]),
     )
-    for rate in RATES:
+    for rate in (*RATES, *sorted(lane.p50_ms.keys() - set(RATES))):
         result.add(
             lane.system.name,
             **{

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bench.machine import facts
 
-__all__ = ["Figure", "Result", "show"]
+__all__ = ["Figure", "Result", "show", "text"]
 
 Figure = float | int | str | bool | None
 """Units stand in the figure's name; text says why there is no number."""
@@ -48,7 +48,8 @@ class Result:
         }
 
 
-def _text(value: Figure) -> str:
+def text(value: Figure) -> str:
+    """A figure for people: three digits, or the number whole where it is large."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -60,7 +61,7 @@ def show(result: Result, console: Console) -> None:
     """Print a result for people: systems and figures, whichever are more as rows; the ratios below."""
     figures = list(dict.fromkeys(key for row in result.systems.values() for key in row))
     cells = {
-        (name, figure): _text(value)
+        (name, figure): text(value)
         for name, row in result.systems.items()
         for figure, value in row.items()
     }
@@ -78,7 +79,7 @@ def show(result: Result, console: Console) -> None:
     if result.ratios:
         ratios = Table("ratio", "value")
         for figure, value in result.ratios.items():
-            ratios.add_row(figure, _text(value))
+            ratios.add_row(figure, text(value))
         parts.append(ratios)
     parts += [Text(problem, style="red") for problem in result.problems]
     console.print(Group(*parts))
