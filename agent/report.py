@@ -40,6 +40,7 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
         "last_problem": statistics.last_problem,
         "last_loss": statistics.last_gap,
         "dial_failures": statistics.dial_failures,
+        "closed_links": statistics.closed_links,
         "hubs": [hub._asdict() for hub in statistics.hubs],
         "bridges": [bridge._asdict() for bridge in statistics.bridges],
         "counters": {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker.link import Neighbour, Owner
     from broker.radio import Radio
 
-__all__ = ["Links"]
+__all__ = ["LINKS_MAX", "Links"]
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from broker.delivered import Delivered
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
-from broker.links import Links
+from broker.links import LINKS_MAX, Links
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
 from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics
@@ -105,6 +105,7 @@ class Node:
         self._eased = asyncio.Event()
         self._gaps = 0
         self._last_problem = self._last_gap = ""
+        self._closed_links: dict[str, str] = {}
         self._closed = False
 
     # Life.
@@ -281,6 +282,7 @@ class Node:
             last_gap=self._last_gap,
             last_problem=self._last_problem or self.links.refused,
             dial_failures=self.links.failures(),
+            closed_links=dict(self._closed_links),
             hubs=self._foreign.hub_statistics(),
             bridges=self._foreign.bridge_statistics(),
         )
@@ -399,8 +401,7 @@ class Node:
                 case Deliver():
                     self._deliver(event)
                 case CloseLink(peer, reason):
-                    self._problem(f"link to {peer} closed: {reason}")
-                    self.links.drop(peer)
+                    self._close_link(peer, reason)
                 case Gap(origin, lane, after, upto):
                     self._gaps += 1
                     where = f"lane {lane} after {after} up to {upto}"
@@ -412,6 +413,14 @@ class Node:
                         callback(event)
                 case Misbehaved(peer, reason):
                     self._problem(f"bad frame from {peer}: {reason}")
+
+    def _close_link(self, peer: str, reason: str) -> None:
+        self._problem(f"link to {peer} closed: {reason}")
+        self._closed_links.pop(peer, None)
+        self._closed_links[peer] = reason
+        if len(self._closed_links) > LINKS_MAX:
+            del self._closed_links[next(iter(self._closed_links))]
+        self.links.drop(peer)
 
     def _deliver(self, event: Deliver) -> None:
         origin, incarnation, messages, rebuild = event

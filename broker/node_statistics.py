@@ -33,5 +33,7 @@ class NodeStatistics:
     """The last thing a neighbour or the disk did wrong, as a sentence."""
     dial_failures: dict[str, str]
     """By neighbour that is dialled and has no direct link: why the last attempt failed."""
+    closed_links: dict[str, str]
+    """By neighbour, the newest last: why this device closed its link to it, when it last did."""
     hubs: tuple[HubStatistics, ...]
     bridges: tuple[BridgeStatistics, ...]

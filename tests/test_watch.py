@@ -74,6 +74,7 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
             "a", 3, 61.0, site="town",
             links=(Link("b", rtt_ms=0.25, established=True, dropped=7), Link("c")),
             dial_failures={"d": "[Errno 111] Connection refused"},
+            closed_links={"e": "silent for 2000 ms"},
             hubs=(Hub("h:1883", True, integrity="none", peers={"b": True}, counters={"lost": 2}),
                   Hub("i:1883", last_failure="no answer")),
             bridges=(Bridge("plant", "p:1883", "active", waiting=3, counters={"in": 5}),
@@ -96,6 +97,7 @@ def test_a_report_shows_links_up_and_down_peers_models_and_problems():
         "hub h:1883: connected, serves the links to b (integrity: none) (lost 2)",
         "hub i:1883: away, no answer", "bridge plant to p:1883: active, 3 waiting (in 5)",
         "bridge yard to y:1883: away, no answer",
+        "closed the link to e: silent for 2000 ms",
         "peers alive: b\n", "peers silent: d\n", "obstacles known: 4", "version 2, active",
         "invalid obstacle payloads: 5", "flock/x\\x1b[2J from b", "last problem: bad frame",
     ):  # fmt: skip

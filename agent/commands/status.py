@@ -115,6 +115,7 @@ class Report(msgspec.Struct, frozen=True):
     """None: a broker without an agent."""
     links: tuple[Link, ...] = ()
     dial_failures: dict[str, str] = {}
+    closed_links: dict[str, str] = {}
     hubs: tuple[Hub, ...] = ()
     bridges: tuple[Bridge, ...] = ()
     topology: Topology = Topology()
@@ -180,6 +181,8 @@ def render(report: Report, console: Console) -> None:
         console.print(_links(report))
     else:
         console.print("no links")
+    for name, reason in report.closed_links.items():
+        console.print(f"[yellow]closed the link to {_text(name)}:[/yellow] {_text(reason)}")
     for hub in report.hubs:
         console.print(_hub(hub))
     for bridge in report.bridges:

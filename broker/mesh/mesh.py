@@ -67,7 +67,7 @@ class Mesh:
     """The mesh of one device.
 
     Args:
-        device: This device's id.
+        device: This device's id, `[a-z0-9-]{1,32}`: neighbours take no other.
         choice: The source of chance, `random.Random(seed)`.
         now_ns: Monotonic time.
         wall_ms: What the wall clock shows, in milliseconds since 1970.
