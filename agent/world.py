@@ -61,6 +61,8 @@ __all__ = ["Applied", "Invalid", "Outcome", "Statistics", "World"]
 
 _DIGEST_BYTES: Final = 16
 """128 bits: two worlds that differ never show the same by accident."""
+_APPLIED: Final = Outcome.APPLIED
+"""Bound here: each look into an enumeration costs 70 ns, and this one is taken for every message."""
 _PLACES_MAX: Final = 16_384
 """Topics whose place is remembered, about 6 MB. Emptied when full: finding one again costs 3 us."""
 _DELETABLE: Final = {row.name for row in TABLE if row.retained}
@@ -137,7 +139,7 @@ class World:
         else:
             outcome = self._apply(place, message, now_ns)
         place.counts[outcome] = place.counts.get(outcome, 0) + 1
-        if outcome is Outcome.APPLIED and not message.rebuild:
+        if outcome is _APPLIED and not message.rebuild:
             self._newest_ns = now_ns
         return outcome
 
@@ -243,7 +245,7 @@ class World:
         self._seen.set((device, obstacle), seen)
         if len(pool) > pool.entries_max:
             self._evicted += self._forget(pool.pop_excess())
-        return Outcome.APPLIED
+        return _APPLIED
 
     def _apply(self, place: _Place, message: Applied, now_ns: int) -> Outcome:
         pool = place.pool
@@ -261,7 +263,7 @@ class World:
         self._show(place, value, message, now_ns)
         if len(pool) > pool.entries_max:
             self._evicted += self._forget(pool.pop_excess())
-        return Outcome.APPLIED
+        return _APPLIED
 
     def _refuse(self, place: _Place, message: Applied, error: PayloadInvalid) -> Outcome:
         self._last_invalid[place.name] = Invalid(message.topic, message.origin, str(error))

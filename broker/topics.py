@@ -337,7 +337,7 @@ def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  #
         return fixed
     if row.qos is None or row.retained is None:
         return Placement(qos, retained, row.route, row.priority, 0, 0)
-    if row.lifetime_ms is Lifetime.PAYLOAD:
+    if row.lifetime_ms is _PAYLOAD:
         return _place_by_ttl(row, payload)
     rank = 0
     try:
