@@ -14,6 +14,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.collector import spare
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -43,6 +45,8 @@ async def _serve(part: Part, answers: int) -> None:
         verb, arguments = json.loads(line)
         try:
             answer = {"value": await getattr(part, verb)(**arguments)}
+            if verb == "open":
+                spare()  # as `flockmq run` does, for every system's Python alike
         except Exception as error:
             logger.exception("%s failed", verb)
             answer = {"problem": f"{type(error).__name__}: {error}"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.report import NODE_TOPIC, node_report
+from broker.collector import spare
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -66,6 +67,7 @@ async def serve(make: Callable[[], Served], tell: Callable[[Served], Awaitable[N
         loop.add_signal_handler(number, stopped.set)
     served = make()
     await served.start()
+    spare()
     told = asyncio.ensure_future(tell(served))
     try:
         await stopped.wait()

@@ -37,6 +37,7 @@ from agent.demo.records import (
 )
 from agent.demo.reporter import Reporter
 from agent.errors import AgentError
+from broker.collector import spare
 from broker.errors import FlockmqError
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ async def serve(make: Callable[[Observer], Steered], commands: int, records: int
     try:
         device = make(reporter)
         await device.start()
+        spare()
     except (AgentError, FlockmqError) as error:
         reporter.tell(Failed(str(error)))
         reporter.flush()
