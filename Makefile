@@ -1,16 +1,18 @@
 # make demo: five devices on this machine. make test: the whole check.
 PYTHON ?= python3
 VENV := .venv
+SWEEP_SECONDS ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := chain fleet overhead heal slow idle placement
 
-.PHONY: help install demo bench test check clean
+.PHONY: help install demo bench test sweep check clean
 
 help:
 	@echo "make demo      five devices on this machine; Ctrl-C ends them"
 	@echo "make bench     flockmq beside what one would pick instead; takes half an hour"
 	@echo "make test      lint, types and all tests"
+	@echo "make sweep     simulated fleets under faults, seed after seed, until Ctrl-C or SWEEP_SECONDS"
 	@echo "make check     lint and types only"
 	@echo "make install   prepare $(VENV); the others call it"
 	@echo "make clean     remove $(VENV) and caches"
@@ -42,6 +44,9 @@ check: install
 
 test: check
 	$(BIN)/pytest -n auto
+
+sweep: install
+	$(BIN)/python -m sim --sweep $(SWEEP_SECONDS) --seed $$(date +%s)
 
 clean:
 	rm -rf $(VENV) .venv-tflite .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import sys
 import time
+from itertools import count
+from typing import TYPE_CHECKING
 
+from sim.plants import PLANTS
 from sim.report import as_json, as_text
 from sim.shrink import shrink
 from sim.story import Options, tell
+from sim.sweep import Sweep, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def main() -> int:
     """Run what the command line asks for."""
     options, arguments = _options()
-    began_s = time.monotonic()
     try:
-        result = tell(options)
+        if arguments.sweep is not None:
+            return _sweep(options, arguments.sweep, quiet=arguments.json)
+        return _one(options, arguments)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _one(options: Options, arguments: argparse.Namespace) -> int:
+    began_s = time.monotonic()
+    result = tell(options)
     seconds = time.monotonic() - began_s
     if result.violations and arguments.shrink:
         result = shrink(result)
@@ -31,11 +45,44 @@ def main() -> int:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    if arguments.json:
-        print(json.dumps(as_json(result, wall), indent=2))
-    else:
-        print(as_text(result, wall))
+    print(json.dumps(as_json(result, wall), indent=2) if arguments.json else as_text(result, wall))
     return 1 if result.violations else 0
+
+
+def _sweep(options: Options, seconds: float, *, quiet: bool) -> int:
+    """Tell seeds until the time is over (0: until Ctrl-C), then say what never happened."""
+    began_s = time.monotonic()
+
+    def seeds() -> Iterator[int]:
+        for seed in count(options.seed):
+            if seconds and time.monotonic() - began_s > seconds:
+                return
+            if not quiet and seed % 100 == 0:
+                print(f"seed {seed} after {time.monotonic() - began_s:.0f} s", flush=True)
+            yield seed
+
+    done = Sweep()
+    with contextlib.suppress(KeyboardInterrupt):
+        for seed in seeds():
+            one = sweep(options, [seed])
+            done.seeds += 1
+            done.counts.update(one.counts)
+            done.failed += one.failed
+            for failed in one.failed:
+                print(as_text(shrink(failed), {"seconds": "?"}), flush=True)
+    if quiet:
+        report = {
+            "seeds": done.seeds,
+            "failed": [result.options.seed for result in done.failed],
+            "lacking": done.lacking,
+            "counts": dict(sorted(done.counts.items())),
+            "wall": {"seconds": round(time.monotonic() - began_s, 2)},
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"{done.seeds} seeds, {len(done.failed)} failed")
+        print(f"never happened: {', '.join(done.lacking) or 'nothing that should have'}")
+    return 1 if done.failed or done.lacking else 0
 
 
 def _options() -> tuple[Options, argparse.Namespace]:
@@ -53,7 +100,14 @@ def _options() -> tuple[Options, argparse.Namespace]:
         "--rate", type=float, default=0.0, help="publishes a second in all; 0: 30, or 10"
     )
     parser.add_argument("--plain", action="store_true", help="only kept messages of 100 bytes")
+    parser.add_argument("--plant", default="", help="a known bug to plant: " + ", ".join(PLANTS))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--sweep",
+        type=float,
+        metavar="SECONDS",
+        help="tell seed after seed, from --seed on, for so long; 0: until Ctrl-C",
+    )
     parser.add_argument("--no-shrink", dest="shrink", action="store_false")
     given = parser.parse_args()
     large = given.nodes >= LARGE
@@ -65,6 +119,7 @@ def _options() -> tuple[Options, argparse.Namespace]:
         given.degree or (6 if large else 4),
         given.rate or (10.0 if large else 30.0),
         given.plain,
+        given.plant,
     )
     return options, given
 

@@ -35,6 +35,8 @@ class Published:
     clock: int
     rank: int = 0
     deletes: bool = False
+    to: str = ""
+    """The one device that it is for; empty: all."""
     acknowledged: bool = False
     forgotten: bool = False
     """Its origin has lost the disk, or the part of it, on which this was."""

@@ -40,6 +40,9 @@ REDIAL_MS: Final = 100
 """A dialler's first pause; real ones back off, which would only make a simulation longer."""
 CHECKPOINT_MS: Final = 5_000
 """As the store's."""
+EVENTS_MAX: Final = 20_000
+"""In a virtual second, and so many more for each device: beyond it nothing will ever come to rest. Guess."""
+EVENTS_PER_DEVICE_MAX: Final = 2_000
 
 
 class Device:
@@ -82,6 +85,7 @@ class Network:
         loss: Probability that a frame is lost on any path that has no conditions of its own.
         reorder: Whether frames overtake each other on such a path.
         latency_ms: Least and mean latency of such a path.
+        incarnation_max: Devices without memory begin at an incarnation drawn up to this, as a store does.
         recording: Whether devices keep all that they hear, for tests that look at it.
         watchers: Who is told what happens.
     """
@@ -95,6 +99,7 @@ class Network:
         loss: float = 0.0,
         reorder: bool = False,
         latency_ms: tuple[float, float] = (1, 3),
+        incarnation_max: int = 1,
         recording: bool = True,
         watchers: Iterable[Watcher] = (),
     ) -> None:
@@ -108,6 +113,9 @@ class Network:
         self.recording = recording
         self.watchers = list(watchers)
         self.devices = {name: Device(name) for name in names}
+        for name, device in self.devices.items():
+            random = stream(seed, f"disk {name}")
+            device.disk = Disk(random.randint(1, incarnation_max))
         self.edges: list[Edge] = [_edge(*edge) for edge in edges]
         self.cut: set[Edge] = set()
         """Links that cannot be dialled."""
@@ -118,6 +126,8 @@ class Network:
         self._heap: list[tuple[int, int, Callable[[Any], None], Any]] = []
         self._serial = 0
         self._sessions: dict[Edge, int] = {}
+        self._second_ends_ns = 0
+        self._events_left = 0
         self._timeline = blake2b(digest_size=16)
         for name in self.devices:
             self.boot(name)
@@ -325,6 +335,12 @@ class Network:
         heap = self._heap
         while heap and heap[0][0] <= end_ns:
             self.now_ns, _, action, argument = heapq.heappop(heap)
+            if self.now_ns >= self._second_ends_ns:
+                self._second_ends_ns = self.now_ns + 1_000 * MS
+                self._events_left = EVENTS_MAX + EVENTS_PER_DEVICE_MAX * len(self.devices)
+            self._events_left -= 1
+            if not self._events_left:
+                raise RuntimeError("the devices talk without end")
             action(argument)
         self.now_ns = end_ns
 

@@ -22,6 +22,7 @@ def command(options: Options) -> str:
         f"python -m sim --seed {options.seed} --nodes {options.nodes} --seconds {options.seconds:g}"
         f" --faults {options.faults or 'none'} --degree {options.degree} --rate {options.rate:g}"
         + (" --plain" if options.plain else "")
+        + (f" --plant {options.plant}" if options.plant else "")
     )
 
 

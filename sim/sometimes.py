@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Final
 from sim.watcher import Death, Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.mesh.events import Gap
     from sim.network import Network
 
-__all__ = ["MUST_HAPPEN", "Sometimes"]
+__all__ = ["MUST_HAPPEN", "Sometimes", "lacking"]
 
 MUST_HAPPEN: Final = (
     "conflated",
+    "died: disk",
+    "died: killed",
+    "died: power",
     "dropped",
     "expired",
     "gaps",
@@ -67,3 +72,8 @@ class Sometimes(Watcher):
         assert self._network is not None
         for name in self._network.devices:
             self.dying(name)
+
+
+def lacking(counts: Mapping[str, int]) -> list[str]:
+    """What should have happened in a sweep and never did."""
+    return [name for name in MUST_HAPPEN if not counts.get(name)]

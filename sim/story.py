@@ -23,6 +23,7 @@ from sim.graphs import names, random_graph
 from sim.ledger import Ledger
 from sim.mix import KINDS, Mix, draw
 from sim.network import Network
+from sim.plants import planted
 from sim.randomness import stream
 from sim.sometimes import Sometimes
 from sim.tight import tightened
@@ -36,6 +37,8 @@ __all__ = ["Options", "Result", "Story", "tell"]
 CONVERGE_MS: Final = 75_000
 """A hole whose origin is away is given up after 15 s, a clock from the future held back for 30 s, and what waited
 behind either is delivered and reconciled after it."""
+INCARNATION_MAX: Final = 1 << 24
+"""As the store's: a device that lost its disk begins above or below where it was."""
 POLL_MS: Final = 250
 LOOKS: Final = 40
 """Times in a run at which memory is looked at."""
@@ -55,6 +58,8 @@ class Options:
     """Publishes a second in all."""
     plain: bool = False
     """Only kept messages of 100 bytes."""
+    plant: str = ""
+    """A bug to plant; see `sim/plants.py`."""
 
 
 @dataclass(slots=True)
@@ -88,7 +93,7 @@ def mix_of(options: Options) -> Mix:
 def tell(options: Options) -> Result:
     """Run a seed."""
     mix = mix_of(options)
-    with tightened(mix.tight):
+    with tightened(mix.tight), planted(options.plant):
         return Story(options, mix).run()
 
 
@@ -106,9 +111,11 @@ class Story:
         delivery = Delivery(ledger)
         self.stable = Stable(ledger, delivery)
         order = Order(ledger)
-        self.network = Network(devices, (), options.seed, recording=False)
+        self.network = Network(
+            devices, (), options.seed, incarnation_max=INCARNATION_MAX, recording=False
+        )
         network = self.network
-        self.loss = Loss(ledger, delivery, network)
+        self.loss = Loss(ledger, delivery, network, tight=mix.tight)
         self.retained = Retained(network)
         self.memory = Memory(network)
         self.checkers: list[Checker] = [delivery, self.loss, order, self.retained, self.memory]

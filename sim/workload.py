@@ -97,6 +97,7 @@ class Workload:
             clock,
             rank,
             not payload,
+            to=options.get("to", ""),
         )
         for watcher in network.watchers:
             watcher.published(network.now_ns, message)
@@ -134,6 +135,9 @@ class Workload:
             self.publish(
                 name, f"r/{number}", -1 if delete else size, qos=1, retained=True, rank=rank
             )
+        elif kind < 0.77:
+            to = random.choice([other for other in self._names if other != name])
+            self.publish(name, f"c/{to}/{name}", size, qos=1, lifetime_ms=2_000, to=to)
         elif kind < 0.8:
             self.publish(name, f"r/{name}/{number}", size, qos=0, retained=True, priority=3)
         elif kind < BULK:

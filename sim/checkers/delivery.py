@@ -50,10 +50,11 @@ class Delivery(Checker):
     def booted(self, now_ns: int, device: str) -> None:
         """A boot, and the first one begins a life."""
         hearing = self.hearing.setdefault(device, Hearing(now_ns))
-        fresh = {
-            serial for serial in hearing.this_boot if not self._ledger.messages[serial - 1].qos
+        # Neither fresh messages nor calls are remembered over a boot.
+        messages = self._ledger.messages
+        hearing.news -= {
+            s for s in hearing.this_boot if not messages[s - 1].qos or messages[s - 1].to
         }
-        hearing.news -= fresh  # fresh messages are not remembered over a boot
         hearing.this_boot = set()
         hearing.uncertain = []
 

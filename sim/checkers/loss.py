@@ -15,7 +15,7 @@ from sim.checkers.checker import Checker
 from sim.reach import component
 
 if TYPE_CHECKING:
-    from broker.mesh.events import Gap
+    from broker.mesh.events import Deliver, Gap
     from sim.checkers.delivery import Delivery
     from sim.ledger import Ledger, Published
     from sim.network import Network
@@ -24,6 +24,8 @@ __all__ = ["Loss"]
 
 SETTLED_NS: Final = 5_000_000_000
 """GAP_WAIT_MS of the mesh: how long a hole is searched for at the least."""
+NEWCOMER_NS: Final = 4_000_000_000
+"""JOIN_WAIT_MS of the mesh and a digest: what a newcomer's neighbours passed before is its past, not a loss."""
 
 
 class Loss(Checker):
@@ -31,12 +33,25 @@ class Loss(Checker):
 
     promise = "nothing acknowledged is lost"
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, network: Network) -> None:
+    def __init__(
+        self, ledger: Ledger, delivery: Delivery, network: Network, *, tight: bool
+    ) -> None:
         super().__init__()
         self._ledger = ledger
         self._delivery = delivery
         self._network = network
         self._gaps: dict[str, list[Gap]] = {}
+        self._tight = tight
+        self._spread: set[int] = set()
+        """Serials that another device than their publisher has heard."""
+
+    def delivered(self, now_ns: int, device: str, event: Deliver) -> None:
+        """Note what has left its publisher."""
+        if device != event.origin:
+            for row in event.messages:
+                message = self._ledger.find(event.origin, row)
+                if message is not None:
+                    self._spread.add(message.serial)
 
     def lost(self, now_ns: int, device: str, gap: Gap) -> None:
         """Ask whether anybody in reach still held what is given up."""
@@ -81,8 +96,16 @@ class Loss(Checker):
         for message in self._required(now_ns):
             if self._holder(message, core) is not None:
                 continue
+            if message.serial not in self._spread and message.origin in core and not self._tight:
+                text = f"{_described(message)} is on no disk, and nobody else ever heard it"
+                self.violated(now_ns, message.origin, text)
             for name in core:
-                if self._lacks(name, message) and self._heard_later(name, message):
+                settled_ns = self._delivery.hearing[name].born_ns + NEWCOMER_NS
+                if (
+                    message.at_ns > settled_ns
+                    and self._lacks(name, message)
+                    and self._heard_later(name, message)
+                ):
                     text = f"{_described(message)} was passed over without a word"
                     self.violated(now_ns, name, text)
 
@@ -93,6 +116,7 @@ class Loss(Checker):
             if message.acknowledged
             and not message.retained
             and not message.forgotten
+            and not message.to
             and not message.expired(now_ns)
         ]
 

@@ -45,7 +45,7 @@ class Order(Checker):
             return
         for row in event.messages:
             message = self._ledger.find(event.origin, row)
-            if message is None or message.retained:
+            if message is None or message.retained or message.to:
                 continue  # retained values may come by reconciliation, ahead of their bundle
             if message.qos:
                 stream = (event.origin, message.priority)

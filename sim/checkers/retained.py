@@ -11,7 +11,7 @@ from sim.checkers.checker import Checker
 from sim.watcher import Death
 
 if TYPE_CHECKING:
-    from broker.mesh.events import Deliver
+    from broker.mesh.events import Changes, Deliver
     from broker.mesh.retained import Entry
     from sim.network import Network
 
@@ -39,6 +39,12 @@ class Retained(Checker):
         """What a disk lost is not remembered."""
         if how is not Death.KILLED:
             self._seen[device] = {}
+
+    def committed(self, now_ns: int, device: str, changes: Changes) -> None:
+        """What gave way to the limits is not remembered."""
+        for topic, entry in changes.retained.items():
+            if entry is None:
+                self._seen[device].pop(topic, None)
 
     def delivered(self, now_ns: int, device: str, event: Deliver) -> None:
         """What is heard of a topic is newer than what was heard of it before."""

@@ -32,7 +32,12 @@ class Stable(Watcher):
         known = self._delivery.hearing[device].known
         for row in event.messages:
             message = self._ledger.find(event.origin, row)
-            if message is not None and message.qos and message.serial not in known:
+            if (
+                message is not None
+                and message.qos
+                and not message.to
+                and message.serial not in known
+            ):
                 self._last_ns[message.serial] = now_ns
 
     def quantiles_ms(self, core: list[str]) -> dict[str, float]:
