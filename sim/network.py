@@ -18,6 +18,7 @@ from zlib import crc32
 from broker.mesh.events import CloseLink, Deliver, Gap, Misbehaved, Undelivered
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
+from sim.device import NEVER_NS, Device
 from sim.disk import Disk
 from sim.path import Conditions, Path
 from sim.randomness import stream
@@ -26,16 +27,13 @@ from sim.watcher import Death, Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["WALL_MS", "Device", "Edge", "Network"]
+__all__ = ["WALL_MS", "Edge", "Network"]
 
 Edge = tuple[str, str]
-Heard = tuple[str, int, str, bytes, bool]
-"""origin, clock, topic, payload, whether it was memory."""
 
 WALL_MS: Final = 1_700_000_000_000
 """What a right clock shows at the beginning."""
 START_NS: Final = 1_000 * MS
-NEVER_NS: Final = 1 << 62
 REDIAL_MS: Final = 100
 """A dialler's first pause; real ones back off, which would only make a simulation longer."""
 CHECKPOINT_MS: Final = 5_000
@@ -43,36 +41,6 @@ CHECKPOINT_MS: Final = 5_000
 EVENTS_MAX: Final = 20_000
 """In a virtual second, and so many more for each device: beyond it nothing will ever come to rest. Guess."""
 EVENTS_PER_DEVICE_MAX: Final = 2_000
-
-
-class Device:
-    """A device: its disk, and its mesh while it runs."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.disk = Disk()
-        self.mesh: Mesh | None = None
-        self.boots = 0
-        self.paths: dict[str, Path] = {}
-        """By neighbour: the way to it."""
-        self.timer_ns = NEVER_NS
-        self.checkpoint_ns = 0
-        self.wall_skew_ms = 0
-        self.synchronised = True
-        self.doomed: Death | None = None
-        """The next turn ends after its commit, before its events leave."""
-        self.forgetful = False
-        """When doomed: the turn ends sooner, after its frames have left and before its commit."""
-        self.heard: list[Heard] = []
-        self.gaps: list[Gap] = []
-        self.undelivered: list[Undelivered] = []
-        self.bad: list[Misbehaved] = []
-
-    @property
-    def running(self) -> Mesh:
-        """Its mesh; only for a device that runs."""
-        assert self.mesh is not None, f"{self.name} is down"
-        return self.mesh
 
 
 class Network:
