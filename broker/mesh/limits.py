@@ -189,8 +189,9 @@ GAP_AWAY_MS: Final = 15_000
 """The same when the origin is no neighbour: it may be behind a cut that heals. What follows the hole waits. Guess."""
 REBUILD_RETRY_MS: Final = 2_000
 """A request for lost memory that brought nothing is put to a neighbour again after this long."""
-REBUILD_ASKS_MAX: Final = 5
-"""Requests for the memory of one stream; what the log evicts meanwhile would be asked for without end."""
+REBUILD_ASKS_MAX: Final = 15
+"""Requests for the memory of one stream; what the log evicts meanwhile would be asked for without end. A bundle in
+three parts takes nine through a hub that loses every third frame and lets others overtake."""
 JOIN_WAIT_MS: Final = 3_000
 """A device without any memory waits so long for a neighbour with history before it counts what it hears. Guess."""
 REBUILD_MS: Final = 60_000
