@@ -146,8 +146,11 @@ PLANTS: Final = {
     ),
     "hasty-gap": Plant(
         "a hole is given up before anybody was asked",
-        "hub", Repair, "_loss",
-        lambda _: lambda *a: a[4].header.before if a[4] is not None else None,
+        "hub", Repair, "_able", _never,
+    ),
+    "asks-nobody": Plant(
+        "a hole is seen, and nobody is asked for what would fill it",
+        "partition", Repair, "_ask", _nothing,
     ),
     "out-of-order": Plant(
         "what waits behind a hole is delivered before it",

@@ -26,12 +26,15 @@ MUST_HAPPEN: Final = (
     "dropped",
     "expired",
     "gaps",
+    "grafts",
     "held_back",
     "incarnation_raised",
+    "prunes",
     "rebuilt",
     "reconciled",
     "refused",
     "superseded",
+    "unicast_acked",
     "wants",
 )
 
