@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from sim.plants import PLANTS
 from sim.report import as_json, as_text
+from sim.scenarios import SCENARIOS
+from sim.scene import Scene
 from sim.shrink import shrink
 from sim.story import Options, tell
 from sim.sweep import Sweep, sweep
@@ -25,6 +27,8 @@ def main() -> int:
     """Run what the command line asks for."""
     options, arguments = _options()
     try:
+        if arguments.scenario:
+            return _scenario(arguments.scenario, options.seed, as_json=arguments.json)
         if arguments.sweep is not None:
             return _sweep(options, arguments.sweep, quiet=arguments.json)
         return _one(options, arguments)
@@ -47,6 +51,31 @@ def _one(options: Options, arguments: argparse.Namespace) -> int:
     }
     print(json.dumps(as_json(result, wall), indent=2) if arguments.json else as_text(result, wall))
     return 1 if result.violations else 0
+
+
+def _scenario(name: str, seed: int, *, as_json: bool) -> int:
+    """Tell a named scenario, or all of them."""
+    if name != "all" and name not in SCENARIOS:
+        raise ValueError(f"no scenario called {name}; there are all, {', '.join(SCENARIOS)}")
+    rows = []
+    for each in SCENARIOS if name == "all" else [name]:
+        scene = Scene(seed)
+        SCENARIOS[each].tell(scene)
+        rows.append(
+            {
+                "scenario": each,
+                "seed": seed,
+                "rule": SCENARIOS[each].RULE,
+                "failures": scene.failures,
+                "timelines": scene.timelines(),
+            }
+        )
+        if not as_json:
+            print(f"{each}: {'FAILED' if scene.failures else 'holds'}: {SCENARIOS[each].RULE}")
+            print("".join(f"  {failure}\n" for failure in scene.failures), end="", flush=True)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    return 1 if any(row["failures"] for row in rows) else 0
 
 
 def _sweep(options: Options, seconds: float, *, quiet: bool) -> int:
@@ -102,6 +131,7 @@ def _options() -> tuple[Options, argparse.Namespace]:
     parser.add_argument("--plain", action="store_true", help="only kept messages of 100 bytes")
     parser.add_argument("--plant", default="", help="a known bug to plant: " + ", ".join(PLANTS))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--scenario", help="rule_01 to rule_14, or all")
     parser.add_argument(
         "--sweep",
         type=float,

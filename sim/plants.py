@@ -188,17 +188,10 @@ PLANTS: Final = {
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
-    """Run with a bug; an empty name plants none.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
+def planted(plant: Plant | None) -> Iterator[None]:
+    """Run with a bug, or with none."""
     with ExitStack() as stack:
-        if name:
-            if name not in PLANTS:
-                raise ValueError(f"no bug called {name}; there are {', '.join(PLANTS)}")
-            plant = PLANTS[name]
+        if plant is not None:
             original = getattr(plant.owner, plant.name)
             stack.callback(setattr, plant.owner, plant.name, original)
             setattr(plant.owner, plant.name, plant.make(original))

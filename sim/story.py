@@ -23,7 +23,7 @@ from sim.graphs import names, random_graph
 from sim.ledger import Ledger
 from sim.mix import KINDS, Mix, draw
 from sim.network import Network
-from sim.plants import planted
+from sim.plants import PLANTS, planted
 from sim.randomness import stream
 from sim.sometimes import Sometimes
 from sim.tight import tightened
@@ -93,7 +93,9 @@ def mix_of(options: Options) -> Mix:
 def tell(options: Options) -> Result:
     """Run a seed."""
     mix = mix_of(options)
-    with tightened(mix.tight), planted(options.plant):
+    if options.plant and options.plant not in PLANTS:
+        raise ValueError(f"no bug called {options.plant}; there are {', '.join(PLANTS)}")
+    with tightened(wanted=mix.tight), planted(PLANTS.get(options.plant)):
         return Story(options, mix).run()
 
 

@@ -39,7 +39,7 @@ SMALL: Final = {
 
 
 @contextmanager
-def tightened(wanted: bool) -> Iterator[None]:  # noqa: FBT001
+def tightened(*, wanted: bool) -> Iterator[None]:
     """Run with the small limits, if they are wanted."""
     if not wanted:
         yield
