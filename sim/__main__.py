@@ -16,7 +16,7 @@ from sim.report import as_json, as_text
 from sim.scenarios import SCENARIOS
 from sim.scene import Scene
 from sim.shrink import shrink
-from sim.story import Options, tell
+from sim.story import LARGE, Options, tell
 from sim.sweep import Sweep, sweep
 
 if TYPE_CHECKING:
@@ -153,9 +153,6 @@ def _options() -> tuple[Options, argparse.Namespace]:
     )
     return options, given
 
-
-LARGE = 50
-"""From so many devices on, each has 6 links, and all together publish 10 messages a second."""
 
 if __name__ == "__main__":
     sys.exit(main())

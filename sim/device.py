@@ -31,6 +31,8 @@ class Device:
         """By neighbour: the way to it."""
         self.timer_ns = NEVER_NS
         self.checkpoint_ns = 0
+        self.turn_ns = -1
+        """The moment for which a turn is scheduled already."""
         self.wall_skew_ms = 0
         self.synchronised = True
         self.doomed: Death | None = None

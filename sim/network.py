@@ -54,6 +54,8 @@ class Network:
         reorder: Whether frames overtake each other on such a path.
         latency_ms: Least and mean latency of such a path.
         incarnation_max: Devices without memory begin at an incarnation drawn up to this, as a store does.
+        grain_ms: Frames arrive at multiples of it, and all that arrive at one moment are one turn of their device, as
+            in a busy event loop; 0: each is a turn of its own.
         recording: Whether devices keep all that they hear, for tests that look at it.
         watchers: Who is told what happens.
     """
@@ -68,6 +70,7 @@ class Network:
         reorder: bool = False,
         latency_ms: tuple[float, float] = (1, 3),
         incarnation_max: int = 1,
+        grain_ms: float = 0,
         recording: bool = True,
         watchers: Iterable[Watcher] = (),
     ) -> None:
@@ -79,6 +82,7 @@ class Network:
             least_ms, mean_ms - least_ms, loss=loss, reorder=0.5 if reorder else 0.0
         )
         self.recording = recording
+        self._grain_ns = int(grain_ms * MS)
         self.watchers = list(watchers)
         self.devices = {name: Device(name) for name in names}
         for name, device in self.devices.items():
@@ -399,6 +403,8 @@ class Network:
             self.frames += 1
             self.frame_bytes += len(frame)
             at_ns = self.now_ns + path.delay_ns()
+            if self._grain_ns:
+                at_ns += -at_ns % self._grain_ns
             if conditions.loss and path.random.random() < conditions.loss:
                 continue
             if conditions.reorder and path.random.random() < conditions.reorder:
@@ -442,7 +448,12 @@ class Network:
             return
         self._timeline.update(b"%d %d\n" % (self.now_ns, crc32(frame)))
         mesh.receive(path.source, frame, self.now_ns)
-        self.turn(path.target)
+        device = self.devices[path.target]
+        if not self._grain_ns:
+            self.turn(path.target)
+        elif device.turn_ns != self.now_ns:
+            device.turn_ns = self.now_ns
+            self.at(self.now_ns, self._turn_of, (path.target, mesh))
 
     def _timer(self, what: tuple[Device, int, int]) -> None:
         device, boots, due_ns = what

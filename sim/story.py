@@ -32,13 +32,16 @@ from sim.workload import Workload
 if TYPE_CHECKING:
     from sim.checkers.checker import Checker, Violation
 
-__all__ = ["Options", "Result", "Story", "tell"]
+__all__ = ["LARGE", "Options", "Result", "Story", "tell"]
 
 CONVERGE_MS: Final = 75_000
 """A hole whose origin is away is given up after 15 s, a clock from the future held back for 30 s, and what waited
 behind either is delivered and reconciled after it."""
 INCARNATION_MAX: Final = 1 << 24
 """As the store's: a device that lost its disk begins above or below where it was."""
+LARGE: Final = 50
+"""From so many devices on, frames that arrive within GRAIN_MS are one turn: a third of the work, and as in life."""
+GRAIN_MS: Final = 2.0
 POLL_MS: Final = 250
 LOOKS: Final = 40
 """Times in a run at which memory is looked at."""
@@ -114,7 +117,12 @@ class Story:
         self.stable = Stable(ledger, delivery)
         order = Order(ledger)
         self.network = Network(
-            devices, (), options.seed, incarnation_max=INCARNATION_MAX, recording=False
+            devices,
+            (),
+            options.seed,
+            grain_ms=GRAIN_MS if options.nodes >= LARGE else 0,
+            incarnation_max=INCARNATION_MAX,
+            recording=False,
         )
         network = self.network
         self.loss = Loss(ledger, delivery, network, tight=mix.tight)

@@ -12,6 +12,7 @@ SELDOM = {
     "conflated": Options(0, faults="clog,burst"),
     "died: disk": Options(0, faults="restart"),
     "died: power": Options(0, faults="restart"),
+    "dropped": Options(0, faults="tight,clog,burst"),
     "gaps": Options(0, faults="tight,restart,partition"),
     "held_back": Options(0, faults="clock", seconds=10.0),
     "incarnation_raised": Options(0, faults="restart"),
