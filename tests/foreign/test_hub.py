@@ -115,7 +115,7 @@ def test_a_direct_link_is_preferred_and_the_hub_takes_over_when_it_goes(tmp_path
             await publish(a, range(20))
             await until(lambda: len(heard.payloads("t")) == 20, "all")
             assert not [topic for topic, _ in hub.seen[passed:] if topic == "mesh/v1/b/a"]
-            a.undial("b")
+            a.links.undial("b")
             await until(lambda: linked(a, b) and not a.links._has_direct("b"), "the hub again")
             await publish(a, range(20, 40))
             await until(lambda: len(heard.payloads("t")) >= 40, "the rest")
