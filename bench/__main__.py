@@ -18,7 +18,7 @@ from rich.console import Console
 from bench.result import Result, show
 from bench.stage import BenchFailed
 
-NAMES: Final = ("chain", "fleet", "overhead", "heal", "slow", "idle", "placement")
+NAMES: Final = ("chain", "fleet", "overhead", "heal", "slow", "idle", "placement", "durability")
 
 
 def main() -> int:

