@@ -1,4 +1,8 @@
-"""Devices that are killed under load: what was acknowledged arrives, once, in order."""
+"""Devices that are killed under load: what was acknowledged arrives, once, in order.
+
+The relay has its log on disk: with one in memory, a relay and then an origin that are killed before anybody else has a
+message take it with them, since the origin lets go of what its neighbour holds.
+"""
 
 import asyncio
 import contextlib
@@ -80,7 +84,7 @@ def test_publisher_and_relay_may_be_killed_at_any_moment(tmp_path, seed):
     async def story():
         c = await start("c", tmp_path)
         heard = Listener(c)
-        a, h = Child("a", tmp_path / "a"), Child("h", tmp_path / "h")
+        a, h = Child("a", tmp_path / "a"), Child("h", tmp_path / "h", "disk")
         async with ended(a, h):
             await h.boot(c)
             await a.boot(h)
