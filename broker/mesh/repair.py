@@ -420,4 +420,9 @@ class Repair:
         first = mine.first_waiting() if mine else None
         if first is not None:
             floors.append(first.header.before)
-        return min((floor for floor in floors if floor > position), default=None)
+        loss = min((floor for floor in floors if floor > position), default=None)
+        if loss is None:
+            # All who are ahead claim to hold it. They lie, or the link loses much: ask again, now and then.
+            hole.fruitless.clear()
+            hole.hopeless_ns = None
+        return loss

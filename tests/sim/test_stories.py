@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from sim.story import Options, tell
 
 
@@ -34,3 +36,8 @@ def test_without_faults_everything_arrives_and_nothing_is_odd():
     assert result.figures["acknowledged"] > 20
     assert result.stable_ms["1.0"] < 100
     assert "gaps" not in result.counts
+
+
+@pytest.mark.parametrize("seed", [163, 198, 253, 542, 5009])
+def test_a_seed_that_once_broke_a_promise_keeps_it(seed):
+    assert tell(Options(seed)).violations == []
