@@ -140,7 +140,7 @@ class Exchange:
         if self.ranges_due:
             return frame.encode_control(self._ranges(retained))
         if self.unknown or self.newer:
-            ask = Ask(_take(self.unknown), _take(self.newer))
+            ask = Ask(retained.floor, _take(self.unknown), _take(self.newer))
             return frame.encode_control(ask)
         rows = []
         size = 0
@@ -154,7 +154,7 @@ class Exchange:
         return frame.encode_control(Entries(rows)) if rows else None
 
     def _ranges(self, retained: RetainedMap) -> Ranges:
-        record = Ranges([], [])
+        record = Ranges(retained.floor, [], [])
         size = 0
         while self.ranges_due and size < RECONCILE_RECORD_BYTES and len(record) < RANGES_MAX:
             within = next(iter(self.ranges_due))

@@ -137,6 +137,8 @@ class Want(msgspec.Struct, array_like=True, frozen=True):
 class Ranges(msgspec.Struct, array_like=True, frozen=True):
     """Ranges of the sender's retained map that may differ, each as (digits, prefix, ...)."""
 
+    floor: int
+    """The sender's, as it was when it did not have what it does not list."""
     sums: list[tuple[int, int, bytes]]
     """Fingerprints of the sixteen ranges below, 8 bytes each, big-endian."""
     lists: list[tuple[int, int, list[tuple[int, int, int, str]]]]
@@ -155,6 +157,8 @@ class Entries(msgspec.Struct, array_like=True, frozen=True):
 class Ask(msgspec.Struct, array_like=True, frozen=True):
     """Asks for retained values by topic hash."""
 
+    floor: int
+    """As in Ranges."""
     unknown: list[int]
     """The sender has nothing there: they may be too old to be given."""
     newer: list[int]

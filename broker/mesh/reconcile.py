@@ -11,9 +11,10 @@ once, as a bundle would.
 
 An entry that a neighbour lacks and that is below its floor is not given but challenged: see `horizon.py`.
 
-Assumes that a neighbour's floor is known (its digest was heard) before anything is given. A neighbour that lies costs
-RECONCILE_WORK_MAX steps per window, told and counted beyond. It can give values as any publisher can, and by claiming
-to lack them it can delete those that are older than the horizon and whose origin is gone.
+What a neighbour lacks is judged by the floor that came in the same record, so records that overtake each other do no
+harm. A neighbour that lies costs RECONCILE_WORK_MAX steps per window, told and counted beyond. It can give values as
+any publisher can, and by claiming to lack them it can delete those that are older than the horizon and whose origin is
+gone.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ class Reconciler:
     def hear_digest(self, peer: Peer, digest: Digest, now_ns: int) -> None:
         """A neighbour says how its map stands."""
         state, exchange = self._state, peer.exchange
-        if not 0 <= digest.floor < CLOCK_MAX:
-            raise FrameInvalid("digest with an impossible floor")
+        _check_floor(digest.floor)
         state.age(now_ns)
         exchange.floor = digest.floor
         before = exchange.difference
@@ -123,16 +123,18 @@ class Reconciler:
         exchange = peer.exchange
         exchange.busy(now_ns)
         match control:
-            case Ranges(sums=sums, lists=lists):
+            case Ranges(floor=floor, sums=sums, lists=lists):
+                _check_floor(floor)
                 exchange.work.charge(len(sums) + len(lists), _WORK, now_ns)
                 for digits, prefix, packed in sums:
                     self._compare_sums(peer, (digits, prefix), packed, now_ns)
                 for digits, prefix, rows in lists:
-                    self._compare_list(peer, (digits, prefix), rows, now_ns)
-            case Ask(unknown=unknown, newer=newer):
+                    self._compare_list(peer, floor, (digits, prefix), rows, now_ns)
+            case Ask(floor=floor, unknown=unknown, newer=newer):
+                _check_floor(floor)
                 exchange.work.charge(len(unknown) + len(newer), _WORK, now_ns)
                 find = self._state.retained.find
-                self._give(peer, [t for t in map(find, unknown) if t is not None], now_ns)
+                self._give(peer, floor, [t for t in map(find, unknown) if t is not None], now_ns)
                 owe(exchange.entries_due, [t for t in map(find, newer) if t is not None])
             case Entries(entries=rows):
                 exchange.work.charge(len(rows), _WORK, now_ns)
@@ -151,7 +153,9 @@ class Reconciler:
         peer.exchange.work.charge(len(different), _WORK, now_ns)
         owe(peer.exchange.ranges_due, different)
 
-    def _compare_list(self, peer: Peer, within: Range, rows: list[Row], now_ns: int) -> None:
+    def _compare_list(
+        self, peer: Peer, floor: int, within: Range, rows: list[Row], now_ns: int
+    ) -> None:
         digits, prefix = within
         if not 0 <= digits <= DIGITS or not 0 <= prefix < 1 << (4 * digits):
             raise FrameInvalid("list of an impossible range")
@@ -161,7 +165,7 @@ class Reconciler:
         found = self._state.retained.compare(within, rows)
         exchange.work.charge(len(found.newer_here) + len(found.only_here), _WORK, now_ns)
         owe(exchange.entries_due, found.newer_here)
-        self._give(peer, found.only_here, now_ns)
+        self._give(peer, floor, found.only_here, now_ns)
         owe(exchange.newer, found.newer_there)
         owe(exchange.unknown, found.only_there)
 
@@ -180,12 +184,14 @@ class Reconciler:
                 raise FrameInvalid("retained value outside its limits")
         state = self._state
         for topic, payload, qos, rank, clock, origin in rows:
-            peer.exchange.entries_due.pop(topic, None)
             message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
             if self._intake.retain(origin, message, given=True):
                 state.counters["reconciled"] += 1
                 state.deliver(origin, 0, [message])
                 self._pass_on(peer, topic, clock)
+            held = state.retained.get(topic)
+            if held is not None and held.version == (rank, clock, origin):
+                peer.exchange.entries_due.pop(topic, None)
 
     def _pass_on(self, peer: Peer, topic: str, clock: int) -> None:
         """Give news to the other neighbours, except what may be a challenge there."""
@@ -200,11 +206,9 @@ class Reconciler:
 
     # What a neighbour lacks.
 
-    def _give(self, peer: Peer, topics: list[str], now_ns: int) -> None:
-        """Give a neighbour what it lacks, unless its lack means that it was deleted."""
-        state, floor = self._state, peer.exchange.floor
-        if floor is None:
-            return
+    def _give(self, peer: Peer, floor: int, topics: list[str], now_ns: int) -> None:
+        """Give a neighbour what it lacked while it had this floor, unless its lack means that it was deleted."""
+        state = self._state
         state.age(now_ns)
         # A neighbour whose clock runs ahead has a floor that is too high; one's own clock bounds it.
         floor = min(floor, horizon_of(state.clock.read(now_ns)))
@@ -244,3 +248,8 @@ class Reconciler:
             flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
             gone = Message(entry.clock + 1, flags, 0, entry.rank, topic, b"")
             state.deliver(entry.origin, 0, [gone])
+
+
+def _check_floor(floor: int) -> None:
+    if not 0 <= floor < CLOCK_MAX:
+        raise FrameInvalid("an impossible floor")

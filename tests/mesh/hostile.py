@@ -74,12 +74,14 @@ class Hostile:
         """One control message of each kind but hello."""
         random, number = self.random, self.number
         flag = random.random() < 0.5
+        floor = 0 if flag or self.only else number()
         versions = [(number(), number(), number(), self.name()) for _ in range(random.randrange(5))]
         return [
             Ping(abs(number()) % 2**63, abs(number()) % 2**63, abs(number()) % 2**63),
             Digest(flag, flag, random.random() < 0.2, number(), number(), number(), self.rows(4)),
             Want(self.rows(4)),
             Ranges(
+                floor,
                 [(*self.range(), random.randbytes(128)) for _ in range(2)],
                 [(*self.range(), [] if self.only else versions)],
             ),
@@ -89,7 +91,7 @@ class Hostile:
                     for _ in range(random.randrange(5))
                 ]
             ),
-            Ask(self.topics(), self.topics()),
+            Ask(floor, self.topics(), self.topics()),
             Have([(*self.row(2), random.randrange(256)) for _ in range(random.randrange(6))]),
             Shape([self.name() for _ in range(3)], [self.name() for _ in range(3)]),
             Ack(self.name(), number(), self.name(), number(), flag, number()),
