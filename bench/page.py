@@ -25,7 +25,7 @@ _POINT: Final = re.compile(r"(p50|p99)_ms_(\d+)")
 
 
 def table(result: dict[str, Any]) -> str:
-    """Systems and figures in Markdown, then the ratios, then what went wrong."""
+    """Systems and figures in Markdown, then the ratios, how busy the machine was, and what went wrong."""
     systems: dict[str, dict[str, Any]] = result["systems"]
     figures = list(dict.fromkeys(key for row in systems.values() for key in row))
     lines = _rows(
@@ -38,6 +38,7 @@ def table(result: dict[str, Any]) -> str:
         )
     ratios = [[f"`{name}`", text(value)] for name, value in result["ratios"].items()]
     lines += ["", *_rows(["ratio", "value"], ratios)]
+    lines += ["", f"Load average before it began: {text(result['machine'].get('load_before'))}."]
     lines += ["", *(f"Problem: {problem}." for problem in result["problems"])]
     return "\n".join(lines).strip()
 
