@@ -21,6 +21,7 @@ from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
 from broker.links import LINKS_MAX, Links
+from broker.mesh.bundle import FLAG_RETAINED
 from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
 from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics
@@ -429,7 +430,8 @@ class Node:
         origin, incarnation, messages, rebuild = event
         if not rebuild and self._broker.subscribed:
             for message in messages:
-                self._broker.route(message.topic, message.payload, message.qos)
+                retained = bool(message.flags & FLAG_RETAINED)
+                self._broker.route(message.topic, message.payload, message.qos, retained=retained)
         if not self._subscribers:
             return
         batch = [

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from agent.commands.doctor import findings
 from agent.config import load, resolve
 from agent.errors import ConfigError
 from broker.errors import SecretUnusable
@@ -96,7 +97,8 @@ def test_what_a_bridge_may_not_say(tmp_path, text, says):
 
 def test_a_key_that_others_may_read_is_none(tmp_path):
     text = 'device = "a"\n[[hub]]\nhost = "h"\nkey_file = "hub.key"'
-    (hub,) = load(written(tmp_path, text)).hub
+    path = written(tmp_path, text)
+    (hub,) = load(path).hub
     with pytest.raises(SecretUnusable, match="No such file"):
         hub.at()
     key = tmp_path / "hub.key"
@@ -106,7 +108,9 @@ def test_a_key_that_others_may_read_is_none(tmp_path):
         hub.at()
     key.chmod(0o600)
     assert hub.at().key == b"0123456789abcdef"
+    assert "ok" in {found.state for found in findings(path) if found.what.startswith("hub h")}
     key.write_text("short")
+    assert "missing" in {found.state for found in findings(path) if found.what.startswith("hub h")}
     with pytest.raises(SecretUnusable, match="5 bytes"):
         hub.at()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import shutil
@@ -25,10 +26,11 @@ from agent.errors import ConfigError
 from agent.infer.backend import RuntimeUnavailable
 from agent.infer.tflite import find_runtime
 from broker.discovery import own_addresses
+from broker.errors import SecretUnusable
 from broker.wall_clock import is_synchronised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from agent.config import Config
 
@@ -155,6 +157,19 @@ def _config(path: Path) -> Iterator[Finding]:
         yield from _ports(config.broker.host, config.broker.websocket_port)
     yield from _neighbourhood(config)
     yield from _state(Path(config.state))
+    checks: list[tuple[str, Callable[[], object]]] = []
+    checks += [(f"hub {hub.host}", hub.at) for hub in config.hub]
+    checks += [(f"bridge {b.name}", functools.partial(b.at, config.site)) for b in config.bridge]
+    for what, make in checks:
+        yield _secrets(what, make)
+
+
+def _secrets(what: str, make: Callable[[], object]) -> Finding:
+    try:
+        make()
+    except SecretUnusable as error:
+        return Finding("missing", f"{what}: {error}")
+    return Finding("ok", f"{what}: its secrets can be read, and by nobody else")
 
 
 def _neighbourhood(config: Config) -> Iterator[Finding]:

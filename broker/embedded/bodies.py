@@ -18,8 +18,10 @@ REFUSED_IDENTIFIER: Final = 2
 REFUSED_UNAVAILABLE: Final = 3
 REFUSED_NOT_AUTHORIZED: Final = 5
 
-# 4 is MQTT 3.1.1. Mosquitto's bridges set the highest bit to say that they are one.
-_LEVELS_SERVED: Final = (0x04, 0x84)
+# 4 is MQTT 3.1.1. Mosquitto's bridges set the highest bit to say that they are one: they want
+# nothing back of what they publish, and RETAIN as it was published.
+_LEVEL_BRIDGE: Final = 0x84
+_LEVELS_SERVED: Final = (0x04, _LEVEL_BRIDGE)
 
 
 class Will(NamedTuple):
@@ -41,6 +43,7 @@ class Connect(NamedTuple):
     will: Will | None = None
     username: str | None = None
     password: bytes | None = None
+    bridge: bool = False
 
 
 class _Reader:
@@ -113,7 +116,8 @@ def parse_connect(body: bytes) -> Connect:
     clean = bool(flags & 0x02)
     if not client_id and not clean:
         return Connect(REFUSED_IDENTIFIER)
-    return Connect(ACCEPTED, client_id, clean, keep_alive_s, will, username, password)
+    bridge = level == _LEVEL_BRIDGE
+    return Connect(ACCEPTED, client_id, clean, keep_alive_s, will, username, password, bridge)
 
 
 def parse_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:

@@ -115,9 +115,9 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """Whether there is any subscription that `route` could reach."""
         return len(self._exchange.trie) > 0
 
-    def route(self, topic: str, payload: bytes, qos: int) -> None:
+    def route(self, topic: str, payload: bytes, qos: int, *, retained: bool = False) -> None:
         """Put a live message into the buffers of the sessions that subscribed to its topic."""
-        self._exchange.route(topic, payload, qos)
+        self._exchange.route(topic, payload, qos, retained=retained)
 
     def flush(
         self, *, committed: bool, pressed: bool = False, turn: int = 0, durable: int = 0

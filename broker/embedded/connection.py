@@ -166,6 +166,7 @@ class Connection(Wire):
             self.end("not authorised")
             return
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
+        self._session.bridge = connect.bridge
         self._will = connect.will
         self.write(packets.encode_connack(ACCEPTED, session_present=present))
         self._keep_alive(connect.keep_alive_s)

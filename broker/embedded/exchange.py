@@ -15,6 +15,7 @@ without credentials can end somebody's session.
 """
 
 import logging
+from collections import Counter
 
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import Limits
@@ -43,6 +44,7 @@ class Exchange:
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
         self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
         self._durable = 0
+        self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
 
@@ -64,10 +66,18 @@ class Exchange:
         if topic.startswith("$") or first_level(topic) == _LINKS:
             self.counters.ignored += 1
             return
+        session = self.sessions.get(client_id)
+        if session is not None and session.bridge:
+            self._own[client_id, topic, payload] += 1
         self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
 
-    def route(self, topic: str, payload: bytes, qos: int) -> None:
-        """Deliver a live message to the sessions that subscribed, with RETAIN 0."""
+    def route(self, topic: str, payload: bytes, qos: int, *, retained: bool = False) -> None:
+        """Deliver a live message to the sessions that subscribed.
+
+        RETAIN is 0 (3.3.1.3), except to bridges, which get it as it was published and nothing of
+        what they published themselves. That comes back from the node within the turn, so it is
+        known by being counted until `flush`.
+        """
         targets = self.trie.match(topic)
         if not targets:
             return
@@ -75,15 +85,30 @@ class Exchange:
         shared: bytes | None = None
         dirty = self._dirty
         for session, granted in targets:
+            flags = 0
+            if session.bridge:
+                if self._is_own(session, topic, payload):
+                    continue
+                flags = FLAG_RETAIN if retained else 0
             if not session.dirty:
                 session.dirty = True
                 dirty.append(session)
             if qos and granted:
-                session.deliver_kept(min(qos, granted) << 1, field, payload)
+                session.deliver_kept(min(qos, granted) << 1 | flags, field, payload)
+            elif flags:
+                session.deliver_fresh(publish_frame(flags, field, payload))
             else:
                 if shared is None:
                     shared = publish_frame(0, field, payload)
                 session.deliver_fresh(shared)
+
+    def _is_own(self, session: Session, topic: str, payload: bytes) -> bool:
+        """Whether a bridge published this itself within this turn; once for each time that it did."""
+        key = (session.client_id, topic, payload)
+        count = self._own.get(key, 0)
+        if count:
+            self._own[key] = count - 1
+        return count > 0
 
     def _topic_field(self, topic: str) -> bytes:
         if len(self._fields) >= 8192:  # as many as the trie remembers
@@ -98,6 +123,7 @@ class Exchange:
                 self.touch(session)
             self._awaited.clear()
         self._durable = durable
+        self._own.clear()
         dirty, self._dirty = self._dirty, []
         wait = pressed or bool(self.lagging)
         for session in dirty:

@@ -62,6 +62,7 @@ class Session:
     def __init__(self, client_id: str, limits: Limits, counters: Counters, *, clean: bool) -> None:
         self.client_id = client_id
         self.clean = clean
+        self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
         self.dirty = False
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}

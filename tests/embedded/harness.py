@@ -40,7 +40,7 @@ class FakeNode:
                 self.retained[topic] = (payload, qos)
             else:
                 self.retained.pop(topic, None)
-        self.broker.route(topic, payload, qos)
+        self.broker.route(topic, payload, qos, retained=retained)
 
     def retained_matching(self, topic_filter) -> Iterator[tuple[str, bytes, int]]:
         trie = Trie()

@@ -605,3 +605,26 @@ async def test_a_client_that_publishes_to_itself_does_not_stop_itself() -> None:
                 packet_id = packets.parse_publish(flags, body)[2]
                 both.send(packets.encode_ack(packets.PUBACK, packet_id))
         assert node.broker.statistics().counters.slow_consumers == 0
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_bridge_gets_nothing_back_and_retain_as_it_was(qos):
+    async with (
+        running() as node,
+        client(node, "bridge", level=0x84) as bridge,
+        client(node, "other") as other,
+    ):
+        for each in (bridge, other):
+            assert await each.subscribe("t/#", qos) == qos
+        for number in range(3):
+            bridge.send(packets.encode_publish("t/x", b"same", qos, packet_id=number + 1))
+        for _ in range(3):
+            assert (await other.publish())[:3] == (qos << 1, "t/x", b"same")
+            if qos:
+                await bridge.expect(packets.PUBACK)
+        other.send(packets.encode_publish("t/x", b"same", qos, packet_id=9, retained=True))
+        assert (await bridge.publish())[:3] == (qos << 1 | packets.FLAG_RETAIN, "t/x", b"same")
+        node.broker.route("t/y", b"", qos, retained=True)
+        node.request_flush()
+        assert (await bridge.publish())[:3] == (qos << 1 | packets.FLAG_RETAIN, "t/y", b"")
+        await bridge.quiet()
