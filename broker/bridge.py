@@ -150,7 +150,7 @@ class Bridge:
     def statistics(self) -> BridgeStatistics:
         """What was counted so far."""
         host, port, *_ = self._at.address
-        state = "active" if self._claims.active else "standby"
+        state = "active" if self._claims.active and self._inward.subscribed else "standby"
         counters = self._counters + self._inward.counters
         counters.update(out=self._window.sent, out_dropped=self._window.dropped)
         counters.update(claims_invalid=self._claims.invalid)
@@ -245,8 +245,10 @@ class Bridge:
         elif kind == packets.PUBACK:
             self._window.acknowledged(packets.parse_packet_id(body))
             self._pump()
-        elif kind == packets.SUBACK and packets.SUBACK_REFUSED in body[2:] and self._client:
-            self._client.close("the broker refuses a subscription; see its access rules")
+        elif kind == packets.SUBACK:
+            self._inward.subscribed = packets.SUBACK_REFUSED not in body[2:]
+            if not self._inward.subscribed and self._client is not None:
+                self._client.close("the broker refuses a subscription; see its access rules")
 
     def writable(self) -> None:
         """There is room again."""

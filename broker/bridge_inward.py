@@ -95,6 +95,8 @@ class Inward:
         self, filters: tuple[Filter, ...], owner: InwardOwner, outward: Outward, via: int
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.subscribed = False
+        """Whether the broker has said that it sends what matches."""
         self._filters = filters
         self._owner = owner
         self._outward = outward
@@ -113,6 +115,7 @@ class Inward:
         """Take messages in from now on. `plain`: the broker does not know bridges."""
         self._client = client
         self._plain = plain
+        self.subscribed = subscribed or not self._filters
         if not subscribed:
             self._subscribe(client)
         self._work()
