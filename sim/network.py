@@ -363,6 +363,7 @@ class Network:
     def _turn_of(self, what: tuple[str, Mesh]) -> None:
         """A turn that an event made necessary, if the device still runs."""
         name, mesh = what
+        self.devices[name].turn_ns = -1
         if self.devices[name].mesh is mesh:
             self.turn(name)
 

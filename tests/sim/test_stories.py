@@ -41,3 +41,9 @@ def test_without_faults_everything_arrives_and_nothing_is_odd():
 @pytest.mark.parametrize("seed", [163, 198, 253, 542, 5009])
 def test_a_seed_that_once_broke_a_promise_keeps_it(seed):
     assert tell(Options(seed)).violations == []
+
+
+def test_a_large_fleet_in_which_much_arrives_at_once_breaks_no_promise():
+    result = tell(Options(7, nodes=60, seconds=1, faults="none", degree=6))
+    assert result.violations == []
+    assert result.stable_ms
