@@ -21,6 +21,24 @@ from bench.stage import BenchFailed
 NAMES: Final = ("chain", "fleet", "overhead", "heal", "slow", "idle", "placement", "durability")
 
 
+async def _run(name: str, *, quick: bool, only: list[str] | None) -> Result:
+    """Run a benchmark; at the first signal it is cancelled, and so ends what it has started, in bounded time."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    told: list[bool] = []
+
+    def stop() -> None:
+        if not told:
+            told.append(True)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    benchmark = importlib.import_module(f"bench.{name}")
+    result: Result = await benchmark.run(quick=quick, only=only)
+    return result
+
+
 def main() -> int:
     """Run the benchmark that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -29,14 +47,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="very small; its figures mean nothing")
     parser.add_argument("--only", action="append", help="only this system (may be repeated)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    benchmark = importlib.import_module(f"bench.{arguments.name}")
     try:
-        result: Result = asyncio.run(benchmark.run(quick=arguments.quick, only=arguments.only))
+        result = asyncio.run(_run(arguments.name, quick=arguments.quick, only=arguments.only))
     except BenchFailed as error:
         sys.stderr.write(f"{arguments.name}: {error}\n")
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     if arguments.json:
         sys.stdout.write(json.dumps(result.json(), indent=2) + "\n")

@@ -114,14 +114,15 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
             result.add(system.name, missing=missing)
     present = [system for system in chosen if system.missing() is None]
     try:
-        started = await asyncio.gather(*map(_start, present), return_exceptions=True)
-        for system, lane in zip(present, started, strict=True):
-            if isinstance(lane, _Lane):
-                lanes.append(lane)
-            elif isinstance(lane, BenchFailed):
-                result.problems.append(f"{system.name}: {lane}")
-            else:
-                raise lane
+        started = await asyncio.gather(
+            *(_start(system, lanes) for system in present), return_exceptions=True
+        )
+        for system, failed in zip(present, started, strict=True):
+            if isinstance(failed, BenchFailed):
+                result.problems.append(f"{system.name}: {failed}")
+            elif failed is not None:
+                raise failed
+        lanes.sort(key=lambda lane: present.index(lane.system))
         await _measure(lanes, plan)
     finally:
         await asyncio.gather(*(lane.stage.__aexit__(None, None, None) for lane in lanes))
@@ -131,14 +132,16 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     return result
 
 
-async def _start(system: System) -> _Lane:
+async def _start(system: System, lanes: list[_Lane]) -> None:
+    """Start a system and add it to the lanes, from where it is cleared up; if it cannot start, clear up here."""
     stage = Stage()
     try:
         path = stage.path / "stamps"
-        return _Lane(system, stage, await system.start(stage, path), Stamps(path))
+        row = await system.start(stage, path)
     except BaseException:
         await stage.__aexit__(None, None, None)
         raise
+    lanes.append(_Lane(system, stage, row, Stamps(path)))
 
 
 async def _measure(lanes: list[_Lane], plan: Plan) -> None:
