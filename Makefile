@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := chain fleet overhead heal slow idle placement
 
-.PHONY: help install demo bench test sweep check clean
+FUZZ_SECONDS := 300
+
+.PHONY: help install demo bench fuzz test sweep check clean
 
 help:
 	@echo "make demo      five devices on this machine; Ctrl-C ends them"
 	@echo "make bench     flockmq beside what one would pick instead; takes half an hour"
+	@echo "make fuzz      coverage-guided bytes into the mesh, for FUZZ_SECONDS (300)"
 	@echo "make test      lint, types and all tests"
 	@echo "make sweep     simulated fleets under faults, seed after seed, until Ctrl-C or SWEEP_SECONDS"
 	@echo "make check     lint and types only"
@@ -37,6 +40,13 @@ bench: install
 	done
 	$(BIN)/python -m bench.page bench-results/*.json
 
+fuzz: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt -e '.[fuzz]' \
+	  && $(BIN)/python -c 'import atheris' \
+	  || { echo "atheris has no wheel for this Python and machine; it is known to have one for CPython 3.11 on x86_64 Linux"; exit 1; }
+	mkdir -p .fuzz && cd .fuzz && PYTHONPATH=.. ../$(BIN)/python ../tools/fuzz.py -max_total_time=$(FUZZ_SECONDS) \
+	  -max_len=4096 -timeout=20 -rss_limit_mb=1024 corpus
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +59,5 @@ sweep: install
 	$(BIN)/python -m sim --sweep $(SWEEP_SECONDS) --seed $$(date +%s)
 
 clean:
-	rm -rf $(VENV) .venv-tflite .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-tflite .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
