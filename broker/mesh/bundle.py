@@ -83,6 +83,7 @@ _BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
 _DEVICE: Final = re.compile(rf"[a-z0-9-]{{1,{ORIGIN_BYTES_MAX}}}")
 PRIVATE_PREFIXES: Final = ("$", "local", "mesh")
 """What begins otherwise is not private, and so is much that begins like this."""
+_PRIVATE_BEGINS: Final = tuple(f"\0{prefix}" for prefix in PRIVATE_PREFIXES)
 _PRIVATE: Final = re.compile("\0(?:\\$|(?:local|mesh)[/\0])")
 """Topics that never leave a device, in a row of topics with NUL around each."""
 MESSAGE_OVERHEAD_BYTES: Final = 36
@@ -234,7 +235,7 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
     topics = "\0".join(["", *[m.topic for m in messages], ""])
     if topics.count("\0") != len(messages) + 1 or "+" in topics or "#" in topics:
         raise BundleInvalid("a message whose topic is a filter or holds NUL")
-    if _PRIVATE.search(topics):
+    if any(begins in topics for begins in _PRIVATE_BEGINS) and _PRIVATE.search(topics):
         raise BundleInvalid("a message on a topic that never leaves its device")
     return messages
 

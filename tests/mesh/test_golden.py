@@ -28,7 +28,6 @@ FIELDS = {
     10: ("unknown", "newer"),
     12: ("entries",),
     13: ("grafts", "prunes"),
-
     17: ("origin", "incarnation", "to", "number", "expired", "hops"),
     18: ("origin", "incarnation", "to", "number", "retry"),
 }
