@@ -100,10 +100,10 @@ def controls() -> dict[str, tuple[str, list[bytes]]]:
         "digest": ("of all streams", frame.Digest(True, True, False, 2**64 - 1, 5, CLOCK, rows)),
         "want": ("asks for (6, 3) to (7, 41)", frame.Want([("j-1-1", 5, 6, 3, 7, 41)])),
         "ranges": ("one range in fingerprints, one listed", frame.Ranges(
-            [(0, 0, sums)], [(1, 15, [(0xF << 60, 9, CLOCK, "j-1-1")])])),
+            CLOCK, [(0, 0, sums)], [(1, 15, [(0xF << 60, 9, CLOCK, "j-1-1")])])),
         "entries": ("a value and a deletion", frame.Entries([
             ("a/b", b"on", 1, 0, CLOCK, "j-1-1"), ("a/c", b"", 1, 9, CLOCK, "j-2-2")])),
-        "ask": ("one unknown, one newer", frame.Ask([2**64 - 1], [7])),
+        "ask": ("one unknown, one newer", frame.Ask(CLOCK, [2**64 - 1], [7])),
         "have": ("announces a kept and a fresh bundle", frame.Have([
             ("j-1-1", 5, 7, 41, 2), ("j-1-1", 6, 7, 12, frame.SERVED)])),
         "shape": ("grafts one origin, prunes another", frame.Shape(["j-1-1"], ["j-2-2"])),

@@ -48,13 +48,13 @@ controls = st.one_of(
     ),
     st.builds(frame.Want, rows(names, lanes, numbers, numbers, numbers, numbers)),
     st.builds(
-        frame.Ranges, rows(st.integers(-1, 17), numbers, sums),
+        frame.Ranges, numbers, rows(st.integers(-1, 17), numbers, sums),
         rows(st.integers(-1, 17), numbers, versions),
     ),
     st.builds(
         frame.Entries, rows(topics, st.binary(max_size=9), st.integers(-1, 4), numbers, numbers, names)
     ),
-    st.builds(frame.Ask, st.lists(numbers, max_size=4), st.lists(numbers, max_size=4)),
+    st.builds(frame.Ask, numbers, st.lists(numbers, max_size=4), st.lists(numbers, max_size=4)),
     st.builds(frame.Have, rows(names, lanes, numbers, numbers, st.integers(-1, 256))),
     st.builds(frame.Shape, st.lists(names, max_size=4), st.lists(names, max_size=4)),
     st.builds(frame.Ack, names, numbers, names, numbers, st.booleans(), numbers),
