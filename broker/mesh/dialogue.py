@@ -27,6 +27,8 @@ from broker.mesh.limits import (
     CLOCK_MAX,
     INCARNATION_KNOWN_MAX,
     ORIGIN_BYTES_MAX,
+    OWN_KEPT_BUNDLES,
+    OWN_KEPT_BYTES,
     STREAMS_MAX,
     WORK_QUESTION,
     WORK_SERVED,
@@ -248,7 +250,11 @@ class Dialogue:
             state.waiting_bytes += settled.waiting_bytes - mine.waiting_bytes
 
     def _own_held(self, stream: tuple[str, int], peer: Peer) -> None:
-        """A neighbour says how far it holds one of our own streams."""
+        """A neighbour says how far it holds one of our own streams.
+
+        Its copy may be in memory only, and it may be alone with it; so the newest stay on this device's disk all the
+        same.
+        """
         state = self._state
         if stream[0] != state.device:
             return
@@ -259,4 +265,6 @@ class Dialogue:
                 peer.raised = True
                 self._raise_incarnation(position[0])
         elif mine is not None:
-            state.changes.own_held[stream[1]] = min(position, mine.position)
+            tail_after = state.log.tail_after(stream, OWN_KEPT_BYTES, OWN_KEPT_BUNDLES)
+            if (upto := min(position, mine.position, tail_after)) > START:
+                state.changes.own_held[stream[1]] = upto

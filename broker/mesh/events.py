@@ -74,7 +74,7 @@ Event = Deliver | Gap | Misbehaved | CloseLink | Undelivered
 
 
 class OwnBundle(NamedTuple):
-    """One of this device's own kept bundles, as it is stored until a neighbour holds it."""
+    """One of this device's own kept bundles, as it is stored until a neighbour holds it and newer ones crowd it out."""
 
     lane: int
     position: Position
@@ -101,7 +101,7 @@ class Changes:
     """Since when this device has been there; see `horizon.py`."""
     own: list[OwnBundle] = field(default_factory=list)
     own_held: dict[int, Position] = field(default_factory=dict)
-    """By lane: own bundles up to here are held by a neighbour and need not be stored any longer."""
+    """By lane: own bundles up to here need not be stored any longer: a neighbour holds them, newer ones are many."""
     own_replaced: bool = False
     """All stored own bundles are void; `own` holds their replacements (the incarnation was raised)."""
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)

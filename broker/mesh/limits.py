@@ -31,6 +31,11 @@ LOG_BYTES_MAX: Final = 32 * 1024 * 1024
 """Kept bundles held for repair: 30 s of 5,000 messages a second at 200 bytes; a Pi Zero 2 has 512 MB."""
 LOG_BUNDLES_MAX: Final = 50_000
 """Small bundles cost about 500 bytes of objects each, which LOG_BYTES_MAX does not see."""
+OWN_KEPT_BYTES: Final = 1024 * 1024
+"""Of own bundles that neighbours hold, so much of each lane stays on disk: their holders may restart. About 6,000
+obstacle updates; a boot decodes them. Guess."""
+OWN_KEPT_BUNDLES: Final = 1_024
+"""The same in bundles."""
 WAITING_BUNDLES_MAX: Final = 1_024
 """Bundles of one stream that wait for a gap to close. Beyond it the farthest is dropped; repair brings it back."""
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -145,6 +145,18 @@ class Log:
         first, end = bisect_right(held.positions, after), bisect_right(held.positions, upto)
         return [held.bundles[position] for position in held.positions[first:end]]
 
+    def tail_after(self, stream: Stream, bytes_max: int, bundles_max: int) -> Position:
+        """The position after which a stream's newest bundles are within these bounds together."""
+        held = self._streams.get(stream)
+        if held is None:
+            return (0, 0)
+        for position in reversed(held.positions):
+            bytes_max -= held.bundles[position].weight_bytes
+            bundles_max -= 1
+            if bytes_max < 0 or bundles_max < 0:
+                return position
+        return (0, 0)
+
     def get(self, stream: Stream, position: Position) -> Stored | None:
         """A bundle, if it is held."""
         held = self._streams.get(stream)

@@ -302,3 +302,32 @@ def test_news_that_waits_behind_a_newcomers_past_is_news():
         assert late
         assert late == numbered(5, b"new")[-len(late) :]
         assert network.devices[name].mesh._state.waiting_bytes == 0
+
+
+def test_what_one_neighbour_held_in_memory_survives_the_restart_of_both():
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    network.partition([("b", "c")])
+    publish_all(network, "a", [b"%d" % n for n in range(20)], 3_000)
+    assert len(news(network, "b")) == 20
+    network.kill("a")
+    network.restart("a")
+    network.run(1_000)
+    network.kill("b")
+    network.restart("b")
+    network.run(5_000)
+    network.heal()
+    network.run(5_000)
+    assert news(network, "c") == [b"%d" % n for n in range(20)]
+    assert not network.devices["c"].gaps
+
+
+def test_what_neighbours_hold_leaves_the_disk_when_it_is_much(monkeypatch):
+    monkeypatch.setattr("broker.mesh.dialogue.OWN_KEPT_BUNDLES", 8)
+    network = Network("ab", [("a", "b")])
+    network.run(4_000)
+    publish_all(network, "a", [b"%d" % n for n in range(50)], 5_000)
+    assert 8 <= len(network.devices["a"].disk._content.own) <= 12
+    network.partition([("a", "b")])
+    publish_all(network, "a", [b"x%d" % n for n in range(50)], 3_000)
+    assert len(network.devices["a"].disk._content.own) >= 58
