@@ -18,7 +18,6 @@ from broker.mesh.limits import (
     ANNOUNCE_ENTRIES_MAX,
     DIGEST_ENTRIES_MAX,
     FRAME_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
     RANGE_LIST_MAX,
     RANGES_MAX,
     RECORDS_MAX,
@@ -50,6 +49,7 @@ __all__ = [
     "encode_frame",
     "pack_sums",
     "record",
+    "unpack_record",
     "unpack_sums",
 ]
 
@@ -84,14 +84,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _HEAD: Final = struct.Struct(">BI")
 _RECORD: Final = struct.Struct(">BI")
 _BUNDLE: Final = struct.Struct(">IBH")
-_PART: Final = struct.Struct(">IHH")
 _SUMS: Final = struct.Struct(">16Q")
 _CREDIT: Final = struct.Struct(">Q")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_BYTES: Final = _RECORD.size
-PART_BYTES: Final = 48 * 1024
-"""Payload of one PART: leaves room in a frame, so that a part never waits for a frame of its own size."""
-PARTS_MAX: Final = (2 * MESSAGE_BYTES_MAX) // PART_BYTES + 1
 
 
 class FrameInvalid(ValueError):
@@ -371,52 +367,12 @@ def decode_credit(body: bytes) -> int:
     return granted_bytes
 
 
-def split(record_bytes: bytes, number: int) -> list[bytes]:
-    """A record that is larger than a frame, as PART records."""
-    chunks = [record_bytes[at : at + PART_BYTES] for at in range(0, len(record_bytes), PART_BYTES)]
-    return [
-        record(PART, _PART.pack(number, index, len(chunks)) + chunk)
-        for index, chunk in enumerate(chunks)
-    ]
+def unpack_record(data: bytes) -> tuple[int, bytes]:
+    """The (kind, body) of a record that fills `data` exactly.
 
-
-class Assembly:
-    """Puts the PARTs of one neighbour together again; at most one record is under way at a time.
-
-    Parts of a record follow each other in order, because one queue feeds the link. A part out of order means that
-    something between was lost: the record is given up, and repair brings it back.
+    Raises:
+        FrameInvalid: It does not.
     """
-
-    __slots__ = ("_chunks", "_number")
-
-    def __init__(self) -> None:
-        self._number = -1
-        self._chunks: list[bytes] = []
-
-    def add(self, data: bytes) -> tuple[int, bytes] | None:
-        """The (kind, body) that this part completes, or None.
-
-        Raises:
-            FrameInvalid: The part is impossible.
-        """
-        if len(data) <= _PART.size or len(data) > PART_BYTES + _PART.size:
-            raise FrameInvalid("part of an impossible size")
-        number, index, total = _PART.unpack_from(data)
-        if not 0 < total <= PARTS_MAX or index >= total:
-            raise FrameInvalid("part of an impossible record")
-        if index == 0:
-            self._number, self._chunks = number, []
-        if number != self._number or index != len(self._chunks):
-            self._number, self._chunks = -1, []
-            return None
-        self._chunks.append(data[_PART.size :])
-        if len(self._chunks) < total:
-            return None
-        whole = b"".join(self._chunks)
-        self._number, self._chunks = -1, []
-        if len(whole) < RECORD_BYTES or _RECORD.unpack_from(whole)[1] != len(whole) - RECORD_BYTES:
-            raise FrameInvalid("parts do not add up to a record")
-        kind = whole[0]
-        if kind == PART:
-            raise FrameInvalid("parts within parts")
-        return kind, whole[RECORD_BYTES:]
+    if len(data) < RECORD_BYTES or _RECORD.unpack_from(data)[1] != len(data) - RECORD_BYTES:
+        raise FrameInvalid("parts do not add up to a record")
+    return data[0], data[RECORD_BYTES:]

@@ -17,7 +17,7 @@ from broker.mesh import frame
 from broker.mesh.allowance import Allowance
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
-from broker.mesh.frame import PONG, SERVED, Assembly, Hello, Ping
+from broker.mesh.frame import PONG, SERVED, Hello, Ping
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
@@ -35,6 +35,7 @@ from broker.mesh.limits import (
     WORK_MS,
 )
 from broker.mesh.outbox import Outbox
+from broker.mesh.parts import Assembly, split
 from broker.mesh.streams import START
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ class Peer:
                 return
             if len(record) > FRAME_BYTES_MAX - frame.HEAD_BYTES:
                 self._part_number = (self._part_number + 1) & 0xFFFFFFFF
-                self._parts.extend(frame.split(record, self._part_number))
+                self._parts.extend(split(record, self._part_number))
                 continue
             yield record
 

@@ -332,7 +332,7 @@ class Repair:
                 hole.fruitless[peer.name] += peer.served_ns < hole.asked_ns and not excused
                 peer = None
         if peer is None:
-            name = self._choose(hole, position, ahead)
+            name = self._choose(stream, hole, position, ahead)
             if name is None:
                 # Streams of which nothing has come may be claims that lie; they are looked at seldom.
                 pause_ms = WANT_RETRY_MS if stream in self._streams else GAP_WAIT_MS
@@ -374,12 +374,13 @@ class Repair:
 
     def _choose(
         self,
+        stream: Stream,
         hole: _Hole,
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
     ) -> str | None:
         """Whom to ask: not the one asked last, if there is another that can help."""
-        able = self._able(hole, position, ahead)
+        able = self._able(stream[0], hole, position, ahead)
         if hole.source in self._peers and hole.source not in able:
             able.append(hole.source)
         if not able:
@@ -389,13 +390,20 @@ class Repair:
         return (after_last or able)[0]
 
     def _able(
-        self, hole: _Hole, position: Position, ahead: dict[str, tuple[Position, Position]]
+        self,
+        origin: str,
+        hole: _Hole,
+        position: Position,
+        ahead: dict[str, tuple[Position, Position]],
     ) -> list[str]:
-        """The neighbours that claim to hold what is missing and have not claimed so in vain."""
+        """The neighbours that claim to hold what is missing and have not claimed so in vain.
+
+        An origin's own claim stands for ever: nobody knows better, and by a lie it harms only what it says itself.
+        """
         return [
             name
             for name, (_, held) in ahead.items()
-            if held <= position and hole.fruitless[name] < WANT_FRUITLESS_MAX
+            if held <= position and (name == origin or hole.fruitless[name] < WANT_FRUITLESS_MAX)
         ]
 
     def _loss(
@@ -407,7 +415,7 @@ class Repair:
         now_ns: int,
     ) -> Position | None:
         """Where to go on when everything before is lost, or None."""
-        if self._able(hole, position, ahead):
+        if self._able(stream[0], hole, position, ahead):
             hole.hopeless_ns = None
             return None
         if hole.hopeless_ns is None:

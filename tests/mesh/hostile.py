@@ -26,6 +26,7 @@ from broker.mesh.frame import (
 )
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
+from broker.mesh.parts import split
 
 NOW_NS = 10**12
 POSSIBLE = (1, 2, 5, 100, 10_000)
@@ -134,7 +135,7 @@ class Hostile:
         if drawn < 0.45:
             return frame.encode_credit(abs(self.number()) % 2**64)
         if drawn < 0.5:
-            return random.choice(frame.split(self.bundle() * 900, random.randrange(3)))
+            return random.choice(split(self.bundle() * 900, random.randrange(3)))
         try:
             return frame.encode_control(random.choice(self.controls()))
         except OverflowError:  # msgpack has no such number

@@ -22,6 +22,7 @@ from broker.mesh.bundle import (
 from broker.mesh.frame import NEVER, Digest, FrameInvalid, Hello
 from broker.mesh.limits import CLOCK_MAX, FRAME_BYTES_MAX, MS
 from broker.mesh.mesh import Mesh
+from broker.mesh.parts import Assembly, split
 
 u63 = st.integers(1, 2**63 - 1)
 u32 = st.integers(1, 2**32 - 1)
@@ -160,8 +161,8 @@ def test_an_impossible_frame_is_refused(broken, reason):
 @given(st.integers(60_000, 500_000), st.integers(0, 2**32 - 1))
 def test_a_large_record_is_put_together_from_its_parts(size, number):
     body = Random(size).randbytes(size)
-    parts = frame.split(frame.record(frame.BUNDLE, body), number)
-    assembly = frame.Assembly()
+    parts = split(frame.record(frame.BUNDLE, body), number)
+    assembly = Assembly()
     whole = None
     for part in parts:
         assert whole is None
@@ -171,10 +172,28 @@ def test_a_large_record_is_put_together_from_its_parts(size, number):
 
 
 def test_a_missing_part_gives_the_record_up():
-    parts = frame.split(frame.record(frame.BUNDLE, bytes(200_000)), 7)
-    assembly = frame.Assembly()
+    parts = split(frame.record(frame.BUNDLE, bytes(200_000)), 7)
+    assembly = Assembly()
     data = [frame.decode_frame(frame.encode_frame([part]))[0][1] for part in parts]
     assert [assembly.add(part) for part in (data[0], *data[2:])] == [None] * (len(data) - 1)
+
+
+def test_parts_may_come_twice_and_out_of_order_and_late():
+    number = 2**32 - 1
+    body = Random(3).randbytes(200_000)
+    first, second = (
+        [
+            frame.decode_frame(frame.encode_frame([part]))[0][1]
+            for part in split(frame.record(frame.BUNDLE, of), n)
+        ]
+        for of, n in ((body, number), (body[::-1], number + 1))
+    )
+    assembly = Assembly()
+    shuffled = first[::-1] + first
+    whole = [assembly.add(part) for part in (shuffled[0], *shuffled)]
+    assert [w for w in whole if w] == [(frame.BUNDLE, body)]
+    mixed = [second[0], first[1], *second[1:], first[0], *second]
+    assert [w for w in map(assembly.add, mixed) if w] == [(frame.BUNDLE, body[::-1])]
 
 
 def test_the_wire_format_holds_still():

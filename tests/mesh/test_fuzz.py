@@ -19,6 +19,7 @@ from broker.mesh.bundle import (
 )
 from broker.mesh.events import Deliver
 from broker.mesh.frame import FrameInvalid, Hello
+from broker.mesh.parts import _PART, Assembly, split
 from tests.mesh.hostile import Driver, containers
 from tests.mesh.test_codec import headers
 
@@ -98,9 +99,9 @@ def mutated(draw, records):
 
 sound = st.one_of(controls.map(frame.encode_control), bundles())
 parts = st.one_of(
-    st.tuples(sound, st.integers(0, 2)).map(lambda of: frame.split(of[0], of[1])[0]),
+    st.tuples(sound, st.integers(0, 2)).map(lambda of: split(of[0], of[1])[0]),
     st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 12), st.binary(max_size=9)).map(
-        lambda of: frame.record(frame.PART, frame._PART.pack(*of[:3]) + of[3])
+        lambda of: frame.record(frame.PART, _PART.pack(*of[:3]) + of[3])
     ),
 )
 records = st.one_of(
@@ -129,7 +130,7 @@ def test_the_codec_raises_nothing_but_its_own_errors(record):
         elif kind == frame.CREDIT:
             frame.decode_credit(body)
         elif kind == frame.PART:
-            frame.Assembly().add(body)
+            Assembly().add(body)
     except (FrameInvalid, BundleInvalid):
         pass
 
