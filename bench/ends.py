@@ -1,8 +1,8 @@
 """The two ends of a row, the same for every system: one publishes, one reduces.
 
-Decides pacing. Flat out, a publisher hands over TURN updates, lets its system work, and waits while more than WINDOW
-updates are not reduced yet: nobody's queue grows without bound, nobody loses for having been outrun. At a rate, each
-update is handed over at its own moment and stamped just before.
+Decides pacing. Flat out, a publisher hands over TURN updates, lets its system work, and waits while more than its
+window of updates are not reduced yet: nobody's queue grows without bound, nobody loses for having been outrun. At a
+rate, each update is handed over at its own moment and stamped just before.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ STALLED_S: Final = 15.0
 
 class Publishing(Part, abc.ABC):
     """The near end."""
+
+    window = WINDOW
+    """Updates on their way at most; a system that does better with fewer says so."""
 
     async def open(self, *, stamps: str, **settings: Any) -> Any:
         """Connect; `stamps` is the shared file."""
@@ -67,7 +70,7 @@ class Publishing(Part, abc.ABC):
         send, stamps = self.send, self.stamps
         for sent in range(0, len(window), TURN):
             waits_until_s = time.monotonic() + STALLED_S
-            while sent - stamps.count > WINDOW:
+            while sent - stamps.count > self.window:
                 if time.monotonic() > waits_until_s:
                     return
                 await asyncio.sleep(POLL_S)

@@ -20,6 +20,9 @@ __all__ = ["AiomqttFar", "PahoFar", "PahoNear"]
 
 FILTER: Final = "flock/#"
 CONNECT_S: Final = 10.0
+WINDOW_MQTT: Final = 250
+"""Mosquitto and paho look through what is unacknowledged for every acknowledgement. Measured, a row of Mosquitto: 250
+on their way 9,000/s at 150 us of processor time, 1,000 7,900/s at 197 us, 16,000 2,300/s at 430 us."""
 INFLIGHT_MAX: Final = 20_000
 """More than are ever on their way, so no client waits for acknowledgements one by one."""
 
@@ -34,6 +37,8 @@ def _paho(port: int, name: str) -> paho.Client:
 
 class PahoNear(Publishing):
     """Publishes with paho."""
+
+    window = WINDOW_MQTT
 
     async def connect(self, *, port: int) -> None:
         """Connect."""
