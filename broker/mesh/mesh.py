@@ -30,7 +30,6 @@ from broker.mesh.bundle import (
     body_bytes_estimate,
     is_kept,
     is_private,
-    lane_of,
 )
 from broker.mesh.dialogue import Dialogue
 from broker.mesh.events import Changes, Event, MeshFull, Misbehaved, OwnBundle, Restored
@@ -147,7 +146,10 @@ class Mesh:
         if not local and topic.startswith(PRIVATE_PREFIXES) and is_private(topic):
             raise ValueError(f"{topic!r} never leaves its device")
         size = body_bytes_estimate(topic, payload)
-        self._check(topic, payload, size, leaves=qos > 0 and not local and not to)
+        open_bytes = self._open_bytes + size
+        crowded = open_bytes > OPEN_BYTES_MAX or state.backlog_bytes >= REFUSED_BYTES
+        if crowded or len(payload) > MESSAGE_BYTES_MAX or len(topic) > TOPIC_BYTES_MAX:
+            self._check(topic, payload, size, leaves=qos > 0 and not local and not to)
         if to:
             check_unicast(to, lifetime_ms, retained=retained)
             qos = max(qos, 1)
@@ -160,7 +162,7 @@ class Mesh:
         if to and to != state.device:
             state.flights.add(to, priority, message, now_ns)
             return clock
-        self._open_bytes += size
+        self._open_bytes = open_bytes
         if local or to:
             if retained:
                 state.local.merge(topic, Entry(rank, clock, state.device, payload, qos))
@@ -168,7 +170,7 @@ class Mesh:
         elif not retained or self._intake.retain(state.device, message):
             if not qos and not retained:
                 self._intake.note_own(message)
-            state.origin.add(lane_of(priority, kept=qos > 0), message, size)
+            state.origin.add(priority * 2 + (qos > 0), message, size)
         return clock
 
     def _check(self, topic: str, payload: bytes, size: int, *, leaves: bool) -> None:

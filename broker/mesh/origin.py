@@ -37,14 +37,6 @@ class _Open:
         self.size = 0
         self.lifetime_ms = 0
 
-    def has_room(self, message: Message, size: int) -> bool:
-        """Whether a message still fits. What expires and what does not never share a bundle."""
-        return (
-            self.size + size <= BUNDLE_BYTES_MAX
-            and len(self.messages) < BUNDLE_MESSAGES_MAX
-            and (message.lifetime_ms > 0) is (self.lifetime_ms > 0)
-        )
-
 
 class Origin:
     """Own lanes of one device."""
@@ -77,15 +69,24 @@ class Origin:
         return (self.incarnation, self._next.get(lane, 1) - 1)
 
     def add(self, lane: int, message: Message, size: int) -> None:
-        """Put a message of about `size` bytes into its lane's open bundle."""
+        """Put a message of about `size` bytes into its lane's open bundle.
+
+        What expires and what does not never share a bundle.
+        """
         bundle = self._open.get(lane)
-        if bundle is None or not bundle.has_room(message, size):
+        lifetime_ms = message.lifetime_ms
+        if (
+            bundle is None
+            or bundle.size + size > BUNDLE_BYTES_MAX
+            or len(bundle.messages) >= BUNDLE_MESSAGES_MAX
+            or (lifetime_ms > 0) is not (bundle.lifetime_ms > 0)
+        ):
             if bundle is not None:
                 self._full.append((lane, bundle))
             bundle = self._open[lane] = _Open()
         bundle.messages.append(message)
         bundle.size += size
-        bundle.lifetime_ms = max(bundle.lifetime_ms, message.lifetime_ms)
+        bundle.lifetime_ms = max(bundle.lifetime_ms, lifetime_ms)
 
     def seal(self, positions: dict[int, Position], now_ns: int) -> list[Sealed]:
         """Close all open bundles; `positions` says where each own stream stands."""
