@@ -40,6 +40,9 @@ SYNC_S: Final = 5.0
 """How often everything is synced and the log folded into the file. What a power cut may take with
 `Durability.PROCESS`; one sync in so long wears an SD card little. Guess."""
 
+SYNC_DELAY_S: Final = 0.003
+"""From a commit to its sync: first the message goes its way, which takes 0.4 ms over two hops. A sync that begins
+beside it made that 0.6 ms (measured, two cores)."""
 SYNC_PAUSES: Final = 3
 """Syncs are under way for a quarter of the time at most. Measured: see above."""
 SYNC_PAUSE_MAX_S: Final = 0.02
@@ -148,10 +151,11 @@ class Commits:
             self.durable = self.turn
             self._release()
         elif self._syncing is None:
-            self._syncing = asyncio.get_running_loop().create_task(self._sync(self.turn))
+            self._syncing = asyncio.get_running_loop().create_task(self._sync())
 
-    async def _sync(self, upto: int) -> None:
-        began_s = time.monotonic()
+    async def _sync(self) -> None:
+        await self._pause(SYNC_DELAY_S)
+        upto, began_s = self.turn, time.monotonic()
         try:
             await asyncio.to_thread(self._store.sync)
         except StoreFailed as error:
@@ -164,12 +168,14 @@ class Commits:
             self._release()
             self._go_on()
         self._advanced()
-        pause_s = SYNC_PAUSES * (time.monotonic() - began_s)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), min(pause_s, SYNC_PAUSE_MAX_S))
+        await self._pause(min(SYNC_PAUSES * (time.monotonic() - began_s), SYNC_PAUSE_MAX_S))
         self._syncing = None
         if not self._broken:
             self._go_on()
+
+    async def _pause(self, pause_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause_s)
 
     def _release(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.durable:

@@ -86,12 +86,12 @@ def test_one_sync_is_for_all_that_came_while_another_ran(tmp_path):
         disk = SlowDisk(tmp_path)
         a = await started("a", disk)
         disk.free.clear()
-        publishes = []
+        publishes = [asyncio.ensure_future(a.publish("t", b"first", qos=1))]
+        await until(lambda: disk.began == 1, "the first sync")
         for number in range(50):
             publishes.append(asyncio.ensure_future(a.publish("t", b"%d" % number, qos=1)))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        await until(lambda: disk.began == 1, "the first sync")
         commits = a.statistics().commits
         disk.free.set()
         await asyncio.gather(*publishes)
