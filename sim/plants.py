@@ -14,10 +14,11 @@ from broker.mesh.dialogue import Dialogue
 from broker.mesh.intake import Intake
 from broker.mesh.log import Log
 from broker.mesh.mesh import Mesh
-from broker.mesh.repair import Repair, Vector
+from broker.mesh.repair import Repair
 from broker.mesh.retained import RetainedMap
 from broker.mesh.streams import KeptStream
 from broker.mesh.unicast import Window
+from broker.mesh.vector import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

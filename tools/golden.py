@@ -22,8 +22,8 @@ from broker.mesh.bundle import (
     lane_of,
     topic_hash,
 )
-from broker.mesh.repair import entry_hash
 from broker.mesh.retained import Entry, RetainedMap
+from broker.mesh.vector import entry_hash
 
 DIRECTORY = Path(__file__).parents[1] / "tests/data/frames"
 CLOCK = 1_700_000_000_000 << 16 | 1

@@ -1,14 +1,11 @@
 """Who misses what: digests compared, holes asked for, losses declared.
 
-Theory of operation. Each device keeps, per stream, one position (all passed up to here) and one floor (`held_after`:
-complete in the log from there on). A digest tells a neighbour those entries that changed since it was last told; at
-link-up all of them. With each digest goes a hash over all entries, so a neighbour that missed one asks for all.
-
-A hole is a stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is
-asked for after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of
-it of one neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to
-hold what it does not give is passed over. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin
-is among them, which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
+Theory of operation. Digests (`vector.py`) and announcements (`tree.py`) say how far neighbours stand. A hole is a
+stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is asked for
+after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of it of one
+neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to hold what it
+does not give is passed over. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin is among them,
+which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
 
 Assumes links deliver in order or go down; what a link loses all the same, the hash brings to light.
 """
@@ -16,12 +13,10 @@ Assumes links deliver in order or go down; what a link loses all the same, the h
 from __future__ import annotations
 
 from collections import Counter
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from broker.mesh.frame import Digest, Want
+from broker.mesh.frame import Want
 from broker.mesh.limits import (
-    DIGEST_ENTRIES_MAX,
     GAP_AWAY_MS,
     GAP_WAIT_MS,
     GRAFT_MS,
@@ -36,95 +31,22 @@ from broker.mesh.limits import (
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
-from broker.mesh.streams import START, KeptStream
+from broker.mesh.streams import START
+from broker.mesh.vector import HASH_MASK, entry_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.mesh.bundle import Position
+    from broker.mesh.frame import Digest
     from broker.mesh.log import Log
     from broker.mesh.peer import Peer
-    from broker.mesh.retained import RetainedMap
+    from broker.mesh.streams import KeptStream
 
-__all__ = ["Due", "Repair", "Vector"]
+__all__ = ["Due", "Repair"]
 
 Stream = tuple[str, int]
 Range = tuple[str, int, int, int, int, int]
-_MASK: Final = (1 << 64) - 1
-
-
-def entry_hash(stream: Stream, position: Position, held_after: Position) -> int:
-    """64 bits that stand for one entry of a digest."""
-    text = f"{stream[0]}\0{stream[1]}\0{position}\0{held_after}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-class Vector:
-    """This device's own entries, in the order in which they last changed."""
-
-    __slots__ = ("_changed", "_dirty", "_hashes", "_log", "_streams", "hash", "stamp")
-
-    def __init__(self, streams: dict[Stream, KeptStream], log: Log) -> None:
-        self._streams = streams
-        self._log = log
-        self._changed: dict[Stream, int] = {}
-        self._dirty: set[Stream] = set()
-        self._hashes: dict[Stream, int] = {}
-        self.hash = 0
-        self.stamp = 1
-
-    def touch(self, stream: Stream) -> None:
-        """A stream's position or floor has changed."""
-        self.stamp += 1
-        self._changed.pop(stream, None)
-        self._changed[stream] = self.stamp
-        self._dirty.add(stream)
-
-    def entry(self, stream: Stream) -> tuple[Position, Position]:
-        """Position and floor of a stream."""
-        return self._streams[stream].position, self._log.held_after.get(stream, START)
-
-    def since(self, stamp: int) -> list[Range]:
-        """The entries that changed after `stamp`."""
-        rows: list[Range] = []
-        for stream in reversed(self._changed):
-            if self._changed[stream] <= stamp:
-                break
-            position, held_after = self.entry(stream)
-            rows.append((*stream, *position, *held_after))
-        return rows
-
-    def settle_hash(self) -> int:
-        """The hash over all entries, brought up to date."""
-        for stream in self._dirty:
-            new = entry_hash(stream, *self.entry(stream))
-            self.hash = (self.hash - self._hashes.get(stream, 0) + new) & _MASK
-            self._hashes[stream] = new
-        self._dirty.clear()
-        return self.hash
-
-    def digests(self, peer: Peer, retained: RetainedMap, *, settled: bool) -> list[Digest]:
-        """What to tell a neighbour now; marks it as told."""
-        full = peer.told_stamp == 0
-        rows = self.since(peer.told_stamp)
-        peer.told_stamp = self.stamp
-        vector_hash = self.settle_hash()
-        pages = [
-            rows[at : at + DIGEST_ENTRIES_MAX]
-            for at in range(0, max(len(rows), 1), DIGEST_ENTRIES_MAX)
-        ]
-        return [
-            Digest(
-                full and number == 0,
-                settled,
-                number + 1 < len(pages),
-                vector_hash,
-                retained.hash,
-                retained.floor,
-                page,
-            )
-            for number, page in enumerate(pages)
-        ]
 
 
 class Due(NamedTuple):
@@ -200,11 +122,11 @@ class Repair:
             peer.theirs[stream] = (position, held)
             if peer.stands(stream) <= position:
                 peer.forget_heard(stream)
-            peer.theirs_hash = (peer.theirs_hash + entry_hash(stream, position, held)) & _MASK
+            peer.theirs_hash = (peer.theirs_hash + entry_hash(stream, position, held)) & HASH_MASK
         if digest.more:
             return True
         peer.digests_heard += 1
-        return peer.theirs_hash & _MASK == digest.vector_hash
+        return peer.theirs_hash & HASH_MASK == digest.vector_hash
 
     def note_waiting(self, stream: Stream, source: str, now_ns: int) -> None:
         """A bundle of the stream came from `source` and could not be passed yet."""

@@ -25,10 +25,11 @@ from broker.mesh.limits import (
 )
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
-from broker.mesh.repair import Repair, Vector
+from broker.mesh.repair import Repair
 from broker.mesh.retained import RetainedMap
 from broker.mesh.routes import Routes
 from broker.mesh.streams import FreshStream, KeptStream
+from broker.mesh.vector import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
