@@ -58,7 +58,7 @@ VALID = {
     "link": messages.Link(state="up", rtt_ms=None, at_ms=AT_MS),
 }
 
-UNTYPED = {"call", "reply", "chunk", "local", "frame", "other"}
+UNTYPED = {"call", "reply", "chunk", "bridge", "local", "frame", "announcement", "other"}
 """Classes whose payloads have a reader of their own."""
 
 

@@ -42,7 +42,8 @@ def test_every_system_that_is_here_carries_every_update_in_order():
             assert figures == {"missing": system.missing()}
         else:
             assert set(figures) == FIGURES
-            assert all(value > 0 for value in figures.values())
+            # A window this short may end within one tick of the processor's clock.
+            assert all(value > 0 or name.startswith("cpu") for name, value in figures.items())
 
 
 def test_a_peer_that_is_missing_says_so(monkeypatch):
