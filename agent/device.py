@@ -225,6 +225,7 @@ class Device:
         except AgentError as error:
             logger.error("%s: the sensor has failed: %s", self._name, error)
         except Exception:
+            # Somebody's sensor: what it raises ends its readings, never the device.
             logger.exception("%s: the sensor has failed", self._name)
 
     async def _observe(self, observation: Observation) -> None:

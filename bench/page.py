@@ -66,7 +66,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - an optional extra
 
     mpl.use("svg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - after the choice of what draws
 
     mpl.rcParams["svg.hashsalt"] = "flockmq"
     figure, panes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)

@@ -217,7 +217,7 @@ class Calls:
         try:
             async with asyncio.timeout(HANDLER_S_MAX):
                 payload = await result
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - whatever a service raises is its caller's to know
             self._fail(request, "failed", _text(error))
         else:
             self._reply(request, payload)

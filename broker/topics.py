@@ -219,9 +219,9 @@ _FLOCK_ROWS: Final[tuple[_Row, ...]] = (
 _LOCAL, _FRAME, _ANNOUNCEMENT, _OTHER = (
     TopicClass("local", "local/#", None, None, Route.LOCAL, _NORMAL, 0, _UNRANKED,
                "anyone on the device", ""),
-    TopicClass("frame", "mesh/v1/{to}/{from}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003
+    TopicClass("frame", "mesh/v1/{to}/{from}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003 - a row of a table
                "link's own", "never shown to the mesh"),
-    TopicClass("announcement", "mesh/v1/{device}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003
+    TopicClass("announcement", "mesh/v1/{device}", 0, False, Route.LINK, _CONTROL, 0, _UNRANKED,  # noqa: FBT003 - a row of a table
                "that device, at a hub", "never shown to the mesh"),
     TopicClass("other", "anything else", None, None, _TREE, _NORMAL, 0, _UNRANKED,
                "by ACL", "MQTT"),

@@ -36,7 +36,7 @@ def test_a_signal_ends_everything_that_was_started(tmp_path, number):
     try:
         deadline = time.monotonic() + 20
         while len(processes_in(tmp_path)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks at processes that tell nobody
         assert len(processes_in(tmp_path)) >= 3
         benchmark.send_signal(number)
         assert benchmark.wait(20) == 130

@@ -1,6 +1,6 @@
 """The mesh core on virtual time: spreading, repair, restarts, retained values."""
 
-from tests.mesh.network import Network
+from sim.network import Network
 
 RING = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("e", "a"), ("a", "c")]
 NAMES = "abcde"

@@ -14,8 +14,8 @@ from broker.mesh.limits import (
     STALL_MS,
 )
 from broker.mesh.pace import Pace
+from sim.network import Network
 from sim.path import Conditions
-from tests.mesh.network import Network
 
 KEPT = {"qos": 1, "priority": 2}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.mesh.network import Network
+from sim.network import Network
 
 
 def graph(random, size):

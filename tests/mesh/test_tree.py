@@ -6,7 +6,7 @@ import pytest
 
 from broker.mesh.frame import Have, Shape, encode_control, encode_frame
 from broker.mesh.limits import MS, STREAMS_MAX, WORK_MAX, WORK_SHAPE
-from tests.mesh.network import Network
+from sim.network import Network
 
 KEPT = {"qos": 1, "priority": 2}
 FRESH = {"qos": 0, "priority": 3}
