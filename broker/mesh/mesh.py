@@ -30,6 +30,7 @@ from broker.mesh.bundle import (
     body_bytes_estimate,
     is_kept,
     is_private,
+    lane_of,
 )
 from broker.mesh.dialogue import Dialogue
 from broker.mesh.events import Changes, Event, MeshFull, Misbehaved, OwnBundle, Restored
@@ -170,7 +171,7 @@ class Mesh:
         elif not retained or self._intake.retain(state.device, message):
             if not qos and not retained:
                 self._intake.note_own(message)
-            state.origin.add(priority * 2 + (qos > 0), message, size)
+            state.origin.add(lane_of(priority, kept=qos > 0), message, size)
         return clock
 
     def _check(self, topic: str, payload: bytes, size: int, *, leaves: bool) -> None:
