@@ -99,12 +99,16 @@ class Member(Holder, Part):
     async def pour(
         self, *, topic: str, turns: int, size_bytes: int, at_ns: int, every_s: float, burst: int
     ) -> int:
-        """The same from number 0 on, noting nothing, so that memory is the device's own; returns how many."""
+        """The same from number 0 on, noting nothing, so that memory is the device's own; returns how many.
+
+        Each carries the moment it was due: what a publisher held up could not say in time counts as late.
+        """
         self._noting = False
         for turn in range(turns):
-            await _until(at_ns + int(turn * every_s * 1e9))
+            due_ns = at_ns + int(turn * every_s * 1e9)
+            await _until(due_ns)
             for number in range(turn * burst, (turn + 1) * burst):
-                stamp = _STAMP.pack(number, time.monotonic_ns())
+                stamp = _STAMP.pack(number, due_ns)
                 self.node.publish_nowait(topic, stamp + bytes(size_bytes - _STAMP.size), qos=1)
         return turns * burst
 

@@ -50,7 +50,7 @@ class Plan:
 
 
 QUICK: Final = Plan(
-    rate=200, warm_up_s=0.2, before_s=0.5, stopped_s=0.5, after_s=0.2, catch_up_s=20.0
+    rate=1_000, warm_up_s=0.2, before_s=0.5, stopped_s=0.5, after_s=0.2, catch_up_s=20.0
 )
 
 
@@ -124,7 +124,7 @@ async def _publish(middle: Role, plan: Plan, seconds: float, at_ns: int) -> int:
     published: int = await middle.ask(
         "pour",
         topic="b/a",
-        turns=int(seconds / every_s),
+        turns=round(seconds / every_s),
         burst=BURST,
         size_bytes=SIZE_BYTES,
         at_ns=at_ns,
