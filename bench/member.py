@@ -109,7 +109,7 @@ class Member(Holder, Part):
             await _until(due_ns)
             for number in range(turn * burst, (turn + 1) * burst):
                 stamp = _STAMP.pack(number, due_ns)
-                self.node.publish_nowait(topic, stamp + bytes(size_bytes - _STAMP.size), qos=1)
+                self.node.publish_nowait(topic, stamp + os.urandom(size_bytes - _STAMP.size), qos=1)
         return turns * burst
 
     async def wait_count(self, *, count: int, within_s: float) -> int:

@@ -1,8 +1,9 @@
 """The work of `chain`: obstacle updates of about 120 bytes, and their reduction into a world.
 
 Decides one traffic for all systems: update number n is about obstacle n % OBSTACLES, and its version is n + 1, so
-whoever has the updates in order knows the final state. Payloads are made before the clock starts, for every system
-alike; what is measured begins where a message is handed over.
+whoever has the updates in order knows the final state. Approach, distance and time differ from one to the next, so
+that a system that compresses finds no more than real ones have in common. Payloads are made before the clock starts,
+for every system alike; what is measured begins where a message is handed over.
 
 Checks count, order and final state of every window; loss or disorder is told, never averaged away.
 """
@@ -10,6 +11,7 @@ Checks count, order and final state of every window; loss or disorder is told, n
 from __future__ import annotations
 
 import time
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -34,6 +36,7 @@ OBSTACLES: Final = 1_000
 TTL_MS: Final = 600_000
 """No update expires within a window."""
 
+_APPROACHES: Final = ("north", "east", "south", "west")
 _TOPICS: Final = [
     obstacle_topic(site=SITE, device=OBSERVER, obstacle=f"veh-{number}")
     for number in range(OBSTACLES)
@@ -43,18 +46,22 @@ _TOPICS: Final = [
 def updates(first: int, count: int) -> list[tuple[str, bytes]]:
     """Updates `first` to `first + count - 1`: topic and payload."""
     at_ms = time.time_ns() // 1_000_000
-    example = Obstacle(
-        kind="stopped-vehicle",
-        state="present",
-        approach="north",
-        distance_m=12.5,
-        version=1,
-        at_ms=at_ms,
-        ttl_ms=TTL_MS,
-    )
-    before, _, after = encode(example).partition(b'"version":1,')
+    random = Random(first)
     return [
-        (_TOPICS[number % OBSTACLES], b'%b"version":%d,%b' % (before, number + 1, after))
+        (
+            _TOPICS[number % OBSTACLES],
+            encode(
+                Obstacle(
+                    kind="stopped-vehicle",
+                    state="present",
+                    approach=_APPROACHES[number % len(_APPROACHES)],
+                    distance_m=random.randrange(20_000) / 100,
+                    version=number + 1,
+                    at_ms=at_ms + number,
+                    ttl_ms=TTL_MS,
+                )
+            ),
+        )
         for number in range(first, first + count)
     ]
 

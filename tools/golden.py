@@ -34,7 +34,7 @@ def bundle(
     lane: int, messages: list[Message], *, remaining_ms: int, hops: int = 0, **more: Any
 ) -> bytes:
     """A bundle or unicast record of device `j-1-1`; an expired one has no body."""
-    body = encode_body(messages)
+    body, compressed = encode_body(messages)
     lifetime_ms = max(message.lifetime_ms for message in messages)
     sequence = more.pop("sequence", 1)
     header = Header(
@@ -46,6 +46,7 @@ def bundle(
         messages[-1].clock,
         lifetime_ms,
         len(body),
+        compressed=compressed,
         **more,
     )
     kind = frame.UNICAST if header.to else frame.BUNDLE
@@ -58,6 +59,8 @@ def bundles() -> dict[str, tuple[str, list[bytes]]]:
     kept, fresh = lane_of(2, kept=True), lane_of(3, kept=False)
     obstacle = Message(CLOCK, 2, 60_000, 0, "a/b", b"x")
     value = Message(CLOCK, 3, 0, 9, "a/é", b"")
+    payload = b'{"kind":"stopped-vehicle","version":%d}'
+    alike = [Message(CLOCK + number, 2, 0, 0, "a/b", payload % number) for number in range(20)]
     reading = Message(CLOCK, 0, 1_000, 0, "a/b", b"21.5")
     whole = frame.record(frame.PONG, struct.pack(">Q", 123_456_789))
     parts = [
@@ -74,6 +77,9 @@ def bundles() -> dict[str, tuple[str, list[bytes]]]:
         ]),
         "bundle-expired": ("expired: only the header travels", [
             bundle(kept, [obstacle], remaining_ms=0, sequence=2),
+        ]),
+        "bundle-compressed": ("a body that travels compressed", [
+            bundle(kept, alike, remaining_ms=never, sequence=3),
         ]),
         "bundle-fresh": ("fresh, with the hashes of its topics", [
             bundle(fresh, [reading], remaining_ms=990, hops=1, sequence=12,

@@ -9,7 +9,7 @@ Assumes nothing of the bytes it decodes: every length is checked before use, and
 Layout of the header, big-endian:
 
     u8  flags       bit 0: closes an earlier incarnation; bit 1: the earlier one is lost; bit 2: unicast;
-                    others must be 0
+                    bit 3: the body is compressed; others must be 0
     u8  lane        priority * 2 + kept
     u16 messages    how many the body holds
     u32 incarnation     u64 sequence (from 1; of unicast: the number, per destination)
@@ -22,7 +22,8 @@ Layout of the header, big-endian:
     u16 n, n * u64  hashes of the topics, on fresh lanes (else n = 0)
     u8  kind, u16 length, tag        integrity tag; kind 0 has length 0
 
-The body is a msgpack array of messages, each an array of clock, flags, lifetime_ms, rank, topic, payload.
+The body is a msgpack array of messages, each an array of clock, flags, lifetime_ms, rank, topic, payload; it may
+travel compressed (`compression.py`).
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from broker.mesh.compression import CompressionInvalid, compress, decompress
 from broker.mesh.limits import (
+    BODY_BYTES_MAX,
     BUNDLE_MESSAGES_MAX,
     CLOCK_MAX,
-    FRAME_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     ORIGIN_BYTES_MAX,
     TAG_BYTES_MAX,
@@ -77,9 +79,9 @@ _CLOSES: Final = struct.Struct(">IQ")
 _CLOSES_BIT: Final = 0x01
 _LOST_BIT: Final = 0x02
 _UNICAST_BIT: Final = 0x04
+_COMPRESSED_BIT: Final = 0x08
 INTEGER_MAX: Final = 1 << 63
 """Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
-_BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
 _DEVICE: Final = re.compile(rf"[a-z0-9-]{{1,{ORIGIN_BYTES_MAX}}}")
 PRIVATE_PREFIXES: Final = ("$", "local", "mesh")
 """What begins otherwise is not private, and so is much that begins like this."""
@@ -145,6 +147,8 @@ class Header(NamedTuple):
     tag: bytes = b""
     to: str = ""
     """The destination of a unicast bundle; empty: it is for everyone."""
+    compressed: bool = False
+    """Whether the body travels compressed."""
 
     @property
     def position(self) -> Position:
@@ -204,9 +208,11 @@ def body_bytes_estimate(topic: str, payload: bytes) -> int:
     return topic_bytes + len(payload) + MESSAGE_OVERHEAD_BYTES
 
 
-def encode_body(messages: list[Message]) -> bytes:
-    """The body of a bundle."""
-    return _encoder.encode(messages)
+def encode_body(messages: list[Message]) -> tuple[bytes, bool]:
+    """The body of a bundle as it travels, and whether it is compressed."""
+    body = _encoder.encode(messages)
+    compressed = compress(body)
+    return (body, False) if compressed is None else (compressed, True)
 
 
 def decode_body(header: Header, body: bytes) -> list[Message]:
@@ -216,7 +222,9 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
         BundleInvalid: The body is not what the header announced.
     """
     try:
-        messages = _decoder.decode(body)
+        messages = _decoder.decode(decompress(body) if header.compressed else body)
+    except CompressionInvalid as error:
+        raise BundleInvalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleInvalid(f"body does not decode: {error}") from None
     if len(messages) != header.messages:
@@ -247,6 +255,7 @@ def encode_header(header: Header) -> bytes:
         (_CLOSES_BIT if header.closes else 0)
         | (_LOST_BIT if header.closes_lost else 0)
         | (_UNICAST_BIT if header.to else 0)
+        | (_COMPRESSED_BIT if header.compressed else 0)
     )
     parts = [
         _FIXED.pack(
@@ -329,11 +338,12 @@ def _decode_header(data: bytes) -> Header:
         tag_kind,
         tag,
         to,
+        bool(flags & _COMPRESSED_BIT),
     )
 
 
 def _check_unicast(flags: int, lane: int, to: str) -> None:
-    if flags != _UNICAST_BIT or not is_kept(lane):
+    if flags & ~_COMPRESSED_BIT != _UNICAST_BIT or not is_kept(lane):
         raise BundleInvalid("unicast that closes an incarnation or is not kept")
     if not is_device(to):
         raise BundleInvalid("destination outside its limits")
@@ -348,13 +358,15 @@ def _check_header(
     body_bytes: int,
     closes: Position | None,
 ) -> None:
-    if flags & ~(_CLOSES_BIT | _LOST_BIT | _UNICAST_BIT):
+    if flags & ~(_CLOSES_BIT | _LOST_BIT | _UNICAST_BIT | _COMPRESSED_BIT):
         raise BundleInvalid("unknown flags")
     if lane >= PRIORITIES * 2:
         raise BundleInvalid(f"no lane {lane}")
     if not 0 < messages <= BUNDLE_MESSAGES_MAX or not incarnation or not sequence:
         raise BundleInvalid("message count, incarnation or sequence is impossible")
-    if body_bytes > _BODY_BYTES_MAX:
+    if body_bytes > BODY_BYTES_MAX:
         raise BundleInvalid(f"body of {body_bytes} bytes is over the limit")
-    if (flags & ~_UNICAST_BIT and sequence != 1) or (closes and closes[0] >= incarnation):
+    if (flags & (_CLOSES_BIT | _LOST_BIT) and sequence != 1) or (
+        closes and closes[0] >= incarnation
+    ):
         raise BundleInvalid("closes an earlier incarnation where it cannot")

@@ -97,7 +97,7 @@ class Flight:
     def encode(self, origin: str, incarnation: int) -> Stored:
         """The bundle, made at the first call."""
         if self.stored is None:
-            body = encode_body(self.messages)
+            body, compressed = encode_body(self.messages)
             header = Header(
                 origin,
                 lane_of(self.priority, kept=True),
@@ -108,6 +108,7 @@ class Flight:
                 self.messages[0].lifetime_ms,
                 len(body),
                 to=self.to,
+                compressed=compressed,
             )
             self.stored = Stored(header, encode_header(header), body, self.expires_ns, 0)
         return self.stored

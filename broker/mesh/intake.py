@@ -128,7 +128,11 @@ class Intake:
         ):
             state.counters["waiting_full"] += 1
             return
-        stored.messages = _decode(stored) if remaining_ms else []
+        messages = _decode(stored) if remaining_ms else None
+        if stream.follows(header.position):
+            stored.messages = (
+                messages  # what must wait is decoded again: it may be far larger than it travels
+            )
         before = stream.waiting_bytes
         verdict = stream.accept(stored)
         if verdict is Verdict.NEW:
@@ -188,9 +192,11 @@ class Intake:
     def _pass(self, stored: Stored, now_ns: int, *, rebuild: bool = False) -> None:
         messages, stored.messages = stored.messages, None
         remaining_ms = stored.remaining_ms(now_ns)
-        if not messages or not remaining_ms:
+        if not stored.body or not remaining_ms:
             self._state.counters["expired"] += stored.header.messages
             return
+        if messages is None:
+            messages = decode_body(stored.header, stored.body)
         self.hand_on(stored.header, messages, remaining_ms, rebuild=rebuild)
 
     def hand_on(

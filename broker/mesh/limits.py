@@ -21,6 +21,13 @@ ORIGIN_BYTES_MAX: Final = 32
 """Device ids are `[a-z0-9-]{1,32}` by the topic contract."""
 BUNDLE_MESSAGES_MAX: Final = 4096
 """Bounds the work that one header can announce; 64 KiB of the smallest messages are about 4,000."""
+BODY_BYTES_MAX: Final = MESSAGE_BYTES_MAX + FRAME_BYTES_MAX
+"""One message of the largest size, or as many as fit BUNDLE_BYTES_MAX, and what surrounds them."""
+COMPRESS_BYTES_MIN: Final = 1024
+"""Below it there is little to find: ten obstacle updates are 1.9 KB."""
+COMPRESSION_RATIO_MAX: Final = 64
+"""How many bytes of a body one byte of a link may become. JSON that repeats itself gives 5 to 15; LZ4 could give 255,
+which would let few bytes cause more work than as many small bundles do."""
 TAG_BYTES_MAX: Final = 256
 """An Ed25519 signature and a SHA-256 body digest are 96 bytes; the rest is room."""
 

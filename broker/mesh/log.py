@@ -37,7 +37,7 @@ class Stored:
         self.expires_ns = expires_ns
         self.hops = hops
         self.messages: list[Message] | None = None
-        """Decoded, while the bundle waits for its turn."""
+        """Decoded, where it is delivered within this turn."""
         self.weight_bytes = len(head) + header.body_bytes
         """What it costs to queue; stays as it is when the body is let go."""
 

@@ -103,7 +103,7 @@ class Origin:
         sequence = self._next.get(lane, 1)
         self._next[lane] = sequence + 1
         first = sequence == 1 and is_kept(lane)
-        body = encode_body(messages)
+        body, compressed = encode_body(messages)
         lifetime_ms = bundle.lifetime_ms
         header = Header(
             self.device,
@@ -117,6 +117,7 @@ class Origin:
             before if first and before > (0, 0) else None,
             first and self.lost and before == (0, 0),
             () if is_kept(lane) else tuple({topic_hash(m.topic): None for m in messages}),
+            compressed=compressed,
         )
         expires_ns = now_ns + lifetime_ms * MS if lifetime_ms else None
         return Stored(header, encode_header(header), body, expires_ns, 0), messages

@@ -107,13 +107,14 @@ class Hostile:
         clock = 1 + random.choice((0, 5 << 16, 2**58))
         flags = (lane & 1) << 1 | (not to and random.random() < 0.3)
         lifetime_ms = 1_000 if to else random.choice((0, 1_000))
-        body = encode_body(
-            [Message(clock, flags, lifetime_ms, 0, self.name(), random.randbytes(9))]
-        )
+        filling = b"flood" * random.choice((0, 0, 0, 50_000))
+        message = Message(clock, flags, lifetime_ms, 0, self.name(), random.randbytes(9) + filling)
+        body, compressed = encode_body([message])
         first = lane & 1 and not to and random.random() < 0.2
         header = Header(
             self.name(), lane, random.randrange(1, 5), 1 if first else random.randrange(1, 40),
             1, clock, lifetime_ms, len(body), closes=(0, 5) if first else None, to=to,
+            compressed=compressed or random.random() < 0.05,
         )  # fmt: skip
         remaining_ms = random.choice((1, lifetime_ms)) if lifetime_ms else NEVER
         kind = frame.UNICAST if to else frame.BUNDLE

@@ -67,8 +67,10 @@ def events(mesh):
 
 
 def bundle(origin, incarnation, sequence, payload=b"x", **header):
-    body = encode_body([Message(5 << 16, 2, 0, 0, "t", payload)])
-    made = Header(origin, 5, incarnation, sequence, 1, 5 << 16, 0, len(body), **header)
+    body, compressed = encode_body([Message(5 << 16, 2, 0, 0, "t", payload)])
+    made = Header(
+        origin, 5, incarnation, sequence, 1, 5 << 16, 0, len(body), compressed=compressed, **header
+    )
     return encode_bundle(encode_header(made), body, NEVER, 0)
 
 

@@ -83,9 +83,11 @@ def test_arbitrary_bytes_never_raise_anything_else(data):
 
 
 def body_of(messages, *, lane=lane_of(2, kept=True), clock=1000, lifetime_ms=0, count=None):
-    body = encode_body(messages)
+    body, compressed = encode_body(messages)
     number = len(messages) if count is None else count
-    return Header("a", lane, 1, 1, number, clock, lifetime_ms, len(body)), body
+    return Header(
+        "a", lane, 1, 1, number, clock, lifetime_ms, len(body), compressed=compressed
+    ), body
 
 
 def message(clock=1, flags=2, lifetime_ms=0, rank=0, topic="t", payload=b"p"):
@@ -198,7 +200,7 @@ def test_parts_may_come_twice_and_out_of_order_and_late():
 
 def test_the_wire_format_holds_still():
     header = Header("j-1-1", 3, 7, 1, 1, 0x18BCFE568000001, 60_000, 23, closes=(6, 41))
-    body = encode_body([Message(0x18BCFE568000001, 2, 60_000, 0, "a/b", b"x")])
+    body, _ = encode_body([Message(0x18BCFE568000001, 2, 60_000, 0, "a/b", b"x")])
     record = frame.encode_bundle(encode_header(header), body, 59_000, 2)
     assert frame.encode_frame([record]).hex() == GOLDEN
 

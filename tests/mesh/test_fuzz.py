@@ -71,12 +71,13 @@ def bundles(draw):
         draw(st.integers(1, 2**20)), draw(st.integers(0, 7)), lifetime_ms, draw(counts),
         draw(topics), draw(st.binary(max_size=9)),
     )  # fmt: skip
-    body = encode_body([message] * draw(st.integers(1, 3)))
+    body, compressed = encode_body([message] * draw(st.integers(1, 3)))
     header = draw(headers())._replace(
         origin=draw(names), sequence=draw(st.integers(0, 5)), incarnation=draw(st.integers(1, 3)),
         clock=2**20, messages=draw(st.integers(1, 3)), lifetime_ms=lifetime_ms,
         body_bytes=len(body), closes=draw(st.none() | st.tuples(st.integers(0, 2), counts)),
         to=draw(st.sampled_from(["", "a", "g", "q"])),
+        compressed=compressed is not draw(st.sampled_from([False] * 9 + [True])),
     )  # fmt: skip
     remaining_ms = draw(st.sampled_from([0, 1, lifetime_ms or frame.NEVER]))
     kind = frame.UNICAST if header.to else frame.BUNDLE

@@ -103,8 +103,30 @@ def read_header(data):
         "origin": origin, "lane": lane, "incarnation": incarnation, "sequence": sequence,
         "messages": messages, "clock": clock, "lifetime_ms": lifetime_ms, "body_bytes": body_bytes,
         "closes": closes, "closes_lost": bool(flags & 2), "topics": topics, "tag_kind": tag_kind,
-        "tag": tag, "to": to,
+        "tag": tag, "to": to, "compressed": bool(flags & 8),
     }  # fmt: skip
+
+
+def lz4_block(data):
+    """What an LZ4 block stands for: literals and copies of what came before, in turns."""
+    reader, made = Reader(data), bytearray()
+
+    def longer(length):
+        while length >= 15:
+            more = reader.number(1)
+            length += more
+            if more < 255:
+                break
+        return length
+
+    while True:
+        token = reader.number(1)
+        made += reader.take(longer(token >> 4))
+        if not reader.left:
+            return bytes(made)
+        back = int.from_bytes(reader.take(2), "little")
+        for _ in range(longer(token & 15) + 4):
+            made.append(made[-back])
 
 
 def read_record(kind, body):
@@ -112,6 +134,10 @@ def read_record(kind, body):
     if kind in {4, 16}:
         remaining_ms, hops, head_bytes = reader.number(4), reader.number(1), reader.number(2)
         said = {"remaining_ms": remaining_ms, "hops": hops} | read_header(reader.take(head_bytes))
+        if said["compressed"] and reader.left:
+            length = reader.number(4)
+            reader = Reader(lz4_block(reader.take(reader.left)))
+            assert reader.left == length
         said["body"] = reader.msgpack() if reader.left else []
         assert bool(remaining_ms) is bool(said["body"])
     elif kind in {3, 14}:

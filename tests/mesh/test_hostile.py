@@ -126,7 +126,7 @@ def hidden(kind):
 
 
 def bundle(origin, sequence, topic="t", incarnation=1, nested=b"", **options):
-    body = encode_body([Message(5 << 16, 2, 0, 0, topic, b"%d" % sequence)])
+    body, _ = encode_body([Message(5 << 16, 2, 0, 0, topic, b"%d" % sequence)])
     if nested:
         body = bytes((body[0], body[1] + 1)) + body[2:] + nested
     header = Header(origin, 5, incarnation, sequence, 1, 5 << 16, 0, len(body), **options)

@@ -68,8 +68,10 @@ def linked(*peers):
 
 
 def unit(origin, to, number, payload=b"x", *, retained=False, lifetime_ms=1_000, hops=0, flags=2):
-    body = encode_body([Message(7, flags | retained, lifetime_ms, 0, "t", payload)])
-    header = Header(origin, 5, 1, number, 1, 7, lifetime_ms, len(body), to=to)
+    body, compressed = encode_body([Message(7, flags | retained, lifetime_ms, 0, "t", payload)])
+    header = Header(
+        origin, 5, 1, number, 1, 7, lifetime_ms, len(body), to=to, compressed=compressed
+    )
     remaining = lifetime_ms or frame.NEVER
     return frame.encode_bundle(encode_header(header), body, remaining, hops, frame.UNICAST)
 
