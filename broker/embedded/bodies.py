@@ -2,14 +2,15 @@
 
 Decides: whether a body is what MQTT 3.1.1 section 3 allows, to the last byte. Assumes: the fixed
 header was checked. On failure: `MalformedPacket`. A CONNECT that is well formed but may not be
-served carries the return code to refuse it with. A filter that is not one is no reason to hang
-up: it is refused in the SUBACK (`trie.valid_filter`).
+served carries the return code to refuse it with. A filter that is one, but too long or too deep,
+is no reason to hang up: it is refused in the SUBACK.
 """
 
 from typing import Final, NamedTuple
 
 from broker.embedded.limits import MESSAGE_BYTES_MAX
 from broker.embedded.packets import decode_topic, parse_packet_id
+from broker.embedded.trie import well_formed
 from broker.errors import MalformedPacket
 
 ACCEPTED: Final = 0
@@ -75,6 +76,12 @@ class _Reader:
             raise MalformedPacket("a string with NUL in it")
         return text
 
+    def topic_filter(self) -> str:
+        text = self.text()
+        if not well_formed(text):
+            raise MalformedPacket("a filter that is none: empty, or a wildcard in the wrong place")
+        return text
+
     def more(self) -> bool:
         return self._position < len(self._body)
 
@@ -124,14 +131,14 @@ def parse_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
     """Read a SUBSCRIBE: packet id, and the filters with the QoS asked for.
 
     Raises:
-        MalformedPacket: no filter, a QoS that is none, a string that is not UTF-8.
+        MalformedPacket: no filter, one that is none, or a QoS that is none.
 
     """
     packet_id = parse_packet_id(body[:2])
     reader = _Reader(body[2:])
     filters: list[tuple[str, int]] = []
     while reader.more():
-        topic_filter = reader.text()
+        topic_filter = reader.topic_filter()
         qos = reader.number(1)
         if qos > 2:
             raise MalformedPacket(f"a subscription with QoS {qos}")
@@ -145,14 +152,14 @@ def parse_unsubscribe(body: bytes) -> tuple[int, list[str]]:
     """Read an UNSUBSCRIBE: packet id and filters.
 
     Raises:
-        MalformedPacket: no filter, or a string that is not UTF-8.
+        MalformedPacket: no filter, or one that is none.
 
     """
     packet_id = parse_packet_id(body[:2])
     reader = _Reader(body[2:])
     filters: list[str] = []
     while reader.more():
-        filters.append(reader.text())
+        filters.append(reader.topic_filter())
     if not filters:
         raise MalformedPacket("an UNSUBSCRIBE without a filter")
     return packet_id, filters

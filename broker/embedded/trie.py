@@ -24,14 +24,23 @@ T = TypeVar("T", bound=Hashable)
 _REMEMBERED_MAX: Final = 8192
 
 
-def valid_filter(topic_filter: str) -> bool:
-    """Tell whether a string is a topic filter, and within the limits of a topic."""
-    if not topic_filter or "\0" in topic_filter or len(topic_filter.encode()) > TOPIC_BYTES_MAX:
+def well_formed(topic_filter: str) -> bool:
+    """Tell whether a string is a topic filter at all: not empty, and wildcards only where they may stand."""
+    if not topic_filter or "\0" in topic_filter:
         return False
     levels = topic_filter.split("/")
-    if len(levels) > TOPIC_LEVELS_MAX or any("#" in level for level in levels[:-1]):
+    if any("#" in level for level in levels[:-1]):
         return False
     return all(len(level) == 1 or ("+" not in level and "#" not in level) for level in levels)
+
+
+def valid_filter(topic_filter: str) -> bool:
+    """Tell whether a string is a topic filter, and within the limits of a topic."""
+    return (
+        len(topic_filter.encode()) <= TOPIC_BYTES_MAX
+        and topic_filter.count("/") < TOPIC_LEVELS_MAX
+        and well_formed(topic_filter)
+    )
 
 
 def first_level(topic: str) -> str:

@@ -145,6 +145,26 @@ class RawClient:
         self.send(packets.PINGREQ_PACKET)
         await self.expect(packets.PINGRESP)
 
+    async def rest(self) -> list[tuple[int, int, bytes]]:
+        """Return whatever comes before a ping is answered that was sent after all that is on its way.
+
+        The first answer may overtake messages of the same turn; the second one does not.
+        """
+        found = []
+        for _ in range(2):
+            self.send(packets.PINGREQ_PACKET)
+            while (packet := await self.packet())[0] != packets.PINGRESP:
+                found.append(packet)
+        return found
+
+    async def messages(self) -> list[tuple[int, str, bytes]]:
+        """Flags, topic and payload of the messages in `rest`."""
+        return [
+            (flags, *packets.parse_publish(flags, body)[:2])
+            for kind, flags, body in await self.rest()
+            if kind == packets.PUBLISH
+        ]
+
     async def subscribe(self, topic_filter: str, qos: int = 0) -> int:
         self.send(packets.encode_subscribe(1, [(topic_filter, qos)]))
         return (await self.expect(packets.SUBACK))[2]
@@ -157,13 +177,17 @@ def connect_packet(
     keep_alive_s: int = 0,
     will: tuple[str, bytes, int, bool] | None = None,
     level: int = 4,
+    username: str | None = None,
+    password: bytes | None = None,
 ) -> bytes:
-    flags = 2 * clean
+    flags = 2 * clean | (username is not None) << 7 | (password is not None) << 6
     payload = packets.string_field(client_id)
     if will is not None:
         topic, message, qos, retained = will
         flags |= 4 | qos << 3 | retained << 5
         payload += packets.string_field(topic) + len(message).to_bytes(2, "big") + message
+    payload += b"" if username is None else packets.string_field(username)
+    payload += b"" if password is None else len(password).to_bytes(2, "big") + password
     body = b"\0\4MQTT" + bytes((level, flags)) + keep_alive_s.to_bytes(2, "big") + payload
     assert len(body) < 128
     return bytes((0x10, len(body))) + body

@@ -49,6 +49,19 @@ async def test_acknowledgements_wait_for_the_commit() -> None:
         await pub.expect(packets.PUBREC, b"\0\x02")
 
 
+async def test_acknowledgements_at_qos2_keep_their_order() -> None:
+    async with running() as node, client(node) as pub, client(node) as sub:
+        await sub.subscribe("t", 2)
+        for number in range(1, 51):
+            pub.send(publish("t", b"", 2, packet_id=number))
+        for number in range(1, 51):
+            await pub.expect(packets.PUBREC, number.to_bytes(2, "big"))
+        received = [(await sub.publish())[3] for _ in range(50)]
+        sub.send(*(packets.encode_ack(packets.PUBREC, number) for number in received))
+        for number in received:
+            await sub.expect(packets.PUBREL, number.to_bytes(2, "big"))
+
+
 async def test_without_a_commit_nothing_is_acknowledged_and_repetition_counts() -> None:
     async with running() as node:
         node.hold = True
@@ -182,17 +195,11 @@ async def test_dollar_topics_are_neither_matched_by_wildcards_nor_fatal() -> Non
         assert [entry[1] for entry in node.published] == ["a/x"]
 
 
-@pytest.mark.parametrize(
-    "topic_filter", ["a+", "a/#/b", "#a", "", "mesh/#", "mesh/v1/a/b", "x\0", "/" * 64]
-)
+@pytest.mark.parametrize("topic_filter", ["mesh/#", "mesh/v1/a/b", "/" * 64, "x" * 1025])
 async def test_filters_that_are_refused(topic_filter: str) -> None:
     async with running() as node, client(node, "mesh-other") as sub:
-        if "\0" in topic_filter:
-            sub.send(packets.encode_subscribe(1, [(topic_filter, 0)]))
-            assert await sub.closed() == []
-        else:
-            sub.send(packets.encode_subscribe(1, [(topic_filter, 1), ("ok", 1)]))
-            await sub.expect(packets.SUBACK, b"\0\x01\x80\x01")
+        sub.send(packets.encode_subscribe(1, [(topic_filter, 1), ("ok", 1)]))
+        await sub.expect(packets.SUBACK, b"\0\x01\x80\x01")
 
 
 async def test_a_will_is_published_when_the_connection_breaks() -> None:
