@@ -1,0 +1,40 @@
+"""MQTT.js over WebSocket, as browsers have it. Needs Node.js, and `npm install --prefix tests/embedded/mqttjs`."""
+
+import asyncio
+import json
+import shutil
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+
+from .conformance.broker import serving
+
+HERE = Path(__file__).parent / "mqttjs"
+PATIENCE_S = 40.0
+
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("node") is None, reason="MQTT.js needs Node.js: apt install nodejs npm"
+    ),
+    pytest.mark.skipif(
+        not (HERE / "node_modules" / "mqtt").is_dir(),
+        reason="MQTT.js is missing: npm install --prefix tests/embedded/mqttjs",
+    ),
+]
+
+
+async def test_mqttjs_in_everything_that_a_browser_does() -> None:
+    async with serving() as node:
+        process = await asyncio.create_subprocess_exec(
+            "node", HERE / "client.mjs", f"ws://127.0.0.1:{node.broker.websocket_port}",
+            stdout=PIPE, stderr=PIPE,
+        )  # fmt: skip
+        try:
+            out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, error.decode()
+        assert json.loads(out) == {"seen": [0, 0, 0, 0, 1, 1, 0, 1, 2], "refusal": 1}
