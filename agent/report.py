@@ -17,11 +17,24 @@ STATUS_TOPIC: Final = "local/flockmq/status"
 """Where a device shows its report, retained."""
 NODE_TOPIC: Final = "local/flockmq/node"
 """Where a broker without an agent shows what it has counted, retained."""
+_CLIENT_COUNTERS: Final = (
+    "shed",
+    "dropped_offline",
+    "slow_consumers",
+    "malformed",
+    "ignored",
+    "refused",
+    "connections_refused",
+    "timed_out",
+)
+"""What MQTT clients met with, of `broker.embedded.statistics`."""
 
 
 def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
     """What there is to say of a broker and its mesh, with or without an agent."""
     mesh = statistics.mesh
+    counters = statistics.broker.counters
+    clients = {f"clients_{name}": getattr(counters, name) for name in _CLIENT_COUNTERS}
     return {
         "device": mesh.device,
         "incarnation": mesh.incarnation,
@@ -53,7 +66,9 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
             "syncs": statistics.syncs,
             "syncs_failed": statistics.syncs_failed,
             "lost_for_good": statistics.gaps,
+            **clients,
         },
+        "last_slow_client": counters.last_slow_consumer,
     }
 
 

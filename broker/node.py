@@ -26,7 +26,7 @@ from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Un
 from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics
 from broker.radio import Radio
-from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matches
+from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matcher, topic_matches
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:
@@ -302,11 +302,20 @@ class Node:
 
     def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Retained values that a filter matches."""
+        maps = (self._mesh.retained, self._mesh.retained_local)
+        if "+" not in topic_filter and "#" not in topic_filter:
+            found = [(topic_filter, held.get(topic_filter)) for held in maps]
+            return [
+                (topic, entry.payload, entry.qos)
+                for topic, entry in found
+                if entry and entry.payload
+            ]
+        matches = topic_matcher(topic_filter)
         return [
             (topic, entry.payload, entry.qos)
-            for held in (self._mesh.retained, self._mesh.retained_local)
+            for held in maps
             for topic, entry in held.items()
-            if entry.payload and topic_matches(topic_filter, topic)
+            if entry.payload and matches(topic)
         ]
 
     def retained_value(self, topic: str) -> bytes | None:

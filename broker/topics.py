@@ -36,6 +36,7 @@ from broker.topic_names import (
     sensor_topic,
     status_topic,
     task_topic,
+    topic_matcher,
     topic_matches,
 )
 
@@ -78,6 +79,7 @@ __all__ = [
     "status_rank",
     "status_topic",
     "task_topic",
+    "topic_matcher",
     "topic_matches",
 ]
 

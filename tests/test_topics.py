@@ -213,6 +213,7 @@ def test_builders_refuse_ids_that_do_not_fit(bad):
 def test_filters(topic_filter, topic, matches):
     topics.check_topic_filter(topic_filter)
     assert topics.topic_matches(topic_filter, topic) is matches
+    assert bool(topics.topic_matcher(topic_filter)(topic)) is matches
 
 
 LEVELS = st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=5)
@@ -236,6 +237,7 @@ def test_filters_equal_a_naive_model(levels, wanted):
         return
     topics.check_topic_filter(topic_filter)
     assert topics.topic_matches(topic_filter, "/".join(levels)) is naive(wanted, levels)
+    assert bool(topics.topic_matcher(topic_filter)("/".join(levels))) is naive(wanted, levels)
 
 
 @pytest.mark.parametrize(

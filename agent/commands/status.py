@@ -130,6 +130,7 @@ class Report(msgspec.Struct, frozen=True):
     invalid: dict[str, int] = {}
     last_invalid: str = ""
     last_problem: str = ""
+    last_slow_client: str = ""
     last_loss: str = ""
 
 
@@ -195,6 +196,12 @@ def render(report: Report, console: Console) -> None:
         times = report.counters.get("lost_for_good", 1)
         console.print(
             f"[red]lost for good {times} times, the last:[/red] {_text(report.last_loss)}"
+        )
+    if report.last_slow_client:
+        times = report.counters.get("clients_slow_consumers", 1)
+        console.print(
+            f"[yellow]MQTT clients cut off since they read too slowly: {times}, the last:[/yellow] "
+            + _text(report.last_slow_client)
         )
     if report.last_problem:
         console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")

@@ -8,7 +8,7 @@ is no reason to hang up: it is refused in the SUBACK.
 
 from typing import Final, NamedTuple
 
-from broker.embedded.limits import MESSAGE_BYTES_MAX
+from broker.embedded.limits import CLIENT_ID_BYTES_MAX, MESSAGE_BYTES_MAX
 from broker.embedded.packets import decode_topic, parse_packet_id
 from broker.embedded.trie import well_formed
 from broker.errors import MalformedPacket
@@ -122,6 +122,8 @@ def parse_connect(body: bytes) -> Connect:
         raise MalformedPacket("a CONNECT with bytes after its end")
     clean = bool(flags & 0x02)
     if not client_id and not clean:
+        return Connect(REFUSED_IDENTIFIER)
+    if len(client_id.encode()) > CLIENT_ID_BYTES_MAX:
         return Connect(REFUSED_IDENTIFIER)
     bridge = level == _LEVEL_BRIDGE
     return Connect(ACCEPTED, client_id, clean, keep_alive_s, will, username, password, bridge)

@@ -16,6 +16,7 @@ id before whoever claims it is authenticated.
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from broker.embedded import packets
@@ -29,6 +30,7 @@ from broker.embedded.bodies import (
     parse_unsubscribe,
 )
 from broker.embedded.exchange import Exchange
+from broker.embedded.limits import PACKET_BYTES_MAX, SUBSCRIBE_SLICE_S
 from broker.embedded.links import LinkPipe, link_peer
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
@@ -52,7 +54,7 @@ class Connection(Wire):
         self._pipe: LinkPipe | None = None
         self._published = False  # since the last flush was asked for
         self._refused_since_s: float | None = None
-        self._retry: asyncio.TimerHandle | None = None
+        self._later: asyncio.Handle | None = None  # what is to go on with a packet that waits
         self._lag_ends: asyncio.TimerHandle | None = None
         self._handlers: dict[int, Callable[[Session, bytes], None]] = {
             packets.PUBACK: self._on_puback,
@@ -105,8 +107,8 @@ class Connection(Wire):
         session, self._session = self._session, None
         pipe, self._pipe = self._pipe, None
         will, self._will = self._will, None
-        if self._retry is not None:
-            self._retry.cancel()
+        if self._later is not None:
+            self._later.cancel()
         if self._admission is not None:
             self._admission.cancel()
         if session is None:
@@ -168,6 +170,7 @@ class Connection(Wire):
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
         self._will = connect.will
+        self._parser.allow(PACKET_BYTES_MAX)
         self.write(packets.encode_connack(ACCEPTED, session_present=present))
         self._keep_alive(connect.keep_alive_s)
         self._go_on_reading()
@@ -217,12 +220,12 @@ class Connection(Wire):
             return
         if not self._waiting:
             self._stop_reading()
-        self._retry = self._loop.call_later(
+        self._later = self._loop.call_later(
             self._limits.refused_retry_s, self._try_again, flags, body
         )
 
     def _try_again(self, flags: int, body: bytes) -> None:
-        self._retry = None
+        self._later = None
         if self._session is None or self._ended:
             return
         try:
@@ -259,13 +262,51 @@ class Connection(Wire):
         packet_id, filters = parse_subscribe(body)
         if len(filters) > self._limits.subscriptions_per_session_max:
             raise MalformedPacket(f"a SUBSCRIBE with {len(filters)} filters")
-        peer: str | None = None
-        codes = bytearray()
-        for topic_filter, qos in filters:
+        self._subscribe(session, packet_id, deque(filters), bytearray(), None)
+
+    def _subscribe(
+        self,
+        session: Session,
+        packet_id: int,
+        filters: deque[tuple[str, int]],
+        codes: bytearray,
+        peer: str | None,
+    ) -> None:
+        """Subscribe to one filter after the other, and go on in a later turn when that takes long.
+
+        Each looks at all retained messages, which are 20,000 at most and then take milliseconds.
+        """
+        ends_s = self._loop.time() + SUBSCRIBE_SLICE_S
+        while filters:
+            topic_filter, qos = filters.popleft()
             linked = link_peer(self.name, topic_filter)
             peer = linked or peer
             codes.append(0 if linked else self._exchange.subscribe(session, topic_filter, qos))
-        suback = packets.encode_suback(packet_id, bytes(codes))
+            if filters and self._loop.time() > ends_s:
+                self._stop_reading()
+                self._exchange.touch(session)
+                self._later = self._loop.call_soon(
+                    self._subscribe_on, session, packet_id, filters, codes, peer
+                )
+                return
+        self._subscribed(session, packets.encode_suback(packet_id, bytes(codes)), peer)
+
+    def _subscribe_on(
+        self,
+        session: Session,
+        packet_id: int,
+        filters: deque[tuple[str, int]],
+        codes: bytearray,
+        peer: str | None,
+    ) -> None:
+        self._later = None
+        if self._session is not session or self._ended:
+            return
+        self._subscribe(session, packet_id, filters, codes, peer)
+        if self._later is None:
+            self._go_on_reading()
+
+    def _subscribed(self, session: Session, suback: bytes, peer: str | None) -> None:
         if peer is None or self._pipe is not None:
             session.reply(suback)
             self._exchange.touch(session)

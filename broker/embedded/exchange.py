@@ -205,14 +205,10 @@ class Exchange:
 
         The same filter again replaces the QoS and sends the retained messages again (3.8.4).
         """
-        known = topic_filter in session.subscriptions
         if (
             not valid_filter(topic_filter)
             or first_level(topic_filter) == _LINKS
-            or (
-                not known
-                and len(session.subscriptions) >= self.limits.subscriptions_per_session_max
-            )
+            or (topic_filter not in session.subscriptions and self._full_for(session))
         ):
             return SUBACK_REFUSED
         session.subscriptions[topic_filter] = qos
@@ -223,6 +219,14 @@ class Exchange:
         ]
         session.replay(retained)
         return qos
+
+    def _full_for(self, session: Session) -> bool:
+        limits = self.limits
+        return (
+            len(session.subscriptions) >= limits.subscriptions_per_session_max
+            or len(self.trie) >= limits.subscriptions_max
+            or self.trie.levels >= limits.subscription_levels_max
+        )
 
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """End a subscription; harmless when there is none."""

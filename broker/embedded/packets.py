@@ -237,6 +237,10 @@ class PacketParser:
         self._chunks_bytes = 0
         self._needed_bytes = 0  # that the packet at hand must have before another look is worth it
 
+    def allow(self, body_bytes_max: int) -> None:
+        """Take packets with bodies of so many bytes from now on."""
+        self._body_bytes_max = body_bytes_max
+
     @property
     def buffered_bytes(self) -> int:
         """Bytes fed and not handed out."""

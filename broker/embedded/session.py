@@ -318,6 +318,7 @@ class Session:
     def cut_off(self, reason: str) -> None:
         """End the connection of a slow consumer; a persistent session waits for its return."""
         self._counters.slow_consumers += 1
+        self._counters.last_slow_consumer = f"{self.client_id}: {reason}"
         logger.warning("client %s reads too slowly and is cut off: %s", self.client_id, reason)
         if self.output is not None:
             self.output.drop("slow consumer")

@@ -65,6 +65,8 @@ class Trie(Generic[T]):
         self._root: _Node[T] = _Node()
         self._remembered: dict[str, tuple[tuple[T, int], ...]] = {}
         self._count = 0
+        self.levels = 0
+        """Nodes beside the root: what the filters cost in memory."""
 
     def __len__(self) -> int:
         return self._count
@@ -76,6 +78,7 @@ class Trie(Generic[T]):
             child = node.children.get(level)
             if child is None:
                 child = node.children[level] = _Node()
+                self.levels += 1
             node = child
         self._count += subscriber not in node.subscribers
         node.subscribers[subscriber] = qos
@@ -99,6 +102,7 @@ class Trie(Generic[T]):
             if node.subscribers or node.children:
                 return
             del parent.children[level]
+            self.levels -= 1
             node = parent
 
     def match(self, topic: str) -> tuple[tuple[T, int], ...]:

@@ -17,7 +17,8 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from broker.embedded.limits import READ_BYTES, Limits
+from broker.embedded.admission import Admission
+from broker.embedded.limits import CONNECT_BYTES_MAX, READ_BYTES, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
 from broker.embedded.statistics import Counters
@@ -39,6 +40,8 @@ class Wires:
         self.limits = limits
         self.counters = counters
         self.open: set[Wire] = set()
+        self.admission = Admission(limits)
+        self.incomplete_bytes = 0  # of packets that have come in part, in all connections
         # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
@@ -67,7 +70,8 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._limits = wires.limits
         self._counters = wires.counters
         self._loop = asyncio.get_running_loop()
-        self._parser = PacketParser()
+        self._parser = PacketParser(CONNECT_BYTES_MAX)
+        self._incomplete_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._ended = False
         self._waiting = False  # not reading: packets wait for something on our side
@@ -99,7 +103,11 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         """Start the clock for CONNECT, or hang up when there are too many."""
         # uvloop's transports are no subclasses of asyncio's, only alike.
         transport = self._transport = cast("asyncio.Transport", transport)
-        if len(self._wires.open) >= self._limits.connections_max:
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        if len(self._wires.open) >= self._limits.connections_max or not self._wires.admission.take(
+            address, self._loop.time()
+        ):
             self._counters.connections_refused += 1
             self._ended = True
             transport.abort()
@@ -127,6 +135,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._parser.feed(data)
         if not self._waiting:
             self._process()
+        self._keep_incomplete(self._parser.buffered_bytes)
         # An answer within this turn carries the acknowledgement of TCP by itself, unless the
         # peer's next packet is cut in two and its second half waits for that acknowledgement.
         if len(data) <= _NAGLE_BYTES and (self._parser.buffered_bytes or not self._will_answer()):
@@ -143,6 +152,15 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
             logger.warning("%s sent %s", self.name, error)
             self.end("malformed packet")
         self._after_read()
+
+    def _keep_incomplete(self, size_bytes: int) -> None:
+        """Account for what waits to become a packet; whoever brings it over the limit goes."""
+        self._wires.incomplete_bytes += size_bytes - self._incomplete_bytes
+        self._incomplete_bytes = size_bytes
+        if size_bytes and self._wires.incomplete_bytes > self._limits.incomplete_bytes_max:
+            self._counters.malformed += 1
+            logger.warning("%s is cut off: too much has come in part, of all clients", self.name)
+            self.drop("too many incomplete packets")
 
     def _stop_reading(self) -> None:
         """Leave further packets where they are: unparsed, and then with the peer."""
@@ -168,6 +186,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._counters.bytes_out += len(data)
         if transport.get_write_buffer_size() > self._limits.unsent_bytes_max:
             self._counters.slow_consumers += 1
+            self._counters.last_slow_consumer = f"{self.name}: it does not read what it is sent"
             logger.warning("%s does not read what it is sent and is cut off", self.name)
             self.drop("slow consumer")
 
@@ -204,6 +223,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         """Clean up; the connection is gone."""
         logger.debug("lost %s: %s", self.name, exc)
         self._ended = True
+        self._keep_incomplete(0)
         self._wires.gone(self)
         self._leave()
         if self._timer is not None:
