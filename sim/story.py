@@ -98,7 +98,7 @@ def tell(options: Options) -> Result:
     mix = mix_of(options)
     if options.plant and options.plant not in PLANTS:
         raise ValueError(f"no bug called {options.plant}; there are {', '.join(PLANTS)}")
-    with tightened(wanted=mix.tight), planted(PLANTS.get(options.plant)):
+    with tightened(wanted=mix.tight, devices=options.nodes), planted(PLANTS.get(options.plant)):
         return Story(options, mix).run()
 
 
@@ -174,7 +174,8 @@ class Story:
         size = random.randint(max(2, len(everyone) // 2), len(everyone))
         core = [random.choice(everyone)]
         while len(core) < size:
-            edges = [e for e in self.network.edges if (e[0] in core) is not (e[1] in core)]
+            inside = set(core)
+            edges = [e for e in self.network.edges if (e[0] in inside) is not (e[1] in inside)]
             a, b = random.choice(edges)
             core.append(b if a in core else a)
         return sorted(core, key=everyone.index)
@@ -195,9 +196,11 @@ class Story:
         self.adversary.mend(core)
         self.retained.expect(core)
         began_ns = network.now_ns
+        missing = self.loss.missing(core)
         while network.now_ns - began_ns < CONVERGE_MS * MS:
             network.run(POLL_MS)
-            if not self.loss.missing(core) and not self.retained.differing(core):
+            missing = self.loss.still_missing(missing, core) or self.loss.missing(core)
+            if not missing and not self.retained.differing(core):
                 break
         self.converged_ms.append((network.now_ns - began_ns) // MS)
         self.adversary.diary.append((network.now_ns // MS, f"end of the {when}"))

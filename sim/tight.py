@@ -38,9 +38,13 @@ SMALL: Final = {
 }
 
 
+_LANES: Final = 5
+"""Kept ones: streams that a device may have."""
+
+
 @contextmanager
-def tightened(*, wanted: bool) -> Iterator[None]:
-    """Run with the small limits, if they are wanted."""
+def tightened(*, wanted: bool, devices: int) -> Iterator[None]:
+    """Run with the small limits, if they are wanted. A whole digest of so many devices still fits into a queue."""
     if not wanted:
         yield
         return
@@ -53,9 +57,11 @@ def tightened(*, wanted: bool) -> Iterator[None]:
     ]
     assert {name for _, name, _ in before} == set(SMALL), "a limit has another name now"
     assert all(value == getattr(limits, name) for _, name, value in before)
+    entries = 2 * devices * _LANES // SMALL["CONTROL_RECORDS_MAX"]
+    small = SMALL | {"DIGEST_ENTRIES_MAX": max(SMALL["DIGEST_ENTRIES_MAX"], entries)}
     try:
         for module, name, _ in before:
-            setattr(module, name, SMALL[name])
+            setattr(module, name, small[name])
         yield
     finally:
         for module, name, value in before:

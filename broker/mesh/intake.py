@@ -55,12 +55,14 @@ class Intake:
         if header.origin == peer and self.holds_back(peer, header.clock, now_ns):
             state.counters["held_back"] += 1
             return
-        expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
         if hops < SERVED:
             hops = min(hops + 1, SERVED - 1)
         else:
             state.peers[peer].served_ns = now_ns
             state.repair.note_served(header.stream, header.position, now_ns)
+        if kept and self._known(peer, header, hops):
+            return
+        expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
         stored = Stored(header, head, body, expires_ns, hops)
         if kept:
             self._kept(peer, stored, remaining_ms, now_ns)
@@ -111,18 +113,24 @@ class Intake:
         self._tree.forward(stored, now_ns, but=peer)
         self.hand_on(header, messages, remaining_ms)
 
+    def _known(self, peer: str, header: Header, hops: int) -> bool:
+        """Note that a neighbour has a kept bundle. True when it is here already."""
+        state, position = self._state, header.position
+        state.peers[peer].note_stands(header.stream, position)
+        stream = state.kept.get(header.stream)
+        if stream is None or not stream.knows(position):
+            return False
+        state.counters["duplicates"] += 1
+        held = state.log.get(header.stream, position)
+        if held is not None and held.hops != SERVED:
+            self._copy(peer, header, hops)
+        return True
+
     def _kept(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
         state, header = self._state, stored.header
         stream = state.kept.get(header.stream)
         if stream is None:
             stream = state.kept[header.stream] = KeptStream()
-        state.peers[peer].note_stands(header.stream, header.position)
-        if stream.knows(header.position):
-            state.counters["duplicates"] += 1
-            held = state.log.get(header.stream, header.position)
-            if held is not None and held.hops != SERVED:
-                self._copy(peer, header, stored.hops)
-            return
         if state.waiting_bytes + stored.weight_bytes > WAITING_BYTES_MAX and not stream.follows(
             header.position
         ):

@@ -89,6 +89,8 @@ BAD_FRAMES_FORGET_MS: Final = 60_000
 """Bad frames are counted within this window. Guess."""
 DIGEST_ENTRIES_MAX: Final = 1_024
 """Entries in one digest record (about 40 bytes each); the rest follows in the next record."""
+ENTRY_HASHES_MAX: Final = 4_096
+"""Hashes of digest entries that are remembered: all neighbours say the same of a stream. About 1.5 MB."""
 WANT_RANGES_MAX: Final = 512
 """Ranges in one request."""
 RANGE_LIST_MAX: Final = 16
@@ -158,7 +160,7 @@ UNICAST_RESEND_MAX_MS: Final = 2_000
 TICK_MS: Final = 1_000
 """Housekeeping: expiry of logged bodies, end of joining and rebuilding."""
 PING_MS: Final = 500
-"""Round-trip probe of each link; four may be lost before SILENCE_MS."""
+"""Round-trip probe of each link, half as often while it is answered; four may be lost before SILENCE_MS."""
 SILENCE_MS: Final = 2_000
 """A link that says nothing for so long is closed and dialled again. TCP alone would wait for minutes."""
 DIGEST_MS: Final = 1_000

@@ -146,6 +146,7 @@ class Peer:
         """An answer to a ping came back."""
         rtt_ns = now_ns - sent_ns
         if 0 <= rtt_ns < SILENCE_MS * MS:
+            self.next_ping_ns = max(self.next_ping_ns, sent_ns + 2 * PING_MS * MS)
             past = self.rtt_ns
             self.rtt_ns = (
                 rtt_ns if past is None else (past * (_RTT_WEIGHT - 1) + rtt_ns) // _RTT_WEIGHT
@@ -204,7 +205,8 @@ class Peer:
 
     def look(self, budget_bytes: int, now_ns: int) -> bool:
         """Note whether it takes anything now. True when it had not for long and does again."""
-        if budget_bytes > 0 and self.credit.may_spend:
+        credit = self.credit
+        if budget_bytes > 0 and credit.spent_bytes < credit.allowed_bytes:
             self._stalled_ns = None
             if self.suspended:
                 self.suspended = False
@@ -223,16 +225,17 @@ class Peer:
 
     def next_ns(self, room_bytes: int) -> int:
         """When something is due with it: ping, silence, stall, announcement, recheck or, at once, more credit."""
+        if self.credit.due(room_bytes):
+            return 0
+        # Compared one by one: this is asked of every neighbour after every turn.
         next_ns = self.next_ping_ns
-        if not self.closing:
-            next_ns = min(next_ns, self.heard_ns + SILENCE_MS * MS)
-        if self._stalled_ns is not None and not self.suspended:
-            next_ns = min(next_ns, self._stalled_ns + STALL_MS * MS)
-        if self.announce_due_ns is not None:
-            next_ns = min(next_ns, self.announce_due_ns)
-        if self.exchange.recheck_ns is not None:
-            next_ns = min(next_ns, self.exchange.recheck_ns)
-        return 0 if self.credit.due(room_bytes) else next_ns
+        silent_ns = self.heard_ns + SILENCE_MS * MS
+        if silent_ns < next_ns and not self.closing:
+            next_ns = silent_ns
+        for due_ns in (self.announce_due_ns, self.exchange.recheck_ns, self.stall_ends_ns):
+            if due_ns is not None and due_ns < next_ns:
+                next_ns = due_ns
+        return next_ns
 
     def suspend(self) -> None:
         """Queue nothing for it until it reads again."""
@@ -308,7 +311,9 @@ class Peer:
             record = self._control.popleft()
             self._control_bytes -= len(record)
             return record
-        if self.hello is None:
+        if self.hello is None or not (
+            self.outbox or self._parts or self.serving or self.exchange.pending
+        ):
             return None
         if not self.credit.may_spend:
             return self._parts.popleft() if self._parts else self.exchange.next_record(retained)

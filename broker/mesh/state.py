@@ -155,6 +155,12 @@ class State:
                 del self.incarnations[next(iter(self.incarnations))]
             self.incarnations[origin] = incarnation
 
+    def knows(self, origin: str) -> bool:
+        """Whether anything was heard of an origin, or it is this device."""
+        if origin in self.incarnations or origin == self.device:
+            return True
+        return self.known_incarnation(origin) > 0
+
     def known_incarnation(self, origin: str) -> int:
         """The highest incarnation of an origin that was heard of, as far as a hello may say it; 0: none."""
         known = self.incarnations.get(origin, 0)

@@ -105,9 +105,13 @@ class Tree:
         self._make_eager(header.origin, peer)
 
     def copy(self, peer: str, header: Header) -> None:
-        """A neighbour pushed what was here already."""
+        """A neighbour pushed what was here already.
+
+        If this was pushed to it as well, it sees a copy too, and draws the same conclusion without a word.
+        """
         if header.lane >> 1 != _URGENT:
-            self._make_lazy(header.origin, self._state.peers[peer], tell=True)
+            was_lazy = peer in self._lazy.get(header.origin, _NOBODY)
+            self._make_lazy(header.origin, self._state.peers[peer], tell=was_lazy)
 
     def _make_eager(self, origin: str, peer: str) -> None:
         lazy = self._lazy.get(origin)
@@ -154,7 +158,7 @@ class Tree:
         for origin in shape.grafts:
             self._make_eager(origin, peer.name)
         for origin in shape.prunes:
-            if origin == self._state.device or self._state.known_incarnation(origin):
+            if self._state.knows(origin):
                 self._make_lazy(origin, peer, tell=False)
 
     # Announcements.

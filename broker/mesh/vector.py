@@ -10,11 +10,12 @@ Assumes that whoever changes a stream's position or floor says so by `touch`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh.frame import Digest
-from broker.mesh.limits import DIGEST_ENTRIES_MAX
+from broker.mesh.limits import DIGEST_ENTRIES_MAX, ENTRY_HASHES_MAX
 from broker.mesh.streams import START
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Range = tuple[str, int, int, int, int, int]
 HASH_MASK: Final = (1 << 64) - 1
 
 
+@lru_cache(ENTRY_HASHES_MAX)
 def entry_hash(stream: Stream, position: Position, held_after: Position) -> int:
     """64 bits that stand for one entry of a digest."""
     text = f"{stream[0]}\0{stream[1]}\0{position}\0{held_after}"

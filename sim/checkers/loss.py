@@ -40,10 +40,20 @@ class Loss(Checker):
         self._ledger = ledger
         self._delivery = delivery
         self._network = network
-        self._gaps: dict[str, list[Gap]] = {}
+        self._gaps: dict[str, dict[tuple[str, int], list[Gap]]] = {}
+        """By device, then by stream."""
+        self._said: dict[str, list[Published]] = {}
+        """By publisher: all its messages, in order."""
         self._tight = tight
+        self._reaches: dict[str, list[str]] = {}
+        self._reach_of_ns = -1
+        """Who hears whom, since reach last changed at this moment."""
         self._spread: set[int] = set()
         """Serials that another device than their publisher has heard."""
+
+    def published(self, now_ns: int, message: Published) -> None:
+        """Note who said it."""
+        self._said.setdefault(message.origin, []).append(message)
 
     def delivered(self, now_ns: int, device: str, event: Deliver) -> None:
         """Note what has left its publisher."""
@@ -55,12 +65,13 @@ class Loss(Checker):
 
     def lost(self, now_ns: int, device: str, gap: Gap) -> None:
         """Ask whether anybody in reach still held what is given up."""
-        self._gaps.setdefault(device, []).append(gap)
+        gaps = self._gaps.setdefault(device, {})
+        gaps.setdefault((gap.origin, gap.lane), []).append(gap)
         if now_ns - self._network.reach_changed_ns < SETTLED_NS:
             return
         reach = self._reach(device)
-        for message in self._ledger.messages:
-            if message.origin == gap.origin and _covers(gap, message) and not message.retained:
+        for message in self._said.get(gap.origin, []):
+            if _covers(gap, message) and not message.retained:
                 holder = self._holder(message, reach)
                 known = message.serial in self._delivery.hearing[device].known
                 if holder is not None and not known and not message.expired(now_ns):
@@ -70,21 +81,48 @@ class Loss(Checker):
 
     def _reach(self, device: str) -> list[str]:
         """Who could still help. Where logs have let go of bundles, neighbours alone: nobody fetches for another."""
-        reach = component(self._network, device)
-        meshes = [self._network.devices[name].mesh for name in reach]
+        network = self._network
+        if self._reach_of_ns != network.reach_changed_ns:
+            self._reach_of_ns, self._reaches = network.reach_changed_ns, {}
+        if device not in self._reaches:
+            reach = component(network, device)
+            self._reaches |= dict.fromkeys(reach, reach)
+        reach = self._reaches[device]
+        meshes = (network.devices[name].mesh for name in reach)
         if not any(mesh is not None and mesh._state.log.evicted for mesh in meshes):
             return reach
-        return [other for edge in self._network.up if device in edge for other in edge]
+        return [other for edge in network.up if device in edge for other in edge]
 
     def missing(self, core: list[str]) -> list[tuple[str, Published]]:
         """What devices of the core still have to hear, because one of them holds it."""
+        required = {message.serial: message for message in self._required(self._network.now_ns)}
+        lacking: dict[int, list[str]] = {}
+        for name in core:
+            for serial in required.keys() - self._delivery.hearing[name].known:
+                if self._lacks(name, required[serial]):
+                    lacking.setdefault(serial, []).append(name)
+        return [
+            (name, required[serial])
+            for serial, names in sorted(lacking.items())
+            if self._holder(required[serial], core) is not None
+            for name in names
+        ]
+
+    def still_missing(
+        self, rows: list[tuple[str, Published]], core: list[str]
+    ) -> list[tuple[str, Published]]:
+        """What of this has not come since, and is still held."""
         now_ns = self._network.now_ns
-        rows = []
-        for message in self._required(now_ns):
-            lacking = [name for name in core if self._lacks(name, message)]
-            if lacking and self._holder(message, core) is not None:
-                rows += [(name, message) for name in lacking]
-        return rows
+        held: dict[int, bool] = {}
+        left = []
+        for name, message in rows:
+            if message.expired(now_ns) or not self._lacks(name, message):
+                continue
+            if message.serial not in held:
+                held[message.serial] = self._holder(message, core) is not None
+            if held[message.serial]:
+                left.append((name, message))
+        return left
 
     def finish(self, core: list[str]) -> None:
         """Judge a core of devices that has been healed, and has had its time."""
@@ -126,7 +164,16 @@ class Loss(Checker):
             message.serial not in hearing.known
             and message.serial not in hearing.doubtful
             and message.at_ns >= hearing.born_ns
-            and not any(_covers(gap, message) for gap in self._gaps.get(name, []))
+            and not self._reported(name, message)
+        )
+
+    def _reported(self, name: str, message: Published) -> bool:
+        """Whether the device said that it gave the message up."""
+        gaps = self._gaps.get(name, {})
+        return any(
+            _covers(gap, message)
+            for lane, _ in message.places
+            for gap in gaps.get((message.origin, lane), [])
         )
 
     def _heard_later(self, name: str, message: Published) -> bool:
@@ -134,11 +181,11 @@ class Loss(Checker):
         known = self._delivery.hearing[name].known
         return any(
             other.serial in known
-            and other.origin == message.origin
+            and other.serial > message.serial
             and other.priority == message.priority
             and other.acknowledged
             and not other.retained  # its value may have come by reconciliation, ahead of its bundle
-            for other in self._ledger.messages[message.serial :]
+            for other in self._said[message.origin]
         )
 
     def _holder(self, message: Published, among: list[str]) -> str | None:

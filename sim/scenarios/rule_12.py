@@ -29,7 +29,7 @@ BUG = Plant("there is always room", "", RetainedMap, "has_room", _always)
 def tell(scene: Scene) -> None:
     """Let it happen."""
     limit = SMALL["RETAINED_TOPICS_MAX"]
-    with tightened(wanted=True):
+    with tightened(wanted=True, devices=3):
         network = scene.network("abc", [("a", "b"), ("b", "c")])
         network.partition([("a", "b"), ("b", "c")])
         for name in "abc":

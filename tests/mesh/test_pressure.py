@@ -89,7 +89,8 @@ def test_a_relay_passes_pressure_on_as_long_as_its_neighbour_still_reads():
 
 
 def test_one_that_takes_nothing_is_suspended_and_catches_up(monkeypatch):
-    network = Network("abcd", [("a", "b"), ("a", "c"), ("b", "d"), ("a", "d")])
+    edges = [("a", "b"), ("a", "c"), ("b", "d"), ("a", "d")]
+    network = Network("abcd", edges, latency_ms=(3, 3))
     network.run(3_000)
     state = network.devices["b"].mesh._state
     monkeypatch.setattr(state, "backlog_bytes", PRESSED_BYTES)

@@ -47,7 +47,8 @@ def test_a_message_reaches_the_one_device_and_nobody_else():
 
 
 def test_it_takes_the_way_on_which_the_destination_was_heard_first():
-    network = acquainted("abcd", [("a", "b"), ("b", "d"), ("a", "c"), ("c", "d")])
+    edges = [("a", "b"), ("b", "d"), ("a", "c"), ("c", "d")]
+    network = acquainted("abcd", edges, latency_ms=(3, 3))
     routes = network.devices["a"].mesh._state.routes
     first = routes.ways("d")[0]
     call(network, "a", "d", b"x")
@@ -351,7 +352,7 @@ def test_random_stories_end_with_every_message_once_or_an_answer(seed):
         assert copies <= 1
         assert copies == 1 or failed, "silence"
         assert not (copies and failed) or failed[0].reason != "expired"
-    assert sum(len(heard(network, name)) for name in names) >= 50
+    assert sum(len(heard(network, name)) for name in names) >= 45
     assert sum(counter(network, name, "unicast_resent") for name in names) > 0
     assert not any(device.bad for device in network.devices.values())
 
