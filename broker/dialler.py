@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.link import DialledPipe
 from broker.lookup import Lookup
+from broker.trust import explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from broker.link import Neighbour, Owner
     from broker.radio import Radio
+    from broker.trust import Trust
 
 __all__ = ["Dialler", "Wish"]
 
@@ -69,6 +72,7 @@ class Dialler:
         wish: Whether a link is wanted.
         radio: Whether anything that is sent gets there.
         random: Jitter.
+        trust: Who is believed, where links are TLS; None: plain MQTT.
     """
 
     def __init__(
@@ -79,7 +83,9 @@ class Dialler:
         wish: Wish,
         radio: Radio,
         random: Random,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust
         self.neighbour = neighbour
         self._device = device
         self._owner = owner
@@ -155,12 +161,13 @@ class Dialler:
                 pipe.abandon()
 
     async def _attempt(self, through: list[DialledPipe]) -> None:
-        pipe = DialledPipe(self._device, self.neighbour.name, self._owner)
+        pipe = DialledPipe(self._device, self.neighbour.name, self._owner, self._trust)
+        context = self._trust.client if self._trust is not None else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if not self._radio.hears(self.neighbour.name):
                     await asyncio.sleep(CONNECT_TIMEOUT_S + 1)
-                await self._lookup.connect(lambda: pipe)
+                await self._lookup.connect(lambda: pipe, context)
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
             pipe.abandon()
             self._note(error)
@@ -191,6 +198,9 @@ class Dialler:
 
     def _note(self, error: Exception | str) -> None:
         self.failures += 1
+        if self._trust is not None and isinstance(error, ssl.SSLError):
+            self._trust.refuse_handshake(error, self.neighbour.name)
+            error = explain(error)
         reason = str(error) or "no answer"
         if reason != self.last_failure:
             self.last_failure = reason

@@ -6,7 +6,10 @@
     │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
     ├── CannotListen        a listener's address cannot be used; says what, where and why
     │   └── PortInUse       another program has it; says the way out too
-    ├── SecretUnusable      a key or a password cannot be taken from its file; says which and why
+    ├── SecretUnusable      a key or a password cannot be taken from its file or put into it; says which and why
+    ├── AuthorityUnusable   the fleet's authority cannot do what it is asked; says why
+    ├── IdentityUnusable    this device's certificate or key cannot be used; says which and why
+    ├── EnrolmentFailed     a device was not enrolled; says why, and what to do
     ├── CallError           a call to another device brought no result
     │   ├── Unreachable     there is no way to the device
     │   ├── CallTimeout     no answer came in time; the service may have been at work
@@ -62,6 +65,18 @@ class PortInUse(CannotListen):
 
 class SecretUnusable(FlockmqError):
     """A key or a password cannot be taken from its file; says which and why, never the secret."""
+
+
+class AuthorityUnusable(FlockmqError):
+    """The fleet's certificate authority cannot do what it is asked; says why, and the way out."""
+
+
+class IdentityUnusable(FlockmqError):
+    """This device's certificate or key cannot be used; says which and why, never the key."""
+
+
+class EnrolmentFailed(FlockmqError):
+    """A device was not enrolled; says why, and what to do."""
 
 
 class CallError(FlockmqError):

@@ -4,6 +4,8 @@ A link is an ordinary MQTT session at the neighbour's broker, with client id `me
 `mesh/v1/{device}/{neighbour}` and publishes frames on `mesh/v1/{neighbour}/{device}` at QoS 0. So one port and one
 security setting serve clients and links, and a device behind NAT joins by dialling out.
 
+Where this device has an identity, the connection is TLS, and what answers must have the neighbour's certificate.
+
 When to connect is the dialler's matter (`dialler.py`). What is not MQTT, or a refusal, closes the connection; `ready`
 says why.
 """
@@ -12,14 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from broker.embedded import packets
 from broker.errors import MalformedPacket
 from broker.topics import frame_topic
+from broker.trust import NotAdmitted, explain
 
 if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
+    from broker.trust import Admission, Trust
 
 __all__ = ["DialledPipe", "Neighbour", "Owner"]
 
@@ -61,10 +66,13 @@ class DialledPipe(asyncio.Protocol):
         device: This device's id.
         peer: The neighbour's.
         owner: The node.
+        trust: Who is believed, where the connection is TLS; None: plain MQTT.
     """
 
-    def __init__(self, device: str, peer: str, owner: Owner) -> None:
+    def __init__(self, device: str, peer: str, owner: Owner, trust: Trust | None = None) -> None:
         self._peer = peer
+        self._trust = trust
+        self._admission: Admission | None = None
         self._device = device
         self._owner = owner
         self._parser = packets.PacketParser()
@@ -99,7 +107,7 @@ class DialledPipe(asyncio.Protocol):
 
     def introduce(self) -> None:
         """Say who is there."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(packets.encode_connect(f"mesh-{self._device}", KEEP_ALIVE_S))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,6 +118,20 @@ class DialledPipe(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._trust is not None:
+            fields = transport.get_extra_info("peercert")
+            where = (transport.get_extra_info("peername") or ("somewhere",))[0]
+            try:
+                self._admission = self._trust.admit_neighbour(fields, self._peer, str(where))
+            except NotAdmitted as error:
+                self._fail(str(error))
+
+    def judge_again(self) -> None:
+        """Close the link if the neighbour's certificate has ceased to count."""
+        if self._trust is not None and self._admission is not None:
+            standing = self._trust.standing(self._admission.certificate)
+            if not standing.counts:
+                self.close()
 
     def data_received(self, data: bytes) -> None:
         """Packets from the neighbour's broker."""
@@ -151,7 +173,9 @@ class DialledPipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever closed it."""
         if not self.ready.done():
-            self.ready.set_exception(ConnectionError(str(exc or "closed before the link was up")))
+            # With TLS 1.3 the other side looks at this one's certificate after the handshake.
+            reason = explain(exc) if isinstance(exc, ssl.SSLError) else str(exc or "")
+            self.ready.set_exception(ConnectionError(reason or "closed before the link was up"))
         if self._attached:
             self._attached = False
             self._owner.link_detached(self._peer, self)

@@ -3,7 +3,7 @@
 Decides which of two links to the same neighbour stays, by a rule that both ends follow alike: a direct one before one
 through a hub; of two direct ones the one that the smaller id dialled; of two through hubs the one whose session has the
 smaller rank; of two that are alike the newer, since the older is what is left of a lost connection. Diallers go on
-while there is only a link through a hub. Assumes that ids are true; who may claim one is the listener's matter. At most
+while there is only a link through a hub. Assumes that ids are true; `trust.py` decides who may claim one. At most
 LINKS_MAX; one more is closed and told of.
 """
 
@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.dialler import Dialler, Wish
+from broker.link import DialledPipe
 from broker.topics import is_id
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
     from broker.link import Neighbour, Owner
     from broker.radio import Radio
+    from broker.trust import Trust
 
 __all__ = ["LINKS_MAX", "Links"]
 
@@ -58,9 +60,18 @@ class Links:
         owner: Is told of links that come and go.
         radio: What can be heard.
         random: Jitter.
+        trust: Who is believed, where links are TLS; None: plain MQTT.
     """
 
-    def __init__(self, device: str, owner: LinkOwner, radio: Radio, random: Random) -> None:
+    def __init__(
+        self,
+        device: str,
+        owner: LinkOwner,
+        radio: Radio,
+        random: Random,
+        trust: Trust | None = None,
+    ) -> None:
+        self._trust = trust
         self._device = device
         self._owner = owner
         self._radio = radio
@@ -90,10 +101,18 @@ class Links:
         """Keep a link to this neighbour up from now on; where it listens takes the place of what was said before."""
         self._stop_dialling(neighbour.name)
         wish = Wish(self._has_direct, self._wait_wanted)
-        dialler = Dialler(self._device, neighbour, owner, wish, self._radio, self._random)
+        dialler = Dialler(
+            self._device, neighbour, owner, wish, self._radio, self._random, self._trust
+        )
         name = f"{self._device} dial {neighbour.name}"
         task = asyncio.get_running_loop().create_task(dialler.run(), name=name)
         self._diallers[neighbour.name] = (dialler, task)
+
+    def judge_again(self) -> None:
+        """Close dialled links to those whose certificates have ceased to count; the broker closes the others."""
+        for link in list(self._links.values()):
+            if isinstance(link.pipe, DialledPipe):
+                link.pipe.judge_again()
 
     def undial(self, peer: str) -> None:
         """Dial a neighbour no more, and let go of the link if it was dialled from here."""

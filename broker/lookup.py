@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 __all__ = ["Lookup"]
@@ -28,8 +29,14 @@ class Lookup:
     def __str__(self) -> str:
         return f"{self._host}:{self._port}"
 
-    async def connect(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    async def connect(
+        self, protocol: Callable[[], asyncio.BaseProtocol], context: ssl.SSLContext | None = None
+    ) -> None:
         """Connect to the first of the host's addresses that answers.
+
+        Args:
+            protocol: Makes what becomes of the connection.
+            context: For TLS; None: plain.
 
         Raises:
             OSError: None does, or the name does not resolve.
@@ -39,7 +46,15 @@ class Lookup:
         addresses = await self._resolve()
         for number, (family, _, _, _, address) in enumerate(addresses, start=1):
             try:
-                await loop.create_connection(protocol, address[0], address[1], family=family)
+                await loop.create_connection(
+                    protocol,
+                    address[0],
+                    address[1],
+                    family=family,
+                    ssl=context,
+                    # Who it is stands in its certificate's URI, wherever it listens.
+                    server_hostname=None if context is None else "",
+                )
             except OSError:
                 if number == len(addresses):
                     raise

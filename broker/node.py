@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from broker.hub import HubAt
     from broker.link import Neighbour
     from broker.store import Store
+    from broker.trust import TlsAt
 
 __all__ = ["Delivered", "Node", "NodeStatistics"]
 
@@ -60,6 +61,7 @@ class Node:
         host: Address that its broker listens on.
         port: Port; 0 picks a free one.
         websocket_port: The same for MQTT over WebSocket; None: none.
+        tls: Where it listens for TLS and who is let in there; None: nowhere, and links are plain MQTT.
         neighbours: Whom it dials.
         hubs: Third-party brokers at which it meets others.
         bridges: Foreign brokers whose own clients are joined to the mesh.
@@ -75,6 +77,7 @@ class Node:
         host: str = "127.0.0.1",
         port: int = 1883,
         websocket_port: int | None = None,
+        tls: TlsAt | None = None,
         neighbours: Sequence[Neighbour] = (),
         hubs: Sequence[HubAt] = (),
         bridges: Sequence[BridgeAt] = (),
@@ -86,7 +89,7 @@ class Node:
         self._commits = Commits(store, durability, self.request_flush, self._problem)
         self._random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
         self._broker = EmbeddedBroker(
-            self, device, host=host, port=port, websocket_port=websocket_port
+            self, device, host=host, port=port, websocket_port=websocket_port, tls=tls
         )
         self._mesh = Mesh(
             device,
@@ -97,7 +100,7 @@ class Node:
         )
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
-        self.links = Links(device, self, self.radio, self._random)
+        self.links = Links(device, self, self.radio, self._random, tls.trust if tls else None)
         self._subscribers: list[Callable[[list[Delivered]], None]] = []
         self._foreign = Foreign(device, self, hubs, bridges, self._random)
         self._link_watchers: list[Callable[[str, bool], None]] = []
@@ -160,6 +163,16 @@ class Node:
     def websocket_port(self) -> int:
         """The port that the broker listens on for WebSocket."""
         return self._broker.websocket_port
+
+    @property
+    def link_port(self) -> int:
+        """The port that neighbours dial: that of TLS, if there is one."""
+        return self._broker.link_port
+
+    def judge_again(self) -> None:
+        """End connections and links of those whose certificates have ceased to count."""
+        self._broker.judge_again()
+        self.links.judge_again()
 
     # For the agent, in process.
 

@@ -1,11 +1,12 @@
-"""Reads a secret (a key, a password) from a file that only its owner may read.
+"""Reads and writes secrets (keys, passwords) in files that only their owner may read.
 
-Decides that a file which others can read is no secret. On failure: `SecretUnusable`, with the way out. The secret
-itself never stands in a message.
+Decides that a file which others can read is no secret, and that one is never written to a place where others could read
+it, not even for a moment. On failure: `SecretUnusable`, with the way out. The secret itself never stands in a message.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from broker.errors import SecretUnusable
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_secret"]
+__all__ = ["read_secret", "write_file"]
 
 SECRET_BYTES_MAX: Final = 4096
 """Nobody's key is longer; a wrong path may name anything."""
@@ -48,3 +49,29 @@ def read_secret(path: Path, what: str, *, bytes_min: int = 1) -> bytes:
             f"`head -c 32 /dev/urandom | base64 > {path}` makes a good one"
         )
     return secret
+
+
+def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Put a file in the place of the one that is there, all of it or nothing, also when the power goes.
+
+    Args:
+        path: The file.
+        content: Its bytes.
+        secret: Mode 0600, from the first byte on; else 0644.
+
+    Raises:
+        SecretUnusable: It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        mode = 0o600 if secret else 0o644
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise SecretUnusable(f"{path} cannot be written: {error.strerror}") from None

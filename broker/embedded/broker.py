@@ -27,19 +27,23 @@ from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
 from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
 
 from broker.embedded.bodies import Connect
-from broker.embedded.connection import Connection
+from broker.embedded.connection import Allowed, Connection
+from broker.embedded.doorman import Doorman
 from broker.embedded.exchange import Exchange
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import Limits
+from broker.embedded.links import claimed_device
 from broker.embedded.statistics import Statistics
 from broker.embedded.websocket import serve
 from broker.embedded.wire import Wires
 from broker.errors import CannotListen, PortInUse
+from broker.trust import Admission, NotAdmitted, TlsAt
 
 logger = logging.getLogger(__name__)
 
 _TCP = "default"  # amqtt wants a listener of this name
 _WEBSOCKET = "websocket"
+_TLS = "tls"
 
 
 class Credentials(AmqttSession):  # type: ignore[misc]
@@ -76,6 +80,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         host: address to listen on.
         port: TCP port; 0 picks a free one, see `port`.
         websocket_port: the same for WebSocket; None for no such listener.
+        tls: where to listen for TLS, and who is let in there; None for no such listener. If there
+            is one, links come through it only.
         limits: bounds.
 
     """
@@ -88,6 +94,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         host: str = "127.0.0.1",
         port: int = 1883,
         websocket_port: int | None = None,
+        tls: TlsAt | None = None,
         limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits()
@@ -96,6 +103,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             listeners[_WEBSOCKET] = ListenerConfig(
                 type=ListenerType.WS, bind=_bind(host, websocket_port)
             )
+        if tls is not None:
+            listeners[_TLS] = ListenerConfig(type=ListenerType.TCP, bind=_bind(tls.host, tls.port))
         super().__init__(
             BrokerConfig(
                 listeners=listeners,
@@ -107,6 +116,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         )
         self._exchange = Exchange(ingress, device, limits)
         self._wires = Wires(limits, self._exchange.counters)
+        self._trust = tls.trust if tls is not None else None
+        self._limits = limits
 
     # -- the node calls ------------------------------------------------------------------------
 
@@ -136,6 +147,16 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """
         self._exchange.flush(committed=committed, pressed=pressed, turn=turn, durable=durable)
 
+    def judge_again(self) -> None:
+        """End the connections of those whose certificates have ceased to count."""
+        for session in list(self._exchange.sessions.values()):
+            output, admission = session.output, session.admission
+            if output is None or admission is None or self._trust is None:
+                continue
+            standing = self._trust.standing(admission.certificate)
+            if not standing.counts:
+                output.drop(f"its certificate is {standing.value}")
+
     def statistics(self) -> Statistics:
         """Return how many there are of each at this moment, and a copy of the counters."""
         return Statistics(
@@ -154,6 +175,11 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     def websocket_port(self) -> int:
         """The WebSocket port that is listened on; after `start`, and only if there is one."""
         return self._listening_port(_WEBSOCKET)
+
+    @property
+    def link_port(self) -> int:
+        """The port that neighbours dial, that of TLS if there is one; after `start`."""
+        return self._listening_port(_TCP if self._trust is None else _TLS)
 
     def _listening_port(self, listener: str) -> int:
         port: int = next(iter(self._servers[listener].instance.sockets)).getsockname()[1]
@@ -204,12 +230,12 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
     async def _create_server_instance(
         self,
-        listener_name: str,  # noqa: ARG002 - amqtt's signature
+        listener_name: str,
         listener_type: ListenerType,
         address: str | None,
         port: int,
         ssl_context: ssl.SSLContext | None,
-    ) -> asyncio.Server | websockets.asyncio.server.Server:
+    ) -> asyncio.Server | websockets.asyncio.server.Server | Doorman:
         """Open one listener.
 
         Mends: amqtt makes a task and two stream adapters per connection, never limits what a
@@ -217,11 +243,14 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """
         host = (address or "").strip("[]") or None
         try:
+            if listener_name == _TLS and self._trust is not None:
+                counters = self._exchange.counters
+                doorman = Doorman(self._trust, self._limits, counters, self._connection)
+                doorman.listen(host or "", port)
+                return doorman
             if listener_type == ListenerType.TCP:
                 loop = asyncio.get_running_loop()
-                return await loop.create_server(
-                    self._connection, host, port, reuse_address=True, ssl=ssl_context
-                )
+                return await loop.create_server(self._connection, host, port, reuse_address=True)
             return await websockets.asyncio.server.serve(
                 serve(self._connection),
                 host,
@@ -240,16 +269,41 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     def _connection(self) -> Connection:
         return Connection(self._wires, self._exchange, self._allowed)
 
-    async def _allowed(self, connect: Connect, transport: asyncio.Transport) -> bool:
-        """Ask the authentication plugins, before any session is looked at."""
+    async def _allowed(self, connect: Connect, transport: asyncio.Transport) -> Allowed | None:
+        """Look at the certificate and ask the authentication plugins, before any session is touched."""
+        try:
+            admission = self._identify(connect.client_id, transport)
+        except NotAdmitted as error:
+            logger.info("%s is not let in: %s", connect.client_id, error)
+            return None
         try:
             credentials = Credentials(connect, transport)
             allowed: bool = await self._authenticate(credentials, self.listeners_config[_TCP])
         except Exception:
             # A plugin may fail in any way; its client stays out and the others stay in.
             logger.exception("authentication of %s failed", connect.client_id)
-            return False
-        return allowed
+            return None
+        return Allowed(admission) if allowed else None
+
+    def _identify(self, client_id: str, transport: asyncio.Transport) -> Admission | None:
+        """Return who a client is; None for one without TLS, on a listener where that is allowed.
+
+        Raises:
+            NotAdmitted: its certificate does not count, or a neighbour's is not its own.
+
+        """
+        if self._trust is None:
+            return None
+        peername = transport.get_extra_info("peername") or ("somewhere",)
+        where, peer = str(peername[0]), claimed_device(client_id)
+        if transport.get_extra_info("ssl_object") is None:
+            if peer is not None:
+                raise self._trust.refuse_plain_link(where)
+            return None
+        fields = transport.get_extra_info("peercert")
+        if peer is not None:
+            return self._trust.admit_neighbour(fields, peer, where)
+        return self._trust.admit(fields, where)
 
     async def internal_message_broadcast(
         self, topic: str, data: bytes, qos: int | None = None

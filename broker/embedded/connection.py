@@ -18,6 +18,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from broker.embedded import packets
 from broker.embedded.bodies import (
@@ -35,10 +36,19 @@ from broker.embedded.links import LinkPipe, link_peer
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
 from broker.errors import MalformedPacket, Refused
+from broker.trust import Admission
 
 logger = logging.getLogger(__name__)
 
-Authenticate = Callable[[Connect, asyncio.Transport], Awaitable[bool]]
+
+class Allowed(NamedTuple):
+    """A client that is let in."""
+
+    admission: Admission | None
+    """Who it is; None: somebody on this machine, without a certificate."""
+
+
+Authenticate = Callable[[Connect, asyncio.Transport], Awaitable[Allowed | None]]
 
 
 class Connection(Wire):
@@ -163,12 +173,13 @@ class Connection(Wire):
         self._admission = None
         if self._ended:
             return
-        if not allowed:
+        if allowed is None:
             self.write(packets.encode_connack(REFUSED_NOT_AUTHORIZED))
             self.end("not authorised")
             return
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
+        self._session.admission = allowed.admission
         self._will = connect.will
         self._parser.allow(PACKET_BYTES_MAX)
         self.write(packets.encode_connack(ACCEPTED, session_present=present))

@@ -69,6 +69,10 @@ class Limits:
     # A socket that says nothing is worth nothing; a slow radio needs a few seconds for the
     # handshake.
     connect_timeout_s: float = 10.0
+    # A TLS handshake takes milliseconds; on a Pi behind a mobile network perhaps two seconds.
+    handshake_s: float = 10.0
+    # At once. Each holds some 50 KB; beyond it the oldest goes, which is hardly an honest one.
+    handshakes_max: int = 64
     # MQTT 3.1.1 section 3.1.2.10.
     keep_alive_factor: float = 1.5
 

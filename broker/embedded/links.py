@@ -4,8 +4,8 @@ Decides: which session is a link, and how frames look on it. A client named `mes
 subscribes `mesh/v1/{peer}/...` is the neighbour `peer`; its frames come on
 `mesh/v1/{device}/{peer}` and go on `mesh/v1/{peer}/{device}`, always at QoS 0.
 
-Assumes: whoever may connect may be a neighbour; who may connect is the listener's matter. On
-failure: a subscription that does not fit is refused like any other one under `mesh/`; a closed
+Assumes: whoever may connect under such a name is that neighbour; who may is looked at before
+(`EmbeddedBroker`). On failure: a subscription that does not fit is refused like any other one under `mesh/`; a closed
 pipe takes frames and does nothing.
 """
 
@@ -32,11 +32,16 @@ class Carrier(Protocol):
         """Bytes that the kernel has not taken; 0 when closed."""
 
 
-def link_peer(client_id: str, topic_filter: str) -> str | None:
-    """Return the neighbour that subscribes to its frames here, or None for anybody else."""
+def claimed_device(client_id: str) -> str | None:
+    """Return the device that a client claims to be by its client id; None for an ordinary client."""
     if not client_id.startswith(_CLIENT_PREFIX):
         return None
-    peer = client_id.removeprefix(_CLIENT_PREFIX)
+    return client_id.removeprefix(_CLIENT_PREFIX)
+
+
+def link_peer(client_id: str, topic_filter: str) -> str | None:
+    """Return the neighbour that subscribes to its frames here, or None for anybody else."""
+    peer = claimed_device(client_id)
     levels = topic_filter.split("/")
     fits = len(levels) == 4 and levels[:3] == ["mesh", "v1", peer]
     return peer if peer and fits and valid_filter(topic_filter) else None

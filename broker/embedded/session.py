@@ -24,12 +24,15 @@ what was queued offline arrives with RETAIN set.
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from broker.embedded.limits import Limits
 from broker.embedded.packets import PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
 from broker.embedded.statistics import Counters
 from broker.embedded.window import Window
+
+if TYPE_CHECKING:
+    from broker.trust import Admission
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class Session:
         self.client_id = client_id
         self.clean = clean
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
+        self.admission: Admission | None = None  # who the client is, if a certificate says it
         self.dirty = False
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}

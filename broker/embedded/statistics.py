@@ -24,6 +24,7 @@ class Counters:
     ignored: int = 0  # publishes on topics that clients may not write: $... and mesh/...
     refused: int = 0  # publishes lost at QoS 0, or clients given up on, because the node was full
     connections_refused: int = 0  # over the limit of connections, or of their rate
+    handshakes_dropped: int = 0  # of TLS, the oldest of too many at once
     timed_out: int = 0  # no CONNECT in time, or silent for longer than the keep-alive allows
     not_committed: int = 0  # connections ended because the node could not keep what they published
     last_slow_consumer: str = ""  # the last one's client id, and why

@@ -1,0 +1,301 @@
+"""A fleet's certificate authority: a folder with one key, and a book of what was signed with it.
+
+Decides who gets a certificate and for how long, and that one name has one holder at a time, so that nobody becomes a
+second `lot-1` unnoticed. What certificates look like stands in `certificates.py`.
+
+Assumes that the clock of the machine it runs on is right, and that the folder is nobody else's; one process at a time
+works in it. On failure: `AuthorityUnusable`, with the way out, and nothing has changed. The key is read from a file
+that only its owner may read, and never told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from cryptography import x509
+
+from broker import certificates
+from broker.certificates import PEM, Issuer, PublicKey
+from broker.errors import AuthorityUnusable
+from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Identity, Role
+from broker.secret_file import read_secret, write_file
+from broker.topics import is_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["LIFE_DAYS", "RENEW_DAYS", "Authority", "Issued"]
+
+AUTHORITY_DAYS: Final = 3_650
+"""The root outlives the hardware. A fleet that lives longer enrols anew."""
+LIFE_DAYS: Final = 60
+"""Of a certificate. With GRACE_DAYS a fleet survives three months without its authority. Guess."""
+RENEW_DAYS: Final = 20
+"""With fewer days left a certificate is due for renewal: a third of its life, as is usual with web servers."""
+CERTIFICATES_MAX: Final = 1_000
+"""In the book. A list that revokes them all has 40 KB, so it travels as one message of the mesh."""
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """One certificate that was signed."""
+
+    name: str
+    role: Role
+    serial: str
+    """Hexadecimal."""
+    not_after_ms: int
+    pem: str
+    revoked_ms: int | None = None
+
+    def due(self, now_ms: int) -> bool:
+        """Whether it should be renewed."""
+        return self.not_after_ms - now_ms < RENEW_DAYS * DAY_MS
+
+    def matters(self, now_ms: int) -> bool:
+        """Whether anybody would believe it, were it not revoked."""
+        return now_ms <= self.not_after_ms + GRACE_DAYS * DAY_MS
+
+
+class _Book(msgspec.Struct):
+    """What an authority remembers."""
+
+    fleet: str
+    revocations: int = 0
+    """Number of the last revocation list."""
+    issued: list[Issued] = msgspec.field(default_factory=list)
+
+
+class Authority:
+    """A fleet's authority, open for work; made by `create` and `at`."""
+
+    def __init__(self, directory: Path, book: _Book, issuer: Issuer) -> None:
+        self._directory = directory
+        self._book = book
+        self._issuer = issuer
+
+    # Making and opening.
+
+    @staticmethod
+    def create(directory: Path, fleet: str, now_ms: int) -> None:
+        """Make the authority of a new fleet.
+
+        Raises:
+            AuthorityUnusable: There is one already, the name cannot be one, or the folder cannot be made.
+            SecretUnusable: A file cannot be written.
+        """
+        _check_name(fleet, "a fleet")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AuthorityUnusable(f"{directory} cannot be made: {error.strerror}") from None
+        with _locked(directory):
+            if (directory / "ca.key").exists():
+                raise AuthorityUnusable(
+                    f"there is an authority in {directory} already, and a new one would make all its certificates "
+                    "worthless; name another folder with --directory"
+                )
+            key = certificates.make_key()
+            life = timedelta(days=AUTHORITY_DAYS)
+            own = certificates.self_signed(fleet, key, now_ms, life)
+            write_file(directory / "book.json", msgspec.json.encode(_Book(fleet)), secret=True)
+            write_file(directory / "ca.pem", own.public_bytes(PEM))
+            write_file(directory / "ca.key", certificates.key_bytes(key), secret=True)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def at(directory: Path) -> Iterator[Authority]:
+        """Work with an authority; nobody else does meanwhile.
+
+        Raises:
+            AuthorityUnusable: It is not there, damaged, or at work elsewhere.
+            SecretUnusable: Others may read its key.
+        """
+        if not (directory / "ca.key").exists():
+            raise AuthorityUnusable(
+                f"there is no authority in {directory}; `flockmq ca init FLEET` makes one, --directory names another"
+            )
+        with _locked(directory):
+            pem = read_secret(directory / "ca.key", "key of the authority")
+            try:
+                key = certificates.read_key(pem)
+                own = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+                book = msgspec.json.decode((directory / "book.json").read_bytes(), type=_Book)
+            except (OSError, ValueError) as error:
+                raise AuthorityUnusable(
+                    f"the authority in {directory} is damaged ({error}); take it from a backup"
+                ) from None
+            yield Authority(directory, book, Issuer(key, own))
+
+    # What it says.
+
+    @property
+    def fleet(self) -> str:
+        """Whose authority it is."""
+        return self._book.fleet
+
+    @property
+    def pem(self) -> bytes:
+        """Its certificate, which every member trusts."""
+        return self._issuer.certificate.public_bytes(PEM)
+
+    def members(self, now_ms: int) -> list[Issued]:
+        """The newest certificate of everyone who has one that is not revoked, expired ones in their grace included."""
+        found = {
+            issued.name: issued
+            for issued in self._book.issued
+            if issued.revoked_ms is None and issued.matters(now_ms)
+        }
+        return [issued for _, issued in sorted(found.items())]
+
+    def revocation_list(self, now_ms: int) -> bytes:
+        """All that is revoked, signed, as PEM."""
+        revoked = [
+            (int(issued.serial, 16), issued.revoked_ms)
+            for issued in self._book.issued
+            if issued.revoked_ms is not None
+        ]
+        return certificates.revocation_list(self._issuer, self._book.revocations, revoked, now_ms)
+
+    # What it does.
+
+    def issue(
+        self,
+        name: str,
+        role: Role,
+        public_key: PublicKey,
+        now_ms: int,
+        *,
+        hosts: Sequence[str] = (),
+        days: float = LIFE_DAYS,
+    ) -> Issued:
+        """Sign a certificate for a new member.
+
+        Args:
+            name: Its id.
+            role: What it is for.
+            public_key: Its key.
+            now_ms: The time, since 1970.
+            hosts: Addresses and names at which clients that check them reach it, beside its own name and localhost.
+            days: How long it holds.
+
+        Raises:
+            AuthorityUnusable: The name cannot be one, or has a holder; or a host cannot be one.
+        """
+        _check_name(name, "a member")
+        if any(member.name == name for member in self.members(now_ms)):
+            raise AuthorityUnusable(
+                f"{name} has a certificate already; `flockmq ca renew {name}` renews it, and if its key is lost or "
+                f"another takes its place, `flockmq ca revoke {name}` comes first"
+            )
+        try:
+            names = certificates.host_names(name, hosts)
+        except CertificateInvalid as error:
+            raise AuthorityUnusable(f"no certificate for {name}: {error}") from None
+        return self._sign(name, role, public_key, names, now_ms, days)
+
+    def renew(self, name: str, now_ms: int, *, days: float = LIFE_DAYS) -> Issued:
+        """Sign a new certificate for a member, with the key, role and hosts of the last one.
+
+        Raises:
+            AuthorityUnusable: It has none, or a revoked one.
+        """
+        member = next((m for m in self.members(now_ms) if m.name == name), None)
+        if member is None:
+            raise self._unknown(name, now_ms)
+        public_key, names = certificates.public_key_of(member.pem.encode())
+        return self._sign(name, member.role, public_key, names, now_ms, days)
+
+    def revoke(self, name: str, now_ms: int) -> int:
+        """Let no certificate of a member count any more. Returns how many there were.
+
+        Raises:
+            AuthorityUnusable: It has none.
+        """
+        found = [i.name == name and i.revoked_ms is None for i in self._book.issued]
+        if not any(found):
+            raise self._unknown(name, now_ms)
+        self._book.issued = [
+            msgspec.structs.replace(issued, revoked_ms=now_ms) if hit else issued
+            for issued, hit in zip(self._book.issued, found, strict=True)
+        ]
+        self._book.revocations += 1
+        self._save(now_ms)
+        return sum(found)
+
+    def errand(self, now_ms: int, life: timedelta) -> tuple[bytes, bytes]:
+        """Certificate and key of an operator, as PEM, for an errand of the authority itself. The book omits it."""
+        key = certificates.make_key()
+        operator = Identity(self.fleet, "authority", Role.OPERATOR)
+        names = certificates.host_names("authority", ())
+        signed = certificates.issue(self._issuer, operator, key.public_key(), names, now_ms, life)
+        return signed.public_bytes(PEM), certificates.key_bytes(key)
+
+    # Inside.
+
+    def _sign(
+        self,
+        name: str,
+        role: Role,
+        public_key: PublicKey,
+        names: x509.SubjectAlternativeName,
+        now_ms: int,
+        days: float,
+    ) -> Issued:
+        member = Identity(self.fleet, name, role)
+        life = timedelta(days=days)
+        signed = certificates.issue(self._issuer, member, public_key, names, now_ms, life)
+        issued = Issued(
+            name=name,
+            role=role,
+            serial=f"{signed.serial_number:x}",
+            not_after_ms=int(signed.not_valid_after_utc.timestamp()) * 1000,
+            pem=signed.public_bytes(PEM).decode(),
+        )
+        self._book.issued.append(issued)
+        self._save(now_ms)
+        return issued
+
+    def _unknown(self, name: str, now_ms: int) -> AuthorityUnusable:
+        names = ", ".join(member.name for member in self.members(now_ms)) or "nobody"
+        return AuthorityUnusable(f"{name} has no certificate that counts; those who have: {names}")
+
+    def _save(self, now_ms: int) -> None:
+        """Write the book, without what nobody would believe any more."""
+        issued = [one for one in self._book.issued if one.matters(now_ms)]
+        if len(issued) > CERTIFICATES_MAX:
+            raise AuthorityUnusable(
+                f"an authority keeps at most {CERTIFICATES_MAX} certificates, and {self._directory} has as many; "
+                "they leave its book 30 days after they have expired"
+            )
+        self._book.issued = issued
+        content = msgspec.json.encode(self._book)
+        write_file(self._directory / "book.json", content, secret=True)
+
+
+def _check_name(name: str, what: str) -> None:
+    if not is_id(name):
+        raise AuthorityUnusable(f"{name!r} is no name of {what}; use 1 to 32 of a-z, 0-9 and -")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    try:
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise AuthorityUnusable(f"{directory} cannot be used: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AuthorityUnusable(
+                f"the authority in {directory} is at work in another process; try again when that is done"
+            ) from None
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,43 @@
+"""The folder with a device's identity: `ca.pem`, whom it trusts; `own.pem`, its certificate; `own.key`, its key.
+
+Decides the names and modes of the files, and the order in which they are written: the key before the certificate that
+needs it. On failure: `SecretUnusable`, with the way out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import SecretUnusable
+from broker.secret_file import write_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["AUTHORITY_FILE", "CERTIFICATE_FILE", "KEY_FILE", "REVOKED_FILE", "write_identity"]
+
+AUTHORITY_FILE: Final = "ca.pem"
+CERTIFICATE_FILE: Final = "own.pem"
+KEY_FILE: Final = "own.key"
+REVOKED_FILE: Final = "revoked.json"
+
+
+def write_identity(directory: Path, authority: bytes, certificate: bytes, key: bytes) -> None:
+    """Write the folder of a new member.
+
+    Args:
+        directory: Made if it is missing.
+        authority: Certificate of the fleet's authority, as PEM.
+        certificate: The member's, as PEM.
+        key: The member's, as PEM.
+
+    Raises:
+        SecretUnusable: Something cannot be written.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SecretUnusable(f"{directory} cannot be made: {error.strerror}") from None
+    write_file(directory / KEY_FILE, key, secret=True)
+    write_file(directory / AUTHORITY_FILE, authority)
+    write_file(directory / CERTIFICATE_FILE, certificate)

@@ -1,0 +1,188 @@
+"""The fleet's authority: what it signs, to whom, and what it keeps to itself."""
+
+import stat
+import subprocess
+
+import pytest
+
+from broker import certificates
+from broker.authority import LIFE_DAYS, RENEW_DAYS, Authority
+from broker.errors import AuthorityUnusable, SecretUnusable
+from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
+from tests.identity.fleet import T_MS, Fleet
+
+
+def issue(authority, name, now_ms=T_MS, **options):
+    key = certificates.make_key().public_key()
+    return authority.issue(name, Role.DEVICE, key, now_ms, **options)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    return Fleet(tmp_path)
+
+
+def test_only_its_owner_may_read_what_it_keeps(fleet):
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in fleet.authority.iterdir()}
+    assert modes == {"ca.key": 0o600, "ca.pem": 0o644, "book.json": 0o600, "lock": 0o600}
+    assert stat.S_IMODE(fleet.authority.stat().st_mode) == 0o700
+    member = fleet.join("lot-1")
+    assert stat.S_IMODE((member / "own.key").stat().st_mode) == 0o600
+
+
+def test_a_key_that_others_may_read_is_refused(fleet):
+    (fleet.authority / "ca.key").chmod(0o640)
+    with (
+        pytest.raises(SecretUnusable, match=r"has mode 0640.*chmod 600"),
+        Authority.at(fleet.authority),
+    ):
+        pass
+
+
+def test_a_second_authority_does_not_take_the_first_one_s_place(fleet):
+    before = (fleet.authority / "ca.key").read_bytes()
+    with pytest.raises(AuthorityUnusable, match="already"):
+        Authority.create(fleet.authority, "town", T_MS)
+    assert (fleet.authority / "ca.key").read_bytes() == before
+
+
+def test_one_process_at_a_time(fleet):
+    with (
+        Authority.at(fleet.authority),
+        pytest.raises(AuthorityUnusable, match="at work in another"),
+        Authority.at(fleet.authority),
+    ):
+        pass
+
+
+def test_a_damaged_book_is_told(fleet):
+    (fleet.authority / "book.json").write_text("{")
+    with pytest.raises(AuthorityUnusable, match="damaged"), Authority.at(fleet.authority):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", "Lot", "lot/1", "lot\0", "x" * 33])
+def test_names_that_cannot_be(fleet, name):
+    with Authority.at(fleet.authority) as authority, pytest.raises(AuthorityUnusable):
+        issue(authority, name)
+
+
+def test_a_name_has_one_holder_at_a_time(fleet):
+    with Authority.at(fleet.authority) as authority:
+        issue(authority, "lot-1")
+        with pytest.raises(AuthorityUnusable, match="has a certificate already"):
+            issue(authority, "lot-1")
+        authority.revoke("lot-1", T_MS)
+        issue(authority, "lot-1")
+
+
+def test_a_name_is_free_again_after_its_grace(fleet):
+    gone_ms = T_MS + (LIFE_DAYS + GRACE_DAYS) * DAY_MS
+    with Authority.at(fleet.authority) as authority:
+        issue(authority, "lot-1")
+        with pytest.raises(AuthorityUnusable):
+            issue(authority, "lot-1", gone_ms - 1)
+        issue(authority, "lot-1", gone_ms + 1)
+
+
+def test_renewal_keeps_key_role_and_hosts(fleet):
+    with Authority.at(fleet.authority) as authority:
+        first = issue(authority, "lot-1", hosts=["192.0.2.7", "lot.example"])
+        second = authority.renew("lot-1", T_MS + DAY_MS)
+        assert authority.members(T_MS) == [second]
+    keys, names = zip(
+        *(certificates.public_key_of(i.pem.encode()) for i in (first, second)), strict=True
+    )
+    assert keys[0] == keys[1]
+    assert names[0] == names[1]
+    assert second.not_after_ms == first.not_after_ms + DAY_MS
+    assert second.serial != first.serial
+
+
+def test_what_is_due_for_renewal(fleet):
+    with Authority.at(fleet.authority) as authority:
+        issued = issue(authority, "lot-1")
+    due_ms = issued.not_after_ms - RENEW_DAYS * DAY_MS
+    assert not issued.due(due_ms)
+    assert issued.due(due_ms + 1)
+
+
+def test_revoking_ends_all_certificates_of_a_name_and_is_remembered(fleet):
+    with Authority.at(fleet.authority) as authority:
+        serials = {int(issue(authority, "lot-1").serial, 16)}
+        serials.add(int(authority.renew("lot-1", T_MS).serial, 16))
+        issue(authority, "lot-2")
+        assert authority.revoke("lot-1", T_MS) == 2
+    with Authority.at(fleet.authority) as authority:
+        pem = authority.revocation_list(T_MS)
+        assert certificates.revoked_serials(pem, authority.pem) == (1, serials)
+        for ask in (authority.revoke, authority.renew):
+            with pytest.raises(AuthorityUnusable, match="those who have: lot-2"):
+                ask("lot-1", T_MS)
+
+
+def test_the_book_forgets_what_nobody_would_believe(fleet):
+    later_ms = T_MS + (LIFE_DAYS + GRACE_DAYS) * DAY_MS + 1
+    with Authority.at(fleet.authority) as authority:
+        issue(authority, "lot-1")
+        authority.revoke("lot-1", T_MS)
+        issue(authority, "lot-2", later_ms)
+        authority.revoke("lot-2", later_ms)
+        number, serials = certificates.revoked_serials(
+            authority.revocation_list(later_ms), authority.pem
+        )
+    assert number == 2
+    assert len(serials) == 1
+
+
+def test_a_list_of_another_authority_is_refused(fleet, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Fleet(tmp_path / "other")
+    other.join("lot-1")
+    forged = other.revoke("lot-1")
+    ca_pem = (fleet.authority / "ca.pem").read_bytes()
+    with pytest.raises(CertificateInvalid, match="has not signed"):
+        certificates.revoked_serials(forged, ca_pem)
+    with pytest.raises(CertificateInvalid, match="no revocation list"):
+        certificates.revoked_serials(b"nonsense", ca_pem)
+
+
+def test_the_book_has_an_end(fleet, monkeypatch):
+    monkeypatch.setattr("broker.authority.CERTIFICATES_MAX", 2)
+    with Authority.at(fleet.authority) as authority:
+        issue(authority, "lot-1")
+        issue(authority, "lot-2")
+        with pytest.raises(AuthorityUnusable, match="at most 2"):
+            issue(authority, "lot-3")
+    with Authority.at(fleet.authority) as authority:
+        assert len(authority.members(T_MS)) == 2
+
+
+def test_a_request_proves_that_the_key_is_there():
+    key = certificates.make_key()
+    pem = certificates.make_request(key)
+    assert certificates.read_request(pem) == key.public_key()
+    with pytest.raises(CertificateInvalid):
+        certificates.read_request(b"nonsense")
+
+
+def test_openssl_reads_and_believes_it(fleet):
+    """Somebody else's program agrees on chain, purpose, names and role."""
+    member = fleet.join("lot-1")
+    command = [
+        "openssl", "verify", "-attime", str(T_MS // 1000), "-x509_strict", "-purpose", "sslserver",
+        "-verify_ip", "127.0.0.1", "-CAfile", str(member / "ca.pem"), str(member / "own.pem"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+    command = ["openssl", "x509", "-noout", "-text", "-in", str(member / "own.pem")]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+    assert "URI:spiffe://town/device/lot-1" in shown
+    assert "OU = device" in shown
+    viewer = fleet.join("screen", Role.VIEWER)
+    command = [
+        "openssl", "verify", "-attime", str(T_MS // 1000), "-purpose", "sslserver",
+        "-CAfile", str(viewer / "ca.pem"), str(viewer / "own.pem"),
+    ]  # fmt: skip
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+    assert refused.returncode == 2
+    assert "certificate purpose" in (refused.stderr + refused.stdout).lower()
