@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from agent.ca_cli import ca_app
 from agent.errors import AgentError
 from broker.errors import FlockmqError
 
@@ -27,8 +28,17 @@ app = typer.Typer(
     help="An MQTT broker mesh for edge AI: every device its own broker, one picture of the world.",
 )
 
+app.add_typer(ca_app, name="ca")
+
 Host = Annotated[str, typer.Option(help="Where the device's broker listens.")]
 Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]
+AnyPort = Annotated[
+    int | None,
+    typer.Option("--port", "-p", min=1, max=65_535, help="Its port; 1883, with --identity 8883."),
+]
+IdentityFolder = Annotated[
+    Path | None, typer.Option("--identity", help="Folder of who you are to the fleet; for TLS.")
+]
 
 
 @app.command()
@@ -65,7 +75,8 @@ def broker(
 def watch(
     topic_filter: Annotated[str, typer.Argument(metavar="FILTER", help="What to hear.")] = "#",
     host: Host = "127.0.0.1",
-    port: Port = 1883,
+    port: AnyPort = None,
+    identity: IdentityFolder = None,
     count: Annotated[
         int | None, typer.Option("--count", "-C", min=1, help="End after so many messages.")
     ] = None,
@@ -78,19 +89,20 @@ def watch(
         check_topic_filter(topic_filter)
     except TopicError as error:
         raise typer.BadParameter(str(error)) from None
-    asyncio.run(do_watch(host, port, topic_filter, count))
+    asyncio.run(do_watch(host, port or _port(identity), identity, topic_filter, count))
 
 
 @app.command()
 def status(
     host: Host = "127.0.0.1",
-    port: Port = 1883,
+    port: AnyPort = None,
+    identity: IdentityFolder = None,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Show what a device thinks of its links, peers and models."""
     from agent.commands.status import status as do_status
 
-    asyncio.run(do_status(host, port, as_json=json))
+    asyncio.run(do_status(host, port or _port(identity), identity, as_json=json))
 
 
 @app.command()
@@ -129,6 +141,10 @@ def demo(
             port=port,
         )
     )
+
+
+def _port(identity: Path | None) -> int:
+    return 1883 if identity is None else 8883
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "NeighbourConfig",
     "SensorConfig",
     "StoreConfig",
+    "TlsConfig",
     "TopologyConfig",
     "load",
     "resolve",
@@ -56,13 +57,25 @@ class BrokerConfig(Table, frozen=True):
     """`[broker]`: where this device's broker listens."""
 
     host: str = "127.0.0.1"
-    """Address. Anything but loopback needs `plain_listen`, while links are not encrypted."""
+    """Address of plain MQTT. Anything but loopback needs `plain_listen`; [tls] is for others."""
     port: Port = 1883
     """0 picks a free one."""
     websocket_port: Port | None = None
     """MQTT over WebSocket; without it there is none."""
     plain_listen: bool = False
-    """Listen unencrypted on an address that others can reach. For closed networks only."""
+    """Listen unencrypted on an address that others can reach, and dial others without encryption. For closed networks
+    only."""
+
+
+class TlsConfig(Table, frozen=True):
+    """`[tls]`: this device's identity, and where it listens for neighbours and remote clients, by mutual TLS 1.3."""
+
+    identity: str = "identity"
+    """Folder with ca.pem, own.pem and own.key, as `flockmq enroll` and `flockmq ca issue` leave it."""
+    host: str = "0.0.0.0"  # noqa: S104 - nobody gets in without a certificate of the fleet
+    """Address."""
+    port: Port = 8883
+    """0 picks a free one."""
 
 
 class StoreConfig(Table, frozen=True):
@@ -101,8 +114,8 @@ class NeighbourConfig(Table, frozen=True):
     """Its id; each neighbour once, and never this device itself."""
     host: str
     """Address or name of where its broker listens."""
-    port: FarPort = 1883
-    """TCP port of its broker."""
+    port: FarPort | None = None
+    """TCP port of its broker; by default 8883 with [tls], else 1883."""
 
 
 class SensorConfig(Table, frozen=True):
@@ -139,6 +152,8 @@ class Config(Table, frozen=True):
     state: str = ""
     """Directory of its memory; by default `state/{device}` beside device.toml."""
     broker: BrokerConfig = BrokerConfig()
+    tls: TlsConfig | None = None
+    """Without it links are plain MQTT, on loopback or where plain_listen allows it."""
     store: StoreConfig = StoreConfig()
     topology: TopologyConfig = TopologyConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
@@ -151,6 +166,11 @@ class Config(Table, frozen=True):
     """Without it the device relays and has a picture of the world."""
     model: ModelConfig | None = None
     """Without it the device infers nothing."""
+
+    @property
+    def links_port(self) -> int:
+        """Where a neighbour listens whose port is not named."""
+        return 1883 if self.tls is None else 8883
 
     @property
     def kind(self) -> Kind:
@@ -194,7 +214,10 @@ def load(path: Path | str) -> Config:
     hubs = tuple(hub.beside(path.parent) for hub in config.hub)
     bridges = tuple(bridge.beside(path.parent) for bridge in config.bridge)
     state = path.parent / state
-    return msgspec.structs.replace(config, state=str(state), hub=hubs, bridge=bridges)
+    tls = config.tls
+    if tls is not None:
+        tls = msgspec.structs.replace(tls, identity=str(path.parent / tls.identity))
+    return msgspec.structs.replace(config, state=str(state), tls=tls, hub=hubs, bridge=bridges)
 
 
 def resolve(factory: str) -> Any:
@@ -240,21 +263,43 @@ def _problem(config: Config) -> str:
             "[topology] kind static dials whom [[neighbour]] names and nobody else; "
             "choose nearest, ring or full, or remove [discovery]"
         )
-    broker = config.broker
+    return _listening_problem(config) or foreign_problem(config.hub, config.bridge)
+
+
+def _listening_problem(config: Config) -> str:
+    broker, tls = config.broker, config.tls
     if broker.port and broker.port == broker.websocket_port:
         return f"port and websocket_port in [broker] are both {broker.port}; choose another for one"
-    if not broker.plain_listen and not is_loopback(broker.host):
+    if tls is not None and tls.port and tls.port in {broker.port, broker.websocket_port}:
+        return f"port in [tls] is {tls.port}, as one in [broker]; choose another for one"
+    if broker.plain_listen:
+        return ""
+    if not is_loopback(broker.host):
         return (
-            f"[broker] host {broker.host} can be reached from outside, and links are not encrypted yet; "
-            "listen on 127.0.0.1, or write plain_listen = true if the network is closed"
+            f"[broker] host {broker.host} can be reached from outside, and plain MQTT is not encrypted; listen on "
+            "127.0.0.1 and let others come through [tls], or write plain_listen = true if the network is closed"
         )
-    return foreign_problem(config.hub, config.bridge)
+    if tls is None:
+        far = [f"[[neighbour]] {n.name}" for n in config.neighbour if not is_loopback(n.host)]
+        far += [f'seed "{s}"' for s in config.discovery.seeds if not _is_near(s)]
+        if far:
+            return (
+                f"{far[0]} is on another machine, and without [tls] links are not encrypted; `flockmq enroll` gives "
+                "this device an identity, or write plain_listen = true in [broker] if the network is closed"
+            )
+    return ""
+
+
+def _is_near(seed: str) -> bool:
+    address = parse_address(seed)
+    return address is not None and is_loopback(address[0])
 
 
 _EXPLAINER: Final = Explainer(
     tables={
         "": Config,
         "broker": BrokerConfig,
+        "tls": TlsConfig,
         "store": StoreConfig,
         "topology": TopologyConfig,
         "discovery": DiscoveryConfig,

@@ -25,17 +25,20 @@ from agent.messages import Obstacle, PayloadInvalid, decode, encode
 from agent.obstacles import ObstacleBook
 from agent.presence import Presence
 from agent.publisher import Publisher
-from agent.report import STATUS_TOPIC, device_report
+from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
 from agent.world import World
 from broker import topics
 from broker.commits import Durability
-from broker.errors import StoreFailed
+from broker.credentials import Credentials, system_moment
+from broker.errors import IdentityUnusable, StoreFailed
+from broker.identity import Role
 from broker.introduction import DEVICE_TOPIC, introduction
 from broker.link import Neighbour
 from broker.neighbourhood import Neighbourhood, Settings
 from broker.node import Node
 from broker.store import Store
+from broker.trust import TlsAt, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -64,7 +67,7 @@ class Device:
 
     Raises:
         AgentError: The sensor, the features or the models that the configuration names are not there.
-        FlockmqError: The state directory, or a key of a hub, cannot be used.
+        FlockmqError: The state directory, this device's identity, or a key of a hub, cannot be used.
     """
 
     def __init__(self, config: Config, observer: Observer | None = None) -> None:
@@ -77,17 +80,24 @@ class Device:
         self._forecasting: Forecasting | None = None
         if config.model is not None:
             self._forecasting = Forecasting(config.device, config.model, self.world, observer)
+        tls = _identity(config)
         self.node = Node(
             config.device,
             Store(Path(config.state), relay_log_on_disk=config.store.relay_log == "disk"),
             host=config.broker.host,
             port=config.broker.port,
             websocket_port=config.broker.websocket_port,
+            tls=tls,
             hubs=[hub.at() for hub in config.hub],
             bridges=[bridge.at(config.site) for bridge in config.bridge],
             durability=Durability(config.store.durability),
         )
-        self._neighbourhood = Neighbourhood(self.node, _settings(config), config.broker.host)
+        self._trust = tls.trust if tls is not None else None
+        self._credentials: Credentials | None = None
+        if self._trust is not None:
+            self._credentials = Credentials(self.node, self._trust, config.site)
+        host = config.broker.host if config.tls is None else config.tls.host
+        self._neighbourhood = Neighbourhood(self.node, _settings(config), host, trust=self._trust)
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation)
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
@@ -124,6 +134,8 @@ class Device:
         self._publisher.say(self._status_topic, self._presence.say("up", self._publisher.now_ms()))
         self._spawn(self._rhythm.run(), "rhythm")
         self._spawn(self._show_status(), "status")
+        if self._credentials is not None:
+            self._spawn(self._credentials.run(), "credentials")
         if self._forecasting is not None:
             self._spawn(self._forecasting.run(), "forecasting")
         if self._sensor is not None:
@@ -167,6 +179,8 @@ class Device:
         """The device at this moment, as `flockmq status` shows it."""
         report = device_report(self.node.statistics(), self.world, self._rhythm.uptime_s)
         report |= self._neighbourhood.report()
+        if self._trust is not None and self._credentials is not None:
+            report["identity"] = identity_report(self._trust, self._credentials)
         if self._forecasting is not None:
             report |= self._forecasting.report()
         return report
@@ -283,6 +297,24 @@ class Device:
         return task
 
 
+def _identity(config: Config) -> TlsAt | None:
+    """Who this device is, and where it listens as that.
+
+    Raises:
+        FlockmqError: Its certificate or its key cannot be used, or is another device's.
+    """
+    if config.tls is None:
+        return None
+    trust = Trust(Path(config.tls.identity), system_moment)
+    fleet, name, role = trust.identity
+    if name != config.device or role is not Role.DEVICE:
+        raise IdentityUnusable(
+            f"the certificate in {config.tls.identity} is that of {role} {name} of fleet {fleet}, and this is device "
+            f"{config.device}; `flockmq enroll` fetches another, or correct identity in [tls]"
+        )
+    return TlsAt(trust, config.tls.host, config.tls.port)
+
+
 def _settings(config: Config) -> Settings:
     """What the configuration says of the devices around."""
     return Settings(
@@ -290,7 +322,9 @@ def _settings(config: Config) -> Settings:
         kind=config.kind,
         near=config.topology.near,
         far=config.topology.far,
-        configured=[Neighbour(n.name, n.host, n.port) for n in config.neighbour],
+        configured=[
+            Neighbour(n.name, n.host, n.port or config.links_port) for n in config.neighbour
+        ],
         seeds=[seed for text in config.discovery.seeds if (seed := parse_address(text))],
         mdns=config.discovery.mdns,
     )

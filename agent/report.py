@@ -9,9 +9,11 @@ from agent.outcomes import Outcome
 
 if TYPE_CHECKING:
     from agent.world import World
+    from broker.credentials import Credentials
     from broker.node import NodeStatistics
+    from broker.trust import Trust
 
-__all__ = ["NODE_TOPIC", "STATUS_TOPIC", "device_report", "node_report"]
+__all__ = ["NODE_TOPIC", "STATUS_TOPIC", "device_report", "identity_report", "node_report"]
 
 STATUS_TOPIC: Final = "local/flockmq/status"
 """Where a device shows its report, retained."""
@@ -94,4 +96,13 @@ def device_report(statistics: NodeStatistics, world: World, uptime_s: float) -> 
         "forecast": None,
         "runtime": None,
         "worker": {},
+    }
+
+
+def identity_report(trust: Trust, credentials: Credentials) -> dict[str, Any]:
+    """Who the device is, how long that holds, and who was not let in, by reason."""
+    counted = trust.statistics()._asdict()
+    return counted | {
+        "refused_notices": credentials.refused,
+        "last_refused_notice": credentials.last_refused,
     }

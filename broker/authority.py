@@ -22,7 +22,7 @@ from cryptography import x509
 from broker import certificates
 from broker.certificates import PEM, Issuer, PublicKey
 from broker.errors import AuthorityUnusable
-from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Identity, Role
+from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Identity, Role
 from broker.secret_file import read_secret, write_file
 from broker.topics import is_id
 
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["LIFE_DAYS", "RENEW_DAYS", "Authority", "Issued"]
+__all__ = ["LIFE_DAYS", "Authority", "Issued"]
 
 AUTHORITY_DAYS: Final = 3_650
 """The root outlives the hardware. A fleet that lives longer enrols anew."""
 LIFE_DAYS: Final = 60
 """Of a certificate. With GRACE_DAYS a fleet survives three months without its authority. Guess."""
-RENEW_DAYS: Final = 20
-"""With fewer days left a certificate is due for renewal: a third of its life, as is usual with web servers."""
 CERTIFICATES_MAX: Final = 1_000
 """In the book. A list that revokes them all has 40 KB, so it travels as one message of the mesh."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAY_MS",
     "GRACE_DAYS",
+    "RENEW_DAYS",
     "Certificate",
     "CertificateInvalid",
     "Identity",
@@ -43,6 +44,8 @@ DAY_MS: Final = 86_400_000
 GRACE_DAYS: Final = 30
 """For how long an expired certificate of a device still counts. A month without anybody near the authority's machine is
 a long holiday; a fleet that is left alone for longer needs a look anyway. Guess."""
+RENEW_DAYS: Final = 20
+"""A certificate with fewer days left is due for renewal: a third of its life, as is usual with web servers."""
 _PREFIX: Final = "spiffe://"
 _SKEW_MS: Final = 300_000
 """How far two synchronised clocks may differ."""

@@ -6,13 +6,15 @@ that has only the address asks as an ordinary client without an id, before it di
 round trip to a device that there is no link to.
 
 Assumes that what answers may be anything: it gets ASK_TIMEOUT_S and ANSWER_BYTES_MAX, and `Unanswered` says what is
-wrong. An answer is believed as far as a link is: who may claim a name is the listener's matter.
+wrong. Where this device has an identity, it asks over TLS, and the certificate must be that of the device that
+answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -20,8 +22,9 @@ import msgspec
 from broker.embedded import packets
 from broker.errors import MalformedPacket
 from broker.mesh.frame import PROTOCOL
+from broker.trust import NotAdmitted, Trust, explain
 
-__all__ = ["DEVICE_TOPIC", "Introduction", "Unanswered", "ask", "introduction"]
+__all__ = ["DEVICE_TOPIC", "Introduction", "Unanswered", "ask", "introduction", "meet"]
 
 DEVICE_TOPIC: Final = "local/flockmq/device"
 """Where a device says who it is, retained."""
@@ -56,15 +59,38 @@ def introduction(device: str, site: str) -> dict[str, Any]:
     return {"device": device, "site": site, "protocol": PROTOCOL}
 
 
-async def ask(host: str, port: int, site: str) -> Answer:
+async def ask(host: str, port: int, site: str, trust: Trust | None = None) -> Answer:
     """Ask who listens at an address.
+
+    Args:
+        host: Address or name.
+        port: Of its broker.
+        site: This device's.
+        trust: Who is believed, over TLS; None: plain MQTT.
 
     Raises:
         Unanswered: Nobody, or nobody of this site and protocol.
     """
+    answer = await meet(host, port, trust)
+    if answer.introduction.site != site:
+        who = answer.introduction
+        raise Unanswered(f"{who.device} is of site {who.site}")
+    return answer
+
+
+async def meet(host: str, port: int, trust: Trust | None) -> Answer:
+    """Ask who listens at an address, of whichever site. See `ask`.
+
+    Raises:
+        Unanswered: Nobody, or nobody of this protocol, or of this fleet.
+    """
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
-            answer = await _ask(host, port)
+            answer = await _ask(host, port, trust)
+    except ssl.SSLError as error:
+        raise Unanswered(explain(error)) from None
+    except NotAdmitted as error:
+        raise Unanswered(str(error)) from None
     except TimeoutError:
         raise Unanswered("no flockmq device answers") from None
     except (OSError, ValueError, OverflowError, MalformedPacket) as error:
@@ -72,13 +98,16 @@ async def ask(host: str, port: int, site: str) -> Answer:
     who = answer.introduction
     if who.protocol != PROTOCOL:
         raise Unanswered(f"{who.device} speaks protocol {who.protocol}, this device {PROTOCOL}")
-    if who.site != site:
-        raise Unanswered(f"{who.device} is of site {who.site}")
     return answer
 
 
-async def _ask(host: str, port: int) -> Answer:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _ask(host: str, port: int, trust: Trust | None) -> Answer:
+    reader, writer = await asyncio.open_connection(
+        host,
+        port,
+        ssl=None if trust is None else trust.client,
+        server_hostname=None if trust is None else "",
+    )
     try:
         inbox = _Inbox(reader)
         writer.write(packets.encode_connect("", KEEP_ALIVE_S))
@@ -88,6 +117,9 @@ async def _ask(host: str, port: int) -> Answer:
         writer.write(packets.encode_subscribe(1, [(DEVICE_TOPIC, 0)]))
         _, payload, _ = packets.parse_publish(0, await inbox.next(packets.PUBLISH))
         who = msgspec.json.decode(payload, type=Introduction)
+        if trust is not None:
+            fields = writer.get_extra_info("peercert")
+            trust.admit_neighbour(fields, who.device, f"{host}:{port}")
         loop = asyncio.get_running_loop()
         asked_s = loop.time()
         writer.write(packets.PINGREQ_PACKET)

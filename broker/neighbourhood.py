@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from broker.discovery import Mdns
     from broker.node import Delivered, Node
     from broker.topology import Kind
+    from broker.trust import Trust
 
 __all__ = ["Neighbourhood", "Settings"]
 
@@ -71,11 +72,20 @@ class Neighbourhood:
     Args:
         node: The node; started before `start`.
         settings: What the configuration says.
-        host: Address that the node's broker listens on.
+        host: Address that the node's broker listens on for neighbours.
         seed: Seeds the random choices; by default drawn from the system.
+        trust: Who is believed, where links are TLS; None: plain MQTT.
     """
 
-    def __init__(self, node: Node, settings: Settings, host: str, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        host: str,
+        seed: int | None = None,
+        trust: Trust | None = None,
+    ) -> None:
+        self._trust = trust
         self._node = node
         self._settings = settings
         self._host = host
@@ -191,7 +201,7 @@ class Neighbourhood:
         while True:
             pause_s = SEED_AGAIN_S
             try:
-                answer = await ask(host, port, self._settings.site)
+                answer = await ask(host, port, self._settings.site, self._trust)
             except Unanswered as error:
                 self._seeds[seed] = str(error)
             else:
@@ -224,7 +234,7 @@ class Neighbourhood:
         """None if nobody answers there, or somebody else does."""
         name, host, port = neighbour
         try:
-            answer = await ask(host, port, self._settings.site)
+            answer = await ask(host, port, self._settings.site, self._trust)
         except Unanswered:
             return None
         return answer.rtt_ms if answer.introduction.device == name else None
@@ -252,7 +262,7 @@ class Neighbourhood:
         from broker.discovery import Mdns, Own  # noqa: PLC0415 - 5 MB that few devices need
 
         node = self._node
-        own = Own(node.device, self._settings.site, node.incarnation, self._host, node.port)
+        own = Own(node.device, self._settings.site, node.incarnation, self._host, node.link_port)
         self._mdns = Mdns(own, self._found, self._lost)
         await self._mdns.run()
 

@@ -17,6 +17,7 @@ __all__ = [
     "announcement_topic",
     "bridge_topic",
     "call_topic",
+    "certificate_topic",
     "check_topic_filter",
     "check_topic_name",
     "chunk_topic",
@@ -31,6 +32,7 @@ __all__ = [
     "obstacle_topic",
     "reply_topic",
     "resources_topic",
+    "revocation_topic",
     "sensor_topic",
     "status_topic",
     "task_topic",
@@ -163,6 +165,16 @@ def link_topic(*, site: str, device: str, neighbour: str) -> str:
 def bridge_topic(*, site: str, device: str, name: str) -> str:
     """Where `device` claims to be active, or to stand by, at the foreign broker `name`."""
     return _join(f"flock/v1/{_id(site)}/bridge", device, name)
+
+
+def certificate_topic(*, site: str, device: str) -> str:
+    """Where the fleet's authority tells `device` its renewed certificate."""
+    return _join(f"flock/v1/{_id(site)}/certificate", device)
+
+
+def revocation_topic(*, site: str, fleet: str) -> str:
+    """Where stands which certificates of `fleet` are revoked."""
+    return _join(f"flock/v1/{_id(site)}/revocation", fleet)
 
 
 def call_topic(*, site: str, to: str, service: str, sender: str, call: str) -> str:

@@ -172,8 +172,21 @@ def test_a_key_that_others_may_read_is_none(tmp_path):
             'device = "a"\n[topology]\nkind = "static"\n[discovery]\nmdns = true',
             "static dials whom .* names and nobody else; choose nearest",
         ),
-        ('device = "a"\n[broker]\nhost = "0.0.0.0"', "not encrypted yet.*plain_listen = true"),
+        ('device = "a"\n[broker]\nhost = "0.0.0.0"', "not encrypted.*plain_listen = true"),
         ('device = "a"\n[broker]\nhost = "lot.local"', "plain_listen"),
+        (
+            'device = "a"\n[[neighbour]]\nname = "b"\nhost = "192.0.2.7"',
+            "b is on another machine, .*flockmq enroll.*or write plain_listen = true",
+        ),
+        (
+            'device = "a"\n[discovery]\nseeds = ["192.0.2.7:1883"]',
+            'seed "192.0.2.7:1883" is on another',
+        ),
+        ('device = "a"\n[tls]\nport = 1883', r"port in \[tls\] is 1883, as one in \[broker\]"),
+        (
+            'device = "a"\n[tls]\nkey = "x"',
+            r'unknown key "key" in \[tls\]; known are: identity, host, port',
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_with_the_way_out(tmp_path, text, reason):
@@ -197,7 +210,7 @@ def test_a_missing_or_unreadable_file_is_said_so(tmp_path):
     ("text", "kind"),
     [
         ("", "static"),
-        ('[[neighbour]]\nname = "b"\nhost = "x"', "static"),
+        ('[[neighbour]]\nname = "b"\nhost = "localhost"', "static"),
         ("[discovery]\nmdns = true", "nearest"),
         ('[discovery]\nseeds = ["[::1]:1883"]', "nearest"),
         ('[topology]\nkind = "ring"\n[discovery]\nmdns = true', "ring"),
@@ -206,6 +219,22 @@ def test_a_missing_or_unreadable_file_is_said_so(tmp_path):
 )
 def test_the_topology_follows_the_discovery_unless_it_is_named(tmp_path, text, kind):
     assert load(written(tmp_path, f'device = "a"\n{text}')).kind == kind
+
+
+def test_tls_opens_the_device_to_others_and_nothing_else(tmp_path):
+    text = """device = "a"
+        [tls]
+        [[neighbour]]
+        name = "b"
+        host = "192.0.2.7"
+        [discovery]
+        seeds = ["192.0.2.8:8883"]"""
+    config = load(written(tmp_path, text))
+    assert (config.tls.host, config.tls.port) == ("0.0.0.0", 8883)
+    assert config.tls.identity == str(tmp_path / "identity")
+    assert config.links_port == 8883
+    with pytest.raises(ConfigError, match="plain MQTT is not encrypted"):
+        load(written(tmp_path, text + '\n[broker]\nhost = "0.0.0.0"'))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])

@@ -19,6 +19,8 @@ BUILT = {
     "sensor": topics.sensor_topic(site="town", device="j-1", name="camera"),
     "inference": topics.inference_topic(site="town", device="j-1", name="forecast"),
     "link": topics.link_topic(site="town", device="j-1", neighbour="j-2"),
+    "certificate": topics.certificate_topic(site="town", device="j-1"),
+    "revocation": topics.revocation_topic(site="town", fleet="town"),
     "call": topics.call_topic(site="town", to="j-1", service="pull", sender="j-2", call="7"),
     "reply": topics.reply_topic(site="town", to="j-1", sender="j-2", call="7"),
     "chunk": topics.chunk_topic(site="town", to="j-1", sender="j-2", transfer="7"),

@@ -25,8 +25,11 @@ from agent.config import load
 from agent.errors import ConfigError
 from agent.infer.backend import RuntimeUnavailable
 from agent.infer.tflite import find_runtime
+from broker.credentials import system_moment
 from broker.discovery import own_addresses
-from broker.errors import SecretUnusable
+from broker.errors import IdentityUnusable, SecretUnusable
+from broker.identity import RENEW_DAYS
+from broker.trust import Trust
 from broker.wall_clock import is_synchronised
 
 if TYPE_CHECKING:
@@ -155,6 +158,9 @@ def _config(path: Path) -> Iterator[Finding]:
     yield from _ports(config.broker.host, config.broker.port)
     if config.broker.websocket_port is not None:
         yield from _ports(config.broker.host, config.broker.websocket_port)
+    if config.tls is not None:
+        yield from _ports(config.tls.host, config.tls.port)
+        yield _identity(config.device, Path(config.tls.identity))
     yield from _neighbourhood(config)
     yield from _state(Path(config.state))
     checks: list[tuple[str, Callable[[], object]]] = []
@@ -162,6 +168,25 @@ def _config(path: Path) -> Iterator[Finding]:
     checks += [(f"bridge {b.name}", functools.partial(b.at, config.site)) for b in config.bridge]
     for what, make in checks:
         yield _secrets(what, make)
+
+
+def _identity(device: str, folder: Path) -> Finding:
+    try:
+        found = Trust(folder, system_moment).statistics()
+    except (IdentityUnusable, SecretUnusable) as error:
+        return Finding("missing", f"identity: {error}")
+    what = (
+        f"identity: {found.role} {found.name} of fleet {found.fleet}, certificate {found.standing}, "
+        f"{found.days_left:.0f} days left"
+    )
+    if found.name != device or found.role != "device":
+        return Finding(
+            "missing", what, f"this is device {device}; `flockmq enroll` fetches its own"
+        )
+    if found.standing != "good" or found.days_left < RENEW_DAYS:
+        advice = "`flockmq ca renew --via HOST`, where the authority is, with the address of a device that is up"
+        return Finding("warn", what, advice)
+    return Finding("ok", what)
 
 
 def _secrets(what: str, make: Callable[[], object]) -> Finding:
@@ -179,14 +204,15 @@ def _neighbourhood(config: Config) -> Iterator[Finding]:
     yield Finding("ok", f"topology {config.kind}: {how}")
     if not mdns:
         return
+    host = config.broker.host if config.tls is None else config.tls.host
     try:
-        addresses = asyncio.run(own_addresses(config.broker.host))
+        addresses = asyncio.run(own_addresses(host))
         for address in addresses:
             _try_multicast(address)
     except (OSError, ValueError) as error:
         yield Finding(
             "warn",
-            f"mDNS cannot be used on {config.broker.host}: {error}",
+            f"mDNS cannot be used on {host}: {error}",
             "name seeds in [discovery]; in a container, use the host's network",
         )
     else:

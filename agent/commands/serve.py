@@ -93,6 +93,8 @@ def run_device(config_path: Path) -> None:
     async def tell(served: Served) -> None:
         assert isinstance(served, Device)
         where = f"{config.broker.host}:{served.node.port}"
+        if config.tls is not None:
+            where += f", and by TLS on {config.tls.host}:{served.node.link_port}"
         logging.getLogger("agent").info("%s serves MQTT on %s", config.device, where)
 
     run_loop(serve(lambda: Device(config), tell))

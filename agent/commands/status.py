@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.commands.client import connect
+from agent.commands.client import connect, secured_by
 from agent.commands.text import printable
 from agent.errors import NoDevice
 from agent.report import NODE_TOPIC, STATUS_TOPIC
+from broker.identity import RENEW_DAYS
+
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
 
 __all__ = ["Report", "render", "status"]
 
@@ -77,6 +82,22 @@ class Bridge(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
 
 
+class IdentityState(msgspec.Struct, frozen=True):
+    """Who the device is to its fleet, and whom it turned away."""
+
+    fleet: str = ""
+    name: str = ""
+    standing: str = ""
+    days_left: float = 0.0
+    revocations: int = 0
+    revoked: int = 0
+    graced: int = 0
+    refused: dict[str, int] = {}
+    last_refused: str = ""
+    refused_notices: int = 0
+    last_refused_notice: str = ""
+
+
 class Topology(msgspec.Struct, frozen=True):
     """How a device chooses whom to dial."""
 
@@ -116,6 +137,8 @@ class Report(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     dial_failures: dict[str, str] = {}
     closed_links: dict[str, str] = {}
+    identity: IdentityState | None = None
+    """None: no identity, so links are plain MQTT."""
     hubs: tuple[Hub, ...] = ()
     bridges: tuple[Bridge, ...] = ()
     topology: Topology = Topology()
@@ -134,13 +157,13 @@ class Report(msgspec.Struct, frozen=True):
     last_loss: str = ""
 
 
-async def status(host: str, port: int, *, as_json: bool) -> None:
-    """Print the newest report of the device at an address.
+async def status(host: str, port: int, identity: Path | None, *, as_json: bool) -> None:
+    """Print the newest report of the device at an address, asked by the holder of an identity folder.
 
     Raises:
         NoDevice: There is no broker, or it is not flockmq's.
     """
-    payload = await _fetch(host, port)
+    payload = await _fetch(host, port, secured_by(identity))
     try:
         report = msgspec.json.decode(payload, type=Report)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -154,8 +177,8 @@ async def status(host: str, port: int, *, as_json: bool) -> None:
         render(report, Console(highlight=False, soft_wrap=True))
 
 
-async def _fetch(host: str, port: int) -> bytes:
-    async with connect(host, port) as client:
+async def _fetch(host: str, port: int, secured: ssl.SSLContext | None) -> bytes:
+    async with connect(host, port, secured) as client:
         await client.subscribe([(STATUS_TOPIC, 1), (NODE_TOPIC, 1)])
         try:
             async with asyncio.timeout(WAIT_S):
@@ -178,6 +201,8 @@ def render(report: Report, console: Console) -> None:
         f"[bold]{_text(report.device)}[/bold]{kind}, "
         f"incarnation {report.incarnation}, up {report.uptime_s:.0f} s"
     )
+    if report.identity is not None:
+        _render_identity(report.identity, console)
     if report.links or report.dial_failures:
         console.print(_links(report))
     else:
@@ -205,6 +230,29 @@ def render(report: Report, console: Console) -> None:
         )
     if report.last_problem:
         console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")
+
+
+def _render_identity(identity: IdentityState, console: Console) -> None:
+    soon = identity.standing != "good" or identity.days_left < RENEW_DAYS
+    colour = "yellow" if soon else "green"
+    console.print(
+        f"identity: {_text(identity.name)} of fleet {_text(identity.fleet)}, certificate "
+        f"[{colour}]{_text(identity.standing)}, {identity.days_left:.0f} days left[/{colour}]; "
+        f"{identity.revoked} revoked by list {identity.revocations}"
+    )
+    if identity.graced:
+        console.print(
+            f"[yellow]let in on expired certificates in their grace:[/yellow] {identity.graced}"
+        )
+    if identity.refused:
+        counted = ", ".join(f"{_text(why)} {n}" for why, n in identity.refused.items())
+        console.print(f"[yellow]not let in:[/yellow] {counted}")
+        console.print(f"[yellow]the last:[/yellow] {_text(identity.last_refused)}")
+    if identity.refused_notices:
+        console.print(
+            f"[yellow]certificates and lists that do not hold:[/yellow] {identity.refused_notices}, "
+            f"the last: {_text(identity.last_refused_notice)}"
+        )
 
 
 def _links(report: Report) -> Table:

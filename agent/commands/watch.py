@@ -15,12 +15,14 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from agent.commands.client import connect
+from agent.commands.client import connect, secured_by
 from agent.commands.text import printable
 from agent.messages import PayloadInvalid, decode
 from broker.topics import classify
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import aiomqtt
 
 __all__ = ["line", "watch"]
@@ -32,14 +34,16 @@ OLD_MS: Final = 1_000
 NO_AGE: Final = " " * 7
 
 
-async def watch(host: str, port: int, topic_filter: str, count: int | None) -> None:
-    """Print messages as they come, for ever or `count` of them.
+async def watch(
+    host: str, port: int, identity: Path | None, topic_filter: str, count: int | None
+) -> None:
+    """Print messages as they come, for ever or `count` of them, to the holder of an identity folder.
 
     Raises:
         NoDevice: There is no broker.
     """
     console = Console(soft_wrap=True, highlight=False)
-    async with connect(host, port) as client:
+    async with connect(host, port, secured_by(identity)) as client:
         await client.subscribe(topic_filter, qos=1)
         left = count
         async for message in client.messages:

@@ -6,9 +6,9 @@ import subprocess
 import pytest
 
 from broker import certificates
-from broker.authority import LIFE_DAYS, RENEW_DAYS, Authority
+from broker.authority import LIFE_DAYS, Authority
 from broker.errors import AuthorityUnusable, SecretUnusable
-from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
+from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Role
 from tests.identity.fleet import T_MS, Fleet
 
 

@@ -73,7 +73,7 @@ class Network:
     def __call__(self, host, port):
         return self
 
-    async def connect(self, protocol):
+    async def connect(self, protocol, context):
         loop = asyncio.get_running_loop()
         self.started.append(loop.time())
         self.pending += 1

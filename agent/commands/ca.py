@@ -1,0 +1,177 @@
+"""`flockmq ca`: what an operator does with the fleet's authority, and how the fleet is told of it.
+
+Decides that everything is done on the machine where the authority's folder is, and that the fleet is told through any
+one device that is up: renewed certificates and the revocation list are retained messages, so devices that are off hear
+of them when they are back. To say it, an operator's certificate of a few minutes is made for the occasion.
+
+Assumes that this machine's clock is right. On failure: one sentence; what was signed or revoked stays so, and
+`flockmq ca publish` tells it later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.addresses import parse_address
+from agent.commands.client import connect
+from agent.errors import ConfigError, NoDevice
+from broker import certificates
+from broker.authority import LIFE_DAYS, Authority
+from broker.credentials import notice
+from broker.errors import AuthorityUnusable
+from broker.identity import DAY_MS, Moment, Role
+from broker.identity_folder import write_identity
+from broker.introduction import Unanswered, meet
+from broker.topics import certificate_topic, revocation_topic
+from broker.trust import Trust
+from broker.wall_clock import wall_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["init", "issue", "keep", "list_members", "publish", "renew", "revoke"]
+
+TLS_PORT: Final = 8883
+ERRAND_LIFE: Final = timedelta(minutes=10)
+KEEP_S: Final = 3_600.0
+"""Between looks at what is due; each tells everything anew, for devices that lost their disk."""
+KEEP_AGAIN_S: Final = 10.0
+"""Between attempts while the device does not answer."""
+
+
+def init(directory: Path, fleet: str) -> None:
+    """Make the authority of a new fleet."""
+    Authority.create(directory, fleet, wall_ms())
+    _say(f"made the authority of fleet {fleet} in {directory}")
+    _say(
+        "whoever has ca.key can make devices of this fleet: keep the folder off them, and keep a backup"
+    )
+
+
+def issue(
+    directory: Path, name: str, role: Role, out: Path | None, hosts: Sequence[str], days: float
+) -> None:
+    """Make key and certificate of a new member, to be carried there by hand."""
+    out = out or Path(f"identity-{name}")
+    key = certificates.make_key()
+    with Authority.at(directory) as authority:
+        if (out / "own.key").exists():
+            raise AuthorityUnusable(
+                f"there is an identity in {out} already; name another folder with --out"
+            )
+        issued = authority.issue(name, role, key.public_key(), wall_ms(), hosts=hosts, days=days)
+        pem = issued.pem.encode()
+        write_identity(out, authority.pem, pem, certificates.key_bytes(key))
+    _say(f"{role} {name}: ca.pem, own.pem and own.key in {out}, for {days:g} days")
+
+
+def list_members(directory: Path) -> None:
+    """Show who has a certificate."""
+    now_ms = wall_ms()
+    with Authority.at(directory) as authority:
+        members = authority.members(now_ms)
+        _say(f"fleet {authority.fleet}: {len(members)} members")
+    for member in members:
+        left_days = (member.not_after_ms - now_ms) / DAY_MS
+        due = ", due for renewal" if member.due(now_ms) else ""
+        _say(f"  {member.role} {member.name}: {left_days:.0f} days left{due}")
+
+
+def renew(directory: Path, names: Sequence[str], via: str | None) -> None:
+    """Renew the certificates of these members, or of all that are due, and tell the fleet."""
+    now_ms = wall_ms()
+    with Authority.at(directory) as authority:
+        due = [member.name for member in authority.members(now_ms) if member.due(now_ms)]
+        for name in names or due:
+            authority.renew(name, now_ms)
+            _say(f"renewed {name} for {LIFE_DAYS} days")
+    if not names and not due:
+        _say("nothing is due")
+    _tell(directory, via)
+
+
+def revoke(directory: Path, name: str, via: str | None) -> None:
+    """Let no certificate of a member count any more, and tell the fleet."""
+    with Authority.at(directory) as authority:
+        count = authority.revoke(name, wall_ms())
+    _say(f"revoked {count} certificates of {name}")
+    _tell(directory, via)
+
+
+def publish(directory: Path, via: str) -> None:
+    """Tell the fleet the newest certificates and what is revoked.
+
+    Raises:
+        NoDevice: The device cannot be reached, or is not of this fleet.
+    """
+    asyncio.run(_publish(directory, *_address(via)))
+    _say(f"told the fleet through {via}")
+
+
+def keep(directory: Path, via: str) -> None:
+    """Renew what is due and tell the fleet, again and again, until it is ended."""
+    while True:
+        pause_s = KEEP_S
+        try:
+            renew(directory, (), via)
+        except (NoDevice, AuthorityUnusable) as error:
+            sys.stderr.write(f"flockmq ca keep: {error}\n")
+            pause_s = KEEP_AGAIN_S
+        time.sleep(pause_s)
+
+
+def _tell(directory: Path, via: str | None) -> None:
+    if via is None:
+        _say(
+            "the fleet does not know yet: `flockmq ca publish --via HOST` tells it, through any device that is up"
+        )
+    else:
+        publish(directory, via)
+
+
+async def _publish(directory: Path, host: str, port: int) -> None:
+    now_ms = wall_ms()
+    with Authority.at(directory) as authority, tempfile.TemporaryDirectory() as errand:
+        folder = Path(errand)
+        certificate, key = authority.errand(now_ms, ERRAND_LIFE)
+        write_identity(folder, authority.pem, certificate, key)
+        trust = Trust(folder, lambda: Moment(now_ms, synchronised=True))
+        revocations = authority.revocation_list(now_ms)
+        trust.adopt_revocations(revocations)
+        try:
+            met = await meet(host, port, trust)
+        except Unanswered as error:
+            raise NoDevice(
+                f"the fleet was not told through {host}:{port}: {error}; name a device that is up with --via"
+            ) from None
+        site = met.introduction.site
+        told = {revocation_topic(site=site, fleet=authority.fleet): revocations}
+        for member in authority.members(now_ms):
+            if member.role is Role.DEVICE:
+                topic = certificate_topic(site=site, device=member.name)
+                told[topic] = member.pem.encode()
+        async with connect(host, port, trust.client) as client:
+            for topic, pem in told.items():
+                await client.publish(topic, notice(pem), qos=1, retain=True)
+
+
+def _address(via: str) -> tuple[str, int]:
+    """Host and port from `host` or `host:port`.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    address = parse_address(via if ":" in via else f"{via}:{TLS_PORT}")
+    if address is None:
+        raise ConfigError(f"--via {via} is not HOST or HOST:PORT; write 192.0.2.7:{TLS_PORT}, say")
+    return address
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

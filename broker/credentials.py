@@ -1,0 +1,131 @@
+"""Keeps a device's trust up to date: takes renewed certificates and revocation lists from the mesh.
+
+Decides: what is published on this device's `certificate` topic and on the fleet's `revocation` topic is believed as far
+as the authority has signed it, whoever published it. Connections of those who are revoked, or whose time is over, end
+at once, or within JUDGE_S. Whoever finds on the revocation topic something other than the newest list that it knows
+puts that back, so a list reaches devices that were away, and nobody makes the fleet forget one.
+
+Assumes a node whose memory is there, since it tells the time: the latest of the system's clock and the stored bound of
+the hybrid clock. On failure: what does not hold is counted and told, and everything stays as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from broker.errors import Refused, SecretUnusable
+from broker.identity import CertificateInvalid, Moment
+from broker.mesh.clock import wall_ms_of
+from broker.topics import certificate_topic, revocation_topic
+from broker.wall_clock import is_synchronised, wall_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.delivered import Delivered
+    from broker.node import Node
+    from broker.trust import Trust
+
+__all__ = ["Credentials", "notice", "system_moment"]
+
+logger = logging.getLogger(__name__)
+
+JUDGE_S: Final = 60.0
+"""How often open connections are judged again, and the revocation topic is looked at. Time passes slowly."""
+
+
+class _Notice(msgspec.Struct):
+    """Payload of both topics."""
+
+    pem: str
+
+
+_read: Final = msgspec.json.Decoder(_Notice).decode
+
+
+def notice(pem: bytes) -> bytes:
+    """The payload that tells a certificate or a revocation list."""
+    return msgspec.json.encode(_Notice(pem.decode()))
+
+
+def system_moment() -> Moment:
+    """The time, as long as there is no mesh to ask."""
+    return Moment(wall_ms(), is_synchronised())
+
+
+class Credentials:
+    """Of one device.
+
+    Args:
+        node: Its node.
+        trust: Its trust.
+        site: The site in every topic.
+    """
+
+    def __init__(self, node: Node, trust: Trust, site: str) -> None:
+        self._node = node
+        self._trust = trust
+        fleet = trust.identity.fleet
+        self._revocation_topic = revocation_topic(site=site, fleet=fleet)
+        self._takers: dict[str, tuple[str, Callable[[bytes], bool]]] = {
+            self._revocation_topic: ("revocation list", trust.adopt_revocations),
+            certificate_topic(site=site, device=node.device): (
+                "renewed certificate",
+                trust.adopt_certificate,
+            ),
+        }
+        self._seen: dict[str, bytes] = {}
+        """By topic: what was looked at last."""
+        self.refused = 0
+        """Certificates and lists that do not hold."""
+        self.last_refused = ""
+        trust.clock = self._moment
+        node.subscribe(self._hear)
+
+    async def run(self) -> None:
+        """Look at everything again and again; cancel to stop."""
+        while True:
+            for topic in self._takers:
+                self._take(topic, self._node.retained_value(topic) or b"")
+            self._node.judge_again()
+            self._tell()
+            await asyncio.sleep(JUDGE_S)
+
+    def _hear(self, batch: list[Delivered]) -> None:
+        for message in batch:
+            if message.topic in self._takers:
+                self._take(message.topic, message.payload)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        if not payload or self._seen.get(topic) == payload:
+            return
+        self._seen[topic] = payload
+        what, adopt = self._takers[topic]
+        try:
+            if adopt(_read(payload).pem.encode()):
+                logger.info("%s: a %s is in force", self._node.device, what)
+                self._node.judge_again()
+        except (CertificateInvalid, msgspec.DecodeError, SecretUnusable, UnicodeError) as error:
+            self.refused += 1
+            self.last_refused = f"{what} on {topic}: {error}"
+            logger.warning("%s: refused a %s", self._node.device, self.last_refused)
+
+    def _tell(self) -> None:
+        """Put the newest revocation list back where it is missing."""
+        known = self._trust.revocations_pem
+        if not known:
+            return
+        payload = notice(known.encode())
+        if self._node.retained_value(self._revocation_topic) != payload:
+            try:
+                self._node.publish_nowait(self._revocation_topic, payload)
+            except Refused as error:
+                logger.info("%s: the revocation list waits: %s", self._node.device, error)
+
+    def _moment(self) -> Moment:
+        wall, synchronised = system_moment()
+        return Moment(max(wall, wall_ms_of(self._node.clock())), synchronised)

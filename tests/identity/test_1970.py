@@ -1,0 +1,56 @@
+"""A device that boots in 1970 joins through real TLS and learns the time: two processes, one under libfaketime."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.identity.device import good, report, running, until, write_config
+
+LIBRARIES = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def of_1970():
+    """The environment of a process whose clock has just been powered on. Time passes in it."""
+    if not LIBRARIES:
+        pytest.skip("libfaketime is not installed: apt install faketime")
+    return os.environ | {
+        "LD_PRELOAD": str(LIBRARIES[0]),
+        "FAKETIME": "@1970-01-01 00:00:10",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "TZ": "UTC",
+    }
+
+
+@pytest.mark.parametrize("dials", ["old", "new"])
+def test_a_device_of_1970_joins_and_learns_the_time(tmp_path, dials):
+    environment = of_1970()
+    command = [sys.executable, "-c", "import time; print(int(time.time()) // 100)"]
+    assert subprocess.check_output(command, env=environment) == b"0\n"
+    good("ca", "init", "town", cwd=tmp_path)
+    for name in ("old", "new"):
+        good("ca", "issue", name, cwd=tmp_path)
+    first, second = ("new", "old") if dials == "old" else ("old", "new")
+
+    def options(name):
+        return {"env": environment} if name == "old" else {}
+
+    with running(write_config(tmp_path, first), **options(first)) as (_, plain, secured):
+        config = write_config(tmp_path, second, (first, secured))
+        with running(config, **options(second)) as (_, other, _):
+            ports = {first: plain, second: other}
+            said = until(lambda: report(ports["old"]), lambda r: r["links"])
+            assert [(link["name"], link["established"]) for link in said["links"]] == [
+                ("new", True)
+            ]
+            assert said["identity"]["refused"] == {}
+            assert said["identity"]["standing"] == "good"
+            # What it says is as old as it should be, by the clock of this test.
+            until(
+                lambda: good("watch", "flock/v1/town/heartbeat/old", "-C", "1", "-p", ports["new"]),
+                lambda shown: " ms flock/v1/town/heartbeat/old" in shown,
+            )
