@@ -1,10 +1,17 @@
 """What the mesh hands to the device's own program: a message, as plain as it can be made."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from broker.mesh.bundle import QOS_SHIFT, VIA_SHIFT
+from broker.mesh.bundle import FLAG_RETAINED, QOS_SHIFT, VIA_SHIFT
 
-__all__ = ["Delivered"]
+if TYPE_CHECKING:
+    from broker.mesh.events import Deliver
+
+__all__ = ["Delivered", "batch_of"]
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):
@@ -30,3 +37,22 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
     def via(self) -> int:
         """The mark of the bridge that it came in through; 0: none."""
         return self.flags >> VIA_SHIFT
+
+
+def batch_of(event: Deliver) -> list[Delivered]:
+    """What one event of the mesh delivers, in order."""
+    origin, incarnation, messages, rebuild = event
+    return [
+        Delivered(
+            origin,
+            incarnation,
+            m.clock,
+            m.rank,
+            m.topic,
+            m.payload,
+            bool(m.flags & FLAG_RETAINED),
+            rebuild,
+            m.flags,
+        )
+        for m in messages
+    ]

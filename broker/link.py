@@ -24,7 +24,7 @@ from broker.trust import NotAdmitted, explain
 
 if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
-    from broker.trust import Admission, Trust
+    from broker.trust import Holder, Trust
 
 __all__ = ["DialledPipe", "Neighbour", "Owner"]
 
@@ -72,7 +72,7 @@ class DialledPipe(asyncio.Protocol):
     def __init__(self, device: str, peer: str, owner: Owner, trust: Trust | None = None) -> None:
         self._peer = peer
         self._trust = trust
-        self._admission: Admission | None = None
+        self._holder: Holder | None = None
         self._device = device
         self._owner = owner
         self._parser = packets.PacketParser()
@@ -122,14 +122,14 @@ class DialledPipe(asyncio.Protocol):
             fields = transport.get_extra_info("peercert")
             where = (transport.get_extra_info("peername") or ("somewhere",))[0]
             try:
-                self._admission = self._trust.admit_neighbour(fields, self._peer, str(where))
+                self._holder = self._trust.admit_neighbour(fields, self._peer, str(where))
             except NotAdmitted as error:
                 self._fail(str(error))
 
     def judge_again(self) -> None:
         """Close the link if the neighbour's certificate has ceased to count."""
-        if self._trust is not None and self._admission is not None:
-            standing = self._trust.standing(self._admission.certificate)
+        if self._trust is not None and self._holder is not None:
+            standing = self._trust.standing(self._holder.certificate)
             if not standing.counts:
                 self.close()
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from broker.commits import Commits, Durability
-from broker.delivered import Delivered
+from broker.delivered import Delivered, batch_of
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
@@ -449,27 +449,13 @@ class Node:
         self.links.drop(peer)
 
     def _deliver(self, event: Deliver) -> None:
-        origin, incarnation, messages, rebuild = event
-        if not rebuild and self._broker.subscribed:
-            for message in messages:
+        if not event.rebuild and self._broker.subscribed:
+            for message in event.messages:
                 retained = bool(message.flags & FLAG_RETAINED)
                 self._broker.route(message.topic, message.payload, message.qos, retained=retained)
         if not self._subscribers:
             return
-        batch = [
-            Delivered(
-                origin,
-                incarnation,
-                m.clock,
-                m.rank,
-                m.topic,
-                m.payload,
-                bool(m.flags & 1),
-                rebuild,
-                m.flags,
-            )
-            for m in messages
-        ]
+        batch = batch_of(event)
         for callback in self._subscribers:
             try:
                 callback(batch)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from broker.identity import Certificate
 
-__all__ = ["Admission", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics", "explain"]
+__all__ = ["Holder", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics", "explain"]
 
 _NO_CHECK_TIME: Final = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for."""
@@ -75,7 +75,7 @@ class NotAdmitted(FlockmqError):
         self.reason = reason
 
 
-class Admission(NamedTuple):
+class Holder(NamedTuple):
     """Who was let in, and on what certificate; to be judged again later."""
 
     identity: Identity
@@ -179,7 +179,7 @@ class Trust:
 
     # Who is let in.
 
-    def admit(self, fields: Mapping[str, Any] | None, where: str) -> Admission:
+    def admit(self, fields: Mapping[str, Any] | None, where: str) -> Holder:
         """Who has connected, with a certificate that TLS has verified.
 
         Args:
@@ -201,19 +201,19 @@ class Trust:
         if not standing.counts:
             raise self._refuse(standing.value, who)
         self._graced += standing is Standing.GRACE
-        return Admission(identity, certificate)
+        return Holder(identity, certificate)
 
-    def admit_neighbour(self, fields: Mapping[str, Any] | None, peer: str, where: str) -> Admission:
+    def admit_neighbour(self, fields: Mapping[str, Any] | None, peer: str, where: str) -> Holder:
         """Like `admit`, for one that must be the device `peer` and nobody else.
 
         Raises:
             NotAdmitted: It is not, or its certificate does not count.
         """
-        admission = self.admit(fields, where)
-        name, role = admission.identity.name, admission.identity.role
+        holder = self.admit(fields, where)
+        name, role = holder.identity.name, holder.identity.role
         if role is not Role.DEVICE or name != peer:
             raise self._refuse("in another's name", f"{role} {name} at {where} as {peer}")
-        return admission
+        return holder
 
     def refuse_handshake(self, error: Exception, where: str) -> None:
         """Count somebody that TLS turned away."""

@@ -37,7 +37,7 @@ from broker.embedded.statistics import Statistics
 from broker.embedded.websocket import serve
 from broker.embedded.wire import Wires
 from broker.errors import CannotListen, PortInUse
-from broker.trust import Admission, NotAdmitted, TlsAt
+from broker.trust import Holder, NotAdmitted, TlsAt
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,6 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         self._exchange = Exchange(ingress, device, limits)
         self._wires = Wires(limits, self._exchange.counters)
         self._trust = tls.trust if tls is not None else None
-        self._limits = limits
 
     # -- the node calls ------------------------------------------------------------------------
 
@@ -150,10 +149,10 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     def judge_again(self) -> None:
         """End the connections of those whose certificates have ceased to count."""
         for session in list(self._exchange.sessions.values()):
-            output, admission = session.output, session.admission
-            if output is None or admission is None or self._trust is None:
+            output, holder = session.output, session.holder
+            if output is None or holder is None or self._trust is None:
                 continue
-            standing = self._trust.standing(admission.certificate)
+            standing = self._trust.standing(holder.certificate)
             if not standing.counts:
                 output.drop(f"its certificate is {standing.value}")
 
@@ -244,8 +243,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         host = (address or "").strip("[]") or None
         try:
             if listener_name == _TLS and self._trust is not None:
-                counters = self._exchange.counters
-                doorman = Doorman(self._trust, self._limits, counters, self._connection)
+                doorman = Doorman(self._trust, self._wires, self._connection)
                 doorman.listen(host or "", port)
                 return doorman
             if listener_type == ListenerType.TCP:
@@ -272,7 +270,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     async def _allowed(self, connect: Connect, transport: asyncio.Transport) -> Allowed | None:
         """Look at the certificate and ask the authentication plugins, before any session is touched."""
         try:
-            admission = self._identify(connect.client_id, transport)
+            holder = self._identify(connect.client_id, transport)
         except NotAdmitted as error:
             logger.info("%s is not let in: %s", connect.client_id, error)
             return None
@@ -283,9 +281,9 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             # A plugin may fail in any way; its client stays out and the others stay in.
             logger.exception("authentication of %s failed", connect.client_id)
             return None
-        return Allowed(admission) if allowed else None
+        return Allowed(holder) if allowed else None
 
-    def _identify(self, client_id: str, transport: asyncio.Transport) -> Admission | None:
+    def _identify(self, client_id: str, transport: asyncio.Transport) -> Holder | None:
         """Return who a client is; None for one without TLS, on a listener where that is allowed.
 
         Raises:

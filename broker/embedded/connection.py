@@ -36,7 +36,7 @@ from broker.embedded.links import LinkPipe, link_peer
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
 from broker.errors import MalformedPacket, Refused
-from broker.trust import Admission
+from broker.trust import Holder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 class Allowed(NamedTuple):
     """A client that is let in."""
 
-    admission: Admission | None
+    holder: Holder | None
     """Who it is; None: somebody on this machine, without a certificate."""
 
 
@@ -179,7 +179,7 @@ class Connection(Wire):
             return
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
-        self._session.admission = allowed.admission
+        self._session.holder = allowed.holder
         self._will = connect.will
         self._parser.allow(PACKET_BYTES_MAX)
         self.write(packets.encode_connack(ACCEPTED, session_present=present))

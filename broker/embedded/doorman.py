@@ -1,6 +1,7 @@
 """The listener for TLS: shakes hands with each connection before the client loop sees a byte of it.
 
-Decides: how long a handshake may take, how many may be under way, and that whoever fails is counted
+Decides: how long a handshake may take, how many may be under way, that an address which
+connects too often is closed before one begins, and that whoever fails is counted
 with the reason, which asyncio's own TLS server keeps to itself. The oldest handshake makes room for
 the newest: an honest one takes milliseconds, so half-open ones cost nobody his place.
 
@@ -15,9 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from broker.embedded.limits import Limits
-from broker.embedded.statistics import Counters
-from broker.embedded.wire import Wire
+from broker.embedded.wire import Wire, Wires
 from broker.trust import Trust
 
 logger = logging.getLogger(__name__)
@@ -29,12 +28,9 @@ _NO_FILE_S: Final = 0.2  # between attempts to accept when there are too many op
 class Doorman:
     """One listener, to be closed like an `asyncio.Server`."""
 
-    def __init__(
-        self, trust: Trust, limits: Limits, counters: Counters, make_wire: Callable[[], Wire]
-    ) -> None:
+    def __init__(self, trust: Trust, wires: Wires, make_wire: Callable[[], Wire]) -> None:
         self._trust = trust
-        self._limits = limits
-        self._counters = counters
+        self._wires = wires
         self._make_wire = make_wire
         self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._accepting: asyncio.Task[None] | None = None
@@ -77,8 +73,12 @@ class Doorman:
                 logger.warning("no connection can be accepted: %s", error)
                 await asyncio.sleep(_NO_FILE_S)
                 continue
-            if len(self._handshakes) >= self._limits.handshakes_max:
-                self._counters.handshakes_dropped += 1
+            if not self._wires.has_room(str(address[0])):
+                self._wires.counters.connections_refused += 1
+                connection.close()
+                continue
+            if len(self._handshakes) >= self._wires.limits.handshakes_max:
+                self._wires.counters.handshakes_dropped += 1
                 oldest = next(iter(self._handshakes))
                 del self._handshakes[oldest]
                 oldest.cancel()
@@ -86,14 +86,19 @@ class Doorman:
             self._handshakes[task] = None
             task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
+    def _counted_wire(self) -> Wire:
+        wire = self._make_wire()
+        wire.counted = True
+        return wire
+
     async def _shake_hands(self, connection: socket.socket, where: str) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
-                self._make_wire,
+                self._counted_wire,
                 connection,
                 ssl=self._trust.server,
-                ssl_handshake_timeout=self._limits.handshake_s,
+                ssl_handshake_timeout=self._wires.limits.handshake_s,
             )
         except (OSError, EOFError) as error:
             self._trust.refuse_handshake(error, where)

@@ -32,7 +32,7 @@ from broker.embedded.statistics import Counters
 from broker.embedded.window import Window
 
 if TYPE_CHECKING:
-    from broker.trust import Admission
+    from broker.trust import Holder
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Session:
         self.client_id = client_id
         self.clean = clean
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
-        self.admission: Admission | None = None  # who the client is, if a certificate says it
+        self.holder: Holder | None = None  # who the client is, if a certificate says it
         self.dirty = False
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}

@@ -47,6 +47,12 @@ class Wires:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self._one_gone = asyncio.Event()
 
+    def has_room(self, address: str, *, counted: bool = False) -> bool:
+        """Tell whether one more connection is taken; `counted`: its address' rate was asked before."""
+        if len(self.open) >= self.limits.connections_max:
+            return False
+        return counted or self.admission.take(address, asyncio.get_running_loop().time())
+
     def gone(self, wire: "Wire") -> None:
         """Let go of a connection that is no more."""
         self.open.discard(wire)
@@ -66,6 +72,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
 
     def __init__(self, wires: Wires) -> None:
         self.name = "a client without a name"
+        self.counted = False  # whether its address' rate was asked before it was made
         self._wires = wires
         self._limits = wires.limits
         self._counters = wires.counters
@@ -105,9 +112,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         transport = self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
-        if len(self._wires.open) >= self._limits.connections_max or not self._wires.admission.take(
-            address, self._loop.time()
-        ):
+        if not self._wires.has_room(address, counted=self.counted):
             self._counters.connections_refused += 1
             self._ended = True
             transport.abort()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from broker.embedded import EmbeddedBroker, Limits, Pipe, packets
 from broker.embedded.trie import Trie
 from broker.errors import Refused
+from broker.trust import TlsAt
 
 DEADLINE_S = 10.0
 
@@ -83,11 +84,11 @@ class FakeNode:
 
 @asynccontextmanager
 async def running(
-    *, limits: Limits | None = None, websocket: bool = False
+    *, limits: Limits | None = None, websocket: bool = False, tls: TlsAt | None = None
 ) -> AsyncIterator[FakeNode]:
     node = FakeNode()
     port = 0 if websocket else None
-    node.broker = EmbeddedBroker(node, "self", port=0, websocket_port=port, limits=limits)
+    node.broker = EmbeddedBroker(node, "self", port=0, websocket_port=port, tls=tls, limits=limits)
     await node.broker.start()
     try:
         yield node

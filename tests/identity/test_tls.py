@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import shutil
-import socket
 import ssl
 import time
 
@@ -289,26 +288,6 @@ def test_a_client_may_not_claim_a_device_s_links(fleet, tmp_path):
 
     assert run(story()) == 5
     assert set(a_tls.trust.statistics().refused) == {"in another's name"}
-
-
-def test_half_open_handshakes_cost_nobody_his_place(fleet, tmp_path):
-    """More of them than have room, and an honest client is served beside them."""
-    a_tls = fleet.tls("a")
-
-    async def story():
-        async with running(("a", tmp_path, a_tls)) as (a,):
-            half_open = [socket.create_connection(("127.0.0.1", a.link_port)) for _ in range(70)]
-            try:
-                await until(
-                    lambda: a.statistics().broker.counters.handshakes_dropped == 6, "six dropped"
-                )
-                assert await connack(a.link_port, context(fleet, "screen")) == 0
-                assert a.statistics().broker.connections <= 1
-            finally:
-                for one in half_open:
-                    one.close()
-
-    run(story())
 
 
 def test_mosquitto_s_own_clients_are_served(fleet, tmp_path):
