@@ -21,7 +21,7 @@ value before it stands, and the next one is applied.
 Source: state-based replicated types (Shapiro et al. 2011), one per row of `topics.md`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final
@@ -31,7 +31,7 @@ import msgspec
 from agent.crdt.counters import PnCounter
 from agent.crdt.maps import JoinMap, NewestMap
 from agent.crdt.orset import OrSet
-from agent.crdt.registers import Register, Stamp
+from agent.crdt.registers import Register
 from agent.limits import FRESH_TOPICS_MAX, KEPT_TOPICS_MAX, OBSTACLES_MAX
 from agent.liveness import Liveness
 from agent.messages import (
@@ -74,11 +74,13 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
     name: str
     """The topic's class."""
     ids: dict[str, str]
-    key: str | tuple[str, ...]
-    """What its class' view has for it."""
+    key: Any
+    """What its class' view has for it: an id, or a tuple of several."""
     pool: NewestMap[Message] | None
     """None: the world does not read it."""
     counts: dict[Outcome, int]
+    take: Callable[["_Place", Applied, int], Outcome]
+    """What is done with a message on it."""
 
 
 class World:
@@ -134,10 +136,7 @@ class World:
     def apply(self, message: Applied, now_ns: int) -> Outcome:
         """Take in one message."""
         place = self._places.get(message.topic) or self._place(message.topic)
-        if place.name == "obstacle" and place.pool is not None:
-            outcome = self._apply_obstacle(place, message)
-        else:
-            outcome = self._apply(place, message, now_ns)
+        outcome = place.take(place, message, now_ns)
         place.counts[outcome] = place.counts.get(outcome, 0) + 1
         if outcome is _APPLIED and not message.rebuild:
             self._newest_ns = now_ns
@@ -145,7 +144,8 @@ class World:
 
     def apply_batch(self, messages: Iterable[Applied], now_ns: int) -> list[Outcome]:
         """Take in messages. Returns what became of each, in their order."""
-        return [self.apply(message, now_ns) for message in messages]
+        apply = self.apply
+        return [apply(message, now_ns) for message in messages]
 
     def expire(self, at_clock: int) -> int:
         """Tell the time, as a hybrid clock; obstacles that expired by then go. Returns how many."""
@@ -218,13 +218,14 @@ class World:
         if pool is not None and ids["site"] != self.site:
             pool = None
         counts = self._outcomes.setdefault(name, {})
-        place = _Place(name, ids, _key(ids) if pool is not None else "", pool, counts)
+        take = self._apply_obstacle if pool is self._obstacles else self._apply
+        place = _Place(name, ids, _key(ids) if pool is not None else "", pool, counts, take)
         if len(self._places) >= _PLACES_MAX:
             self._places.clear()
         self._places[topic] = place
         return place
 
-    def _apply_obstacle(self, place: _Place, message: Applied) -> Outcome:
+    def _apply_obstacle(self, place: _Place, message: Applied, _: int) -> Outcome:
         """The same as `_apply`; by far the most messages are about obstacles."""
         payload, clock = message.payload, message.clock
         try:
@@ -236,13 +237,12 @@ class World:
         if until <= self._expired_until:
             return Outcome.EXPIRED
         pool, origin = self._obstacles, message.origin
-        register: Register[Message] = Register(Stamp(event.version, clock, origin), payload, event)
+        register: Register[Message] = Register((event.version, clock, origin), payload, event)
         if not pool.put(message.topic, register, (until, clock, origin)):
             return Outcome.STALE
-        device, obstacle = place.ids["device"], place.ids["id"]
-        present = event.state == "present"
-        seen = Seen(device, obstacle, event, clock) if present else None
-        self._seen.set((device, obstacle), seen)
+        device, obstacle = place.key
+        seen = Seen(device, obstacle, event, clock) if event.state == "present" else None
+        self._seen.set(place.key, seen)
         if len(pool) > pool.entries_max:
             self._evicted += self._forget(pool.pop_excess())
         return _APPLIED
@@ -255,10 +255,8 @@ class World:
             value = _read(place.name, place.ids, message.payload)
         except PayloadInvalid as error:
             return self._refuse(place, message, error)
-        register = Register(
-            Stamp(message.rank, message.clock, message.origin), message.payload, value
-        )
-        if not pool.put(message.topic, register, (message.rank, message.clock, message.origin)):
+        stamp = (message.rank, message.clock, message.origin)
+        if not pool.put(message.topic, Register(stamp, message.payload, value), stamp):
             return Outcome.STALE
         self._show(place, value, message, now_ns)
         if len(pool) > pool.entries_max:

@@ -215,25 +215,26 @@ class Node:
             Refused: A limit is reached; try again later.
             ValueError: Unicast whose deadline is outside its limits.
         """
-        placed = place(topic, payload, qos, retained)
-        unicast = placed.route is _UNICAST
+        qos, retained, route, priority, lifetime_ms, rank = place(topic, payload, qos, retained)
+        unicast = route is _UNICAST
         try:
             clock = self._mesh.publish(
                 topic,
                 payload,
                 time.monotonic_ns(),
-                qos=placed.qos,
-                retained=placed.retained,
-                priority=placed.priority,
-                lifetime_ms=deadline_ms if unicast else placed.lifetime_ms,
-                rank=placed.rank,
-                local=placed.route is _LOCAL,
+                qos=qos,
+                retained=retained,
+                priority=priority,
+                lifetime_ms=deadline_ms if unicast else lifetime_ms,
+                rank=rank,
+                local=route is _LOCAL,
                 to=parse(topic)["to"] if unicast else "",
                 via=via,
             )
         except MeshFull as error:
             raise Refused(str(error)) from None
-        self.request_flush()
+        if not self._flush_due:
+            self.request_flush()
         return clock
 
     async def publish(

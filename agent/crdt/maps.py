@@ -69,9 +69,11 @@ class NewestMap(Generic[ValueT]):
             heappush(self._by_weight, (weight, key))
             return True
         newer = register.is_newer_than(known.register)
-        if newer or weight > known.weight:
-            kept = register if newer else known.register
-            self._entries[key] = Entry(kept, max(weight, known.weight))
+        heavier = weight > known.weight
+        if newer or heavier:
+            self._entries[key] = Entry(
+                register if newer else known.register, weight if heavier else known.weight
+            )
         return newer
 
     def pop_excess(self) -> Iterator[str]:
@@ -98,7 +100,7 @@ class NewestMap(Generic[ValueT]):
             [
                 (
                     key,
-                    *msgspec.structs.astuple(entry.register.stamp),
+                    *entry.register.stamp,
                     entry.register.canonical(),
                     entry.weight,
                 )

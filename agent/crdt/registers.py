@@ -17,22 +17,13 @@ __all__ = ["Register", "Stamp"]
 ValueT = TypeVar("ValueT")
 
 
-class Stamp(msgspec.Struct, frozen=True, order=True, gc=False):
-    """When a value was written; greater is newer."""
-
-    rank: int
-    """Comes before the clock: an order that the writer's own application keeps."""
-    clock: int
-    """Hybrid logical: wall milliseconds << 16 | logical."""
-    origin: str
-    """The device that wrote it; makes the stamp unique."""
+Stamp = tuple[int, int, str]
+"""When a value was written, as (rank, clock, origin); greater is newer. The rank is an order that the writer's own
+application keeps, the clock is hybrid logical, and the device that wrote it makes the stamp unique."""
 
 
-class Register(msgspec.Struct, Generic[ValueT], frozen=True, order=True, gc=False):
-    """A value, when it was written, and the bytes that said so.
-
-    Registers of one thing compare as they join, since a stamp and a payload fix the value.
-    """
+class Register(msgspec.Struct, Generic[ValueT], frozen=True, gc=False):
+    """A value, when it was written, and the bytes that said so."""
 
     stamp: Stamp
     payload: bytes

@@ -83,9 +83,9 @@ _COMPRESSED_BIT: Final = 0x08
 INTEGER_MAX: Final = 1 << 63
 """Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
 _DEVICE: Final = re.compile(rf"[a-z0-9-]{{1,{ORIGIN_BYTES_MAX}}}")
-PRIVATE_PREFIXES: Final = ("$", "local", "mesh")
+PRIVATE_INITIALS: Final = "$lm"
 """What begins otherwise is not private, and so is much that begins like this."""
-_PRIVATE_BEGINS: Final = tuple(f"\0{prefix}" for prefix in PRIVATE_PREFIXES)
+_PRIVATE_BEGINS: Final = ("\0$", "\0local", "\0mesh")
 _PRIVATE: Final = re.compile("\0(?:\\$|(?:local|mesh)[/\0])")
 """Topics that never leave a device, in a row of topics with NUL around each."""
 MESSAGE_OVERHEAD_BYTES: Final = 36

@@ -36,17 +36,20 @@ class HybridClock:
         bound: The stored stamp below which this device gives none again; 0 on the first boot.
     """
 
-    __slots__ = ("_last", "_offset_ms", "bound", "synchronised")
+    __slots__ = ("_last", "_offset_ms", "_same_until_ns", "bound", "synchronised")
 
     def __init__(self, bound: int = 0) -> None:
         self._last = bound
         self._offset_ms = 0
+        self._same_until_ns = 0
+        """Until then the wall clock's millisecond is the one of the last tick, or a past one."""
         self.bound = bound
         self.synchronised = False
 
     def set_wall(self, wall_ms: int, now_ns: int, *, synchronised: bool) -> None:
         """Tell what the wall clock shows at `now_ns`."""
         self._offset_ms = min(wall_ms, wall_ms_of(CLOCK_FOLLOWED_MAX)) - now_ns // MS
+        self._same_until_ns = 0
         self.synchronised = synchronised
 
     def pass_bound(self, now_ns: int) -> None:
@@ -61,7 +64,12 @@ class HybridClock:
 
     def tick(self, now_ns: int) -> int:
         """A new stamp, greater than every stamp given or observed before."""
-        physical = (now_ns // MS + self._offset_ms) << LOGICAL_BITS
+        if now_ns < self._same_until_ns:
+            self._last += 1
+            return self._last
+        now_ms = now_ns // MS
+        self._same_until_ns = (now_ms + 1) * MS
+        physical = (now_ms + self._offset_ms) << LOGICAL_BITS
         self._last = physical if physical > self._last else self._last + 1
         return self._last
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from broker.mesh import frame
 from broker.mesh.bundle import (
-    PRIVATE_PREFIXES,
+    PRIVATE_INITIALS,
     QOS_SHIFT,
     VIA_SHIFT,
     Message,
@@ -144,12 +144,12 @@ class Mesh:
                 lifetime or destination is outside its limits.
         """
         state = self._state
-        if not local and topic.startswith(PRIVATE_PREFIXES) and is_private(topic):
+        if not local and topic[:1] in PRIVATE_INITIALS and is_private(topic):
             raise ValueError(f"{topic!r} never leaves its device")
         size = body_bytes_estimate(topic, payload)
         open_bytes = self._open_bytes + size
         crowded = open_bytes > OPEN_BYTES_MAX or state.backlog_bytes >= REFUSED_BYTES
-        if crowded or len(payload) > MESSAGE_BYTES_MAX or len(topic) > TOPIC_BYTES_MAX:
+        if crowded or size > TOPIC_BYTES_MAX:  # below it neither topic nor payload can be too long
             self._check(topic, payload, size, leaves=qos > 0 and not local and not to)
         if to:
             check_unicast(to, lifetime_ms, retained=retained)
