@@ -86,6 +86,7 @@ class Commits:
         self._sync_upto = 0
         self._broken = False
         self._closing = asyncio.Event()
+        self._crowded = asyncio.Event()
         self.turn = 0
         """The last turn that was committed."""
         self.durable = 0
@@ -107,6 +108,8 @@ class Commits:
                 self._fail(error)
                 return False
             self.commits += 1
+            if self._store.crowded:
+                self._crowded.set()
         if changes.own and self._durability is Durability.POWER:
             self._sync_upto = self.turn
         waiting, self._wanted = self._wanted, None
@@ -123,13 +126,16 @@ class Commits:
         return self._wanted
 
     async def keep(self) -> None:
-        """Sync and fold, now and then, for ever."""
+        """Have the store checkpoint now and then, for ever."""
         while True:
-            await asyncio.sleep(SYNC_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._crowded.wait(), SYNC_S)
             try:
                 await asyncio.to_thread(self._store.checkpoint)
             except StoreFailed as error:
                 self._tell(str(error))
+                await asyncio.sleep(SYNC_S)
+            self._crowded.clear()
 
     async def close(self) -> None:
         """Make everything durable that can be, and close the store."""

@@ -1,32 +1,38 @@
-"""What survives a restart, in one SQLite file.
+"""What survives a restart: a journal that each turn appends to, folded now and then into one SQLite file.
 
 That is incarnation, clock bound, positions, retained map, own publishes that no neighbour is known to hold, and, where
 it is wanted, what this device relays.
 
-Decides how a commit becomes durable. The file is in WAL mode with `synchronous=NORMAL`: a commit is a write to the
-page cache (tens of microseconds, no wait for the disk), so it survives the process being killed. `sync` makes all
-commits before it survive a power cut: the log's frames carry checksums and are taken up in order, so it is enough to
-sync the log. `checkpoint` syncs too, and folds the log into the file. Both block, and are made to be called in threads.
-One transaction per turn of the event loop holds whatever the turn changed. When to sync is for `commits.py` to say.
+Decides how a commit becomes durable. A commit is one write to the journal, into the page cache (10 us, no wait for the
+disk), so it survives the process being killed. `sync` makes all commits before it survive a power cut. `checkpoint`
+begins a new journal, puts what the old one says into the database, durably and in one transaction together with the
+old one's number, and deletes it; most of what was journalled is obsolete by then and never reaches the database, which
+is what spares an SD card. `sync` and `checkpoint` block, and are made to be called in threads. One record holds
+whatever a turn changed. When to sync is for `commits.py` to say.
+
+A boot folds the journals that it finds, in their order and up to the first record that is not whole.
 
 A sync that has failed says nothing of what it was to write, and the next one would not either (the kernel has dropped
-it); what was committed is taken as durable again when a checkpoint has copied all of it.
+it); what was committed is taken as durable again when a checkpoint has copied all of it from memory.
 
-A file that is not a database, or a damaged one, is put aside under the name `.damaged` and the device starts without
-memory, as a new one would. Only one process may use a state directory at a time.
+A database that is none, or a damaged one, is put aside under the name `.damaged`, the journals with it, and the device
+starts without memory, as a new one would. Only one process may use a state directory at a time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
 import secrets
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from broker.errors import StateInUse, StoreFailed
+from broker.journal import Journal, read_journal, sync_directory, sync_file
 from broker.mesh.events import Changes, OwnBundle, Restored
 from broker.mesh.retained import Entry
 from broker.relay_table import RelayTable
@@ -39,14 +45,17 @@ __all__ = ["Store"]
 logger = logging.getLogger(__name__)
 
 FILE: Final = "mesh.sqlite"
+JOURNAL: Final = "mesh.journal."
 VERSION: Final = 1
-PAGE_BYTES: Final = 1024
-"""A commit writes whole pages to the log. Measured, against SQLite's 4096: half as much for an own publish, a quarter
-for what is relayed; bundles of 60 KB take 0.1 ms longer."""
+JOURNAL_BYTES_MIN: Final = 4 * 1024 * 1024
+"""With so much in the journal a checkpoint is due, and need not wait for its time. As much again is held in memory."""
+JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""While checkpoints fail the journal grows up to here; then nothing is committed any more. Guess."""
 FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
 
-_sync: Final = getattr(os, "fdatasync", os.fsync)
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Changes).decode
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -91,19 +100,24 @@ class Store:
             os.close(self._lock)
             raise StateInUse(directory) from None
         self._database = self._open()
-        self._log: int | None = None
-        self._dirty = False
+        self._turns = threading.Lock()
+        """Held for as long as a commit takes: who changes journals waits for the turn."""
+        self._folding = threading.Lock()
+        self._journals: list[Journal] = []
+        """The last is written to; those before it are being folded."""
+        self._pending = Changes()
+        """What the journals say together."""
         self._distrusted = False
 
     def boot(self) -> Restored:
         """Begin a new incarnation, stored before this returns, and give back what is remembered.
 
         Raises:
-            StoreFailed: The database cannot be written.
+            StoreFailed: The database or the journal cannot be written.
         """
         try:
             return self._boot()
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise StoreFailed(f"{self._path} cannot be written: {error}") from None
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             self._database.close()
@@ -113,6 +127,7 @@ class Store:
 
     def _boot(self) -> Restored:
         database = self._database
+        last = self._fold_left()
         numbers = dict(database.execute("SELECT name, value FROM number"))
         first_boot = "incarnation" not in numbers
         # A device that lost its disk must not take up a number that it has used before.
@@ -151,8 +166,7 @@ class Store:
             self._set(database, "incarnation", incarnation)
             if not self._relay_log_on_disk:
                 self._relayed.clear(database)
-        self._dirty = True
-        self.checkpoint()
+        self._begin_journal(last + 1)
         return restored
 
     def commit(self, changes: Changes) -> None:
@@ -161,13 +175,21 @@ class Store:
         Raises:
             StoreFailed: Nothing was stored (the disk is full, or gone).
         """
-        try:
-            with self._database as database:
-                self._write(database, changes)
-        except (sqlite3.Error, OverflowError) as error:
-            self._relayed.failed()
-            raise StoreFailed(f"{self._path} cannot be written: {error}") from None
-        self._dirty = True
+        record = _encode(changes)
+        with self._turns:
+            journal = self._journals[-1]
+            if sum(each.size_bytes for each in self._journals) > JOURNAL_BYTES_MAX:
+                raise StoreFailed(f"{journal.path} is full, and {self._path} cannot be written")
+            try:
+                journal.append(record)
+            except OSError as error:
+                raise StoreFailed(f"{journal.path} cannot be written: {error.strerror}") from None
+            self._pending.absorb(changes)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a checkpoint had better not wait."""
+        return self._journals[-1].size_bytes > JOURNAL_BYTES_MIN
 
     def _write(self, database: sqlite3.Connection, changes: Changes) -> None:
         if changes.incarnation is not None:
@@ -212,42 +234,107 @@ class Store:
         if self._distrusted:
             self.checkpoint()
             return
+        with self._turns:
+            files = [journal.duplicate() for journal in self._journals]
         try:
-            if self._log is None:
-                self._log = os.open(self._path.with_name(FILE + "-wal"), os.O_RDWR)
-            _sync(self._log)
+            while files:
+                sync_file(files.pop(0))
         except OSError as error:
-            self._distrusted = self._dirty = True
+            self._distrusted = True
             raise StoreFailed(f"{self._path} cannot be synced: {error.strerror}") from None
+        finally:
+            for file in files:
+                os.close(file)
 
     def checkpoint(self) -> None:
-        """Sync what was committed and fold it into the file. Blocks for as long as the disk takes.
+        """Make what was committed survive a power cut, by folding it into the database. Blocks as `sync` does.
 
         Raises:
-            StoreFailed: It may not survive a power cut.
+            StoreFailed: It may not survive one.
         """
-        if not self._dirty:
-            return
-        self._dirty = False
+        with self._folding:
+            if self._journals[-1].empty and len(self._journals) == 1:
+                self._distrusted = False
+                return
+            folded = self._begin_journal(self._journals[-1].number + 1)
+            try:
+                self._fold(folded, self._journals[-2].number)
+            except (sqlite3.Error, OverflowError) as error:
+                self._relayed.failed()
+                with self._turns:
+                    folded.absorb(self._pending)
+                    self._pending = folded
+                raise StoreFailed(f"{self._path} cannot be written: {error}") from None
+            with self._turns:
+                done, self._journals = self._journals[:-1], self._journals[-1:]
+            for journal in done:
+                journal.close()
+                journal.path.unlink()
+            self._distrusted = False
+
+    def _begin_journal(self, number: int) -> Changes:
+        """Have turns go to a new journal from now on; returns what those before it say.
+
+        Raises:
+            StoreFailed: It cannot be made.
+        """
+        path = self._path.with_name(f"{JOURNAL}{number:08}")
         try:
-            with contextlib.closing(sqlite3.connect(self._path, timeout=1.0)) as database:
-                row = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            busy, in_log, folded = row
-        except sqlite3.Error as error:
-            self._dirty = True
-            raise StoreFailed(f"{self._path} cannot be synced: {error}") from None
-        if busy or folded < in_log:
-            self._dirty = True
-            if self._distrusted:
-                raise StoreFailed(f"{self._path} cannot be synced: its log is in use")
-            return
-        self._distrusted = False
+            journal = Journal(path, number)
+            try:
+                sync_directory(path.parent)
+                with self._turns:
+                    journal.begin(self._journals[-1].checksum if self._journals else 0)
+                    self._journals.append(journal)
+                    said, self._pending = self._pending, Changes()
+            except OSError:
+                journal.close()
+                path.unlink()
+                raise
+        except OSError as error:
+            raise StoreFailed(f"{path} cannot be written: {error.strerror}") from None
+        return said
+
+    def _fold(self, changes: Changes, upto: int) -> None:
+        """Put changes into the database, durably, and note up to which journal they go."""
+        with self._database as database:
+            self._write(database, changes)
+            self._set(database, "folded", upto)
+
+    def _fold_left(self) -> int:
+        """Fold the journals that the last process left, and delete them; returns the number of the last."""
+        row = self._database.execute("SELECT value FROM number WHERE name = 'folded'").fetchone()
+        last = folded = row[0] if row else 0
+        said, checksum = Changes(), None
+        paths = self._journal_paths()
+        for number, path in sorted(paths.items()):
+            last = max(last, number)
+            if number <= folded:
+                continue
+            found = read_journal(path, checksum)
+            if found is None:
+                break  # what came before it is not whole
+            records, checksum = found
+            for record in records:
+                said.absorb(_decode(record))
+        self._fold(said, last)
+        for path in paths.values():
+            path.unlink()
+        return last
+
+    def _journal_paths(self) -> dict[int, Path]:
+        """The journals in the directory, by number."""
+        return {
+            int(path.suffix[1:]): path
+            for path in self._path.parent.glob(f"{JOURNAL}*")
+            if path.suffix[1:].isdecimal()
+        }
 
     def close(self) -> None:
-        """Let go of the file and the directory."""
+        """Let go of the files and the directory."""
         self._database.close()
-        if self._log is not None:
-            os.close(self._log)
+        for journal in self._journals:
+            journal.close()
         os.close(self._lock)
 
     def _open(self) -> sqlite3.Connection:
@@ -260,12 +347,10 @@ class Store:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=1.0)
+        database = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
         try:
-            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute("PRAGMA wal_autocheckpoint = 0")
+            database.execute("PRAGMA synchronous = FULL")
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it has version {version}, this program {VERSION}")
@@ -286,6 +371,8 @@ class Store:
         self._path.replace(aside)
         for suffix in ("-wal", "-shm"):
             self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+        for path in self._journal_paths().values():
+            path.replace(path.with_name(path.name + ".damaged"))
 
     @staticmethod
     def _set(database: sqlite3.Connection, name: str, value: int) -> None:

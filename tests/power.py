@@ -1,8 +1,9 @@
-"""Power cuts: what a disk holds afterwards."""
+"""Disks that lose power or fill up: what they hold afterwards."""
 
 import errno
 import os
 from contextlib import closing
+from pathlib import Path
 
 from broker.store import Store
 
@@ -14,7 +15,7 @@ class Disk:
         self.directory = directory
         self.synced = {}
         self.failing = False
-        monkeypatch.setattr("broker.store._sync", self._sync)
+        monkeypatch.setattr("broker.journal._sync", self._sync)
 
     def _sync(self, file):
         if self.failing:
@@ -23,14 +24,34 @@ class Disk:
         os.fsync(file)
 
     def snapshot(self):
-        names = ("mesh.sqlite", "mesh.sqlite-wal")
-        self.synced = {name: (self.directory / name).read_bytes() for name in names}
+        paths = sorted(self.directory.glob("mesh.*"))
+        self.synced = {path.name: path.read_bytes() for path in paths}
 
     def cut_power(self, to, *, torn=0):
         """The disk afterwards; `torn` bytes of what was written later have reached it, too."""
         to.mkdir()
         for name, data in self.synced.items():
-            later = (self.directory / name).read_bytes()
-            kept = data + later[len(data) : len(data) + torn] if name.endswith("wal") else data
-            (to / name).write_bytes(kept)
+            later = b""
+            if name.startswith("mesh.journal") and (self.directory / name).exists():
+                later = (self.directory / name).read_bytes()[len(data) :][:torn]
+            (to / name).write_bytes(data + later)
         return closing(Store(to))
+
+
+class FullDisk:
+    """A disk that takes `room` bytes more of the journals in a directory, then none; None: as many as there come."""
+
+    def __init__(self, monkeypatch, directory):
+        self.directory = directory
+        self.room = None
+        monkeypatch.setattr("broker.journal._write", self._write)
+
+    def _write(self, file, data):
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        if self.room is None or not path.is_relative_to(self.directory):
+            return os.write(file, data)
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = os.write(file, data[: self.room])
+        self.room -= written
+        return written

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from broker.mesh.bundle import Position  # noqa: TC001 - msgspec reads the types of what is stored
 from broker.mesh.limits import LOG_BUNDLES_MAX
+from broker.mesh.retained import Entry  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Message, Position
-    from broker.mesh.retained import Entry
+    from broker.mesh.bundle import Message
 
 __all__ = [
     "Changes",
@@ -91,38 +94,44 @@ class RelayedBundle(NamedTuple):
     """Hybrid clock at which it expires; 0: it does not."""
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(msgspec.Struct, omit_defaults=True):
     """What the store must commit before this turn's deliveries leave."""
 
     incarnation: int | None = None
     clock_bound: int | None = None
     known_since: int | None = None
     """Since when this device has been there; see `horizon.py`."""
-    own: list[OwnBundle] = field(default_factory=list)
-    own_held: dict[int, Position] = field(default_factory=dict)
+    own: list[OwnBundle] = []
+    own_held: dict[int, Position] = {}
     """By lane: own bundles up to here need not be stored any longer: a neighbour holds them, newer ones are many."""
     own_replaced: bool = False
     """All stored own bundles are void; `own` holds their replacements (the incarnation was raised)."""
-    passed: dict[tuple[str, int], Position] = field(default_factory=dict)
-    retained: dict[str, Entry | None] = field(default_factory=dict)
+    passed: dict[tuple[str, int], Position] = {}
+    retained: dict[str, Entry | None] = {}
     """By topic; None: forget it altogether."""
-    relayed: list[RelayedBundle] = field(default_factory=list)
+    relayed: list[RelayedBundle] = []
     """In the order in which they came; only where the relay log is on disk."""
 
     def absorb(self, newer: Changes) -> None:
-        """Take in what came after; for changes that could not be stored yet."""
+        """Take in what came after; for changes that are not in their place yet."""
         self.incarnation = newer.incarnation if newer.incarnation is not None else self.incarnation
         self.clock_bound = newer.clock_bound if newer.clock_bound is not None else self.clock_bound
         if newer.known_since is not None:
             self.known_since = newer.known_since
         if newer.own_replaced:
             self.own_replaced, self.own = True, []
-        self.own = (self.own + newer.own)[-LOG_BUNDLES_MAX:]
-        self.own_held |= newer.own_held
-        self.passed |= newer.passed
-        self.retained |= newer.retained
-        self.relayed = (self.relayed + newer.relayed)[-LOG_BUNDLES_MAX:]
+        self.own += newer.own
+        for lane, upto in newer.own_held.items():
+            self.own_held[lane] = max(upto, self.own_held.get(lane, upto))
+        if newer.own_held:
+            held = self.own_held
+            self.own = [own for own in self.own if own.position > held.get(own.lane, (0, 0))]
+        self.passed.update(newer.passed)
+        self.retained.update(newer.retained)
+        self.relayed += newer.relayed
+        for bundles in (self.own, self.relayed):
+            if len(bundles) > LOG_BUNDLES_MAX:
+                del bundles[:-LOG_BUNDLES_MAX]
 
     @property
     def precede(self) -> bool:
