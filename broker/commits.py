@@ -1,7 +1,7 @@
 """When what a turn changed is stored, and when what was published counts as acknowledged.
 
 Theory of operation. Each turn's changes are one commit: a write that no kill of the process takes back, made in the
-event loop since deliveries wait for it (about 20 us). With `Durability.POWER` an acknowledgement waits, besides, until
+event loop since deliveries wait for it (about 10 us). With `Durability.POWER` an acknowledgement waits, besides, until
 the disk has synced: syncs run in a thread, one at a time, and each makes durable all turns that were committed before
 it began (group commit), so the loop does not wait and a slow disk makes larger groups. A commit that meets a sync may
 have to wait for the file system (measured: 1 ms and more for 3 in 100, and 1 in 200 with pauses), so syncs pause for
@@ -37,7 +37,7 @@ __all__ = ["Commits", "Durability"]
 logger = logging.getLogger(__name__)
 
 SYNC_S: Final = 5.0
-"""How often everything is synced and the log folded into the file. What a power cut may take with
+"""How often the journal is folded into the database, which syncs everything. What a power cut may take with
 `Durability.PROCESS`; one sync in so long wears an SD card little. Guess."""
 
 SYNC_DELAY_S: Final = 0.003
