@@ -1,4 +1,4 @@
-"""`idle`: five devices as `flockmq run` starts them, each linked to the others, with nothing to do but heartbeats.
+"""`idle`: five devices as `flockmq run` starts them, all linked by mutual TLS, with nothing to do but heartbeats.
 
 No sensor, no model and so no inference worker. Processor time and resident memory are read from outside, per device.
 """
@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
+from agent.demo.identities import identity_of, make_fleet
 from agent.demo.procfs import cpu_s, rss_mb
 from bench.figures import median
 from bench.result import Result
@@ -25,12 +26,17 @@ state = "{state}"
 
 [broker]
 port = {port}
+
+[tls]
+identity = "{identity}"
+host = "127.0.0.1"
+port = {tls}
 """
 _NEIGHBOUR: Final = """
 [[neighbour]]
 name = "{name}"
 host = "127.0.0.1"
-port = {port}
+port = {tls}
 """
 
 
@@ -71,14 +77,23 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
 
 
 async def _start(stage: Stage) -> list[int]:
-    ports = [free_port() for _ in range(DEVICES)]
+    ports, tls = ([free_port() for _ in range(DEVICES)] for _ in range(2))
+    fleet = stage.directory("fleet")
+    make_fleet(fleet, "city", [f"d{number}" for number in range(DEVICES)])
     pids = []
     for number, port in enumerate(ports):
         directory = stage.directory(f"d{number}")
         config = directory / "device.toml"
-        text = _CONFIG.format(device=f"d{number}", state=directory / "state", port=port)
+        name = f"d{number}"
+        text = _CONFIG.format(
+            device=name,
+            state=directory / "state",
+            port=port,
+            identity=identity_of(fleet, name),
+            tls=tls[number],
+        )
         for other in range(number):
-            text += _NEIGHBOUR.format(name=f"d{other}", port=ports[other])
+            text += _NEIGHBOUR.format(name=f"d{other}", tls=tls[other])
         config.write_text(text)
         command = [sys.executable, "-P", "-m", "agent.cli", "run", "--config", str(config)]
         pids.append(await stage.daemon(f"d{number}", command, port))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.demo.plan import TLS_PORTS_ON
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DEADLINE_S = 60
@@ -43,10 +45,13 @@ def test_every_command_is_run_by_something():
     assert sorted(here) == sorted([*LOOKING, *PROVING, *SERVING])
 
 
+IDENTITY = "/tmp/flockmq-demo-*/identity-viewer"
+FILES = f"--cafile {IDENTITY}/ca.pem --cert {IDENTITY}/own.pem --key {IDENTITY}/own.key"
 LOOKING = [
     "mosquitto_sub -p 18831 -t 'flock/v1/+/obstacle/#' -v",
     "mosquitto_sub -p 18834 -t 'home/#' -v",
     "mosquitto_pub -p 18831 -t home/lamp -m on -q 1",
+    f"mosquitto_sub -p 18931 {FILES} -t 'flock/v1/+/status/+' -v",
 ]
 PROVING = [".venv/bin/flockmq demo --headless --seconds 30 --json"]
 SERVING = [
@@ -55,13 +60,16 @@ SERVING = [
 ]
 
 
-def free_ports(count):
-    """A row of ports that nobody listens on; workers of one run look in places of their own."""
+def free_ports(count, *, beside=0):
+    """A row of ports that nobody listens on, nor on those so much above them.
+
+    Workers of one run look in places of their own.
+    """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for base in range(20_000 + 500 * worker, 20_500 + 500 * worker, 10):
         with contextlib.ExitStack() as stack:
             try:
-                for number in range(count):
+                for number in {*range(count), *range(beside, beside + count)}:
                     probe = stack.enter_context(socket.socket())
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", base + number))
@@ -96,9 +104,10 @@ def first_line(arguments):
         return process.stdout.readline()
 
 
-def test_looking_inside_the_demo():
-    base = free_ports(5)
-    ports = {FIRST_PORT + number: base + number for number in range(5)}
+def test_looking_inside_the_demo(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    base = free_ports(5, beside=TLS_PORTS_ON)
+    ports = {FIRST_PORT + number: base + number for number in (*range(5), TLS_PORTS_ON)}
     demo = [*words(PROVING[0], {30: 40}), "--calm", "--port", str(base)]
     with running(demo) as process:
         assert "5 devices" in process.stdout.readline()
@@ -108,6 +117,9 @@ def test_looking_inside_the_demo():
             publisher = [*words(LOOKING[2], ports), "-r"]
             subprocess.run(publisher, check=True, timeout=DEADLINE_S)
             assert subscriber.stdout.readline() == "home/lamp on\n"
+        (viewer,) = tmp_path.glob("flockmq-demo-*/identity-viewer")
+        secured = LOOKING[3].replace(IDENTITY, str(viewer))
+        assert first_line(words(secured, ports)).startswith("flock/v1/city/status/j-")
         for inline in re.findall(r"`\.venv/bin/(flockmq (?:watch|status|doctor)[^`]*)`", README):
             limit = " -C 1" if "watch" in inline else ""
             shown = subprocess.check_output(

@@ -1,6 +1,7 @@
 """Five devices on one machine, watched from outside: `flockmq demo`.
 
     plan       who there is, who is linked to whom, what each device.toml says
+    identities   who they are to each other
     records    what a device's process and its watcher write to each other
     child      one device in a process of its own      reporter   what it tells its watcher
     process    such a process, from outside            fleet      all of them, and the faults

@@ -14,7 +14,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.demo.plan import CUT_OFF, KILLED, OPERATOR, DevicePlan, neighbours_of
+from agent.demo.identities import identity_of, make_fleet
+from agent.demo.plan import CUT_OFF, KILLED, OPERATOR, SITE, DevicePlan, neighbours_of
 from agent.demo.process import DeviceProcess
 from agent.demo.records import (
     Answer,
@@ -77,10 +78,12 @@ class Fleet:
         self._processes: dict[str, DeviceProcess] = {}
         self._names = tuple(plan.name for plan in plans)
         self._fault: Fault | None = None
+        make_fleet(directory, SITE, self._names)
         for plan in plans:
             state = directory / plan.name
             state.mkdir()
-            toml = plan.toml(state, speed=speed, started_ms=started_ms)
+            identity = identity_of(directory, plan.name)
+            toml = plan.toml(state, identity, speed=speed, started_ms=started_ms)
             self._config(plan.name).write_text(toml)
 
     @property

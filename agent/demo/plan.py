@@ -28,6 +28,8 @@ __all__ = [
     "LINKS",
     "OPERATOR",
     "PORT",
+    "SITE",
+    "TLS_PORTS_ON",
     "TTL_MS",
     "WATCHED",
     "DevicePlan",
@@ -56,6 +58,8 @@ OPERATOR: Final = "j-1-0"
 KILLED: Final = "j-1-2"
 CUT_OFF: Final = frozenset({"j-1-0", "j-2-1", "j-1-2"})
 """One side of the cut; the other one is the rest."""
+TLS_PORTS_ON: Final = 100
+"""A device's port for TLS, where neighbours dial it, is so much above its plain one."""
 TTL_MS: Final = 60_000
 """How long an obstacle lives, in wall time."""
 SITE: Final = "city"
@@ -74,20 +78,25 @@ class DevicePlan:
 
     name: str
     port: int
+    """For people and programs on this machine."""
+    tls_port: int
+    """For its neighbours."""
     neighbours: tuple[tuple[str, int], ...]
-    """Name and port of each."""
+    """Name and port for TLS of each."""
 
-    def toml(self, state: Path, *, speed: float, started_ms: int) -> str:
+    def toml(self, state: Path, identity: Path, *, speed: float, started_ms: int) -> str:
         """Its device.toml.
 
         Args:
             state: Its state directory.
+            identity: Its identity's folder.
             speed: Trace seconds per second.
             started_ms: Wall time at which the trace was at its second 0.
         """
         sections: list[str] = [
             _table("", {"device": self.name, "site": SITE, "state": str(state)}),
             _table("[broker]", {"host": HOST, "port": self.port}),
+            _table("[tls]", {"identity": str(identity), "host": HOST, "port": self.tls_port}),
         ]
         sections += [
             _table("[[neighbour]]", {"name": name, "host": HOST, "port": port})
@@ -107,8 +116,11 @@ class DevicePlan:
 def fleet_plan(port: int) -> tuple[DevicePlan, ...]:
     """The five devices on ports from `port` on."""
     ports = {name: port + index for index, name in enumerate(DEVICES)}
+    tls = {name: port + TLS_PORTS_ON for name, port in ports.items()}
     return tuple(
-        DevicePlan(name, ports[name], tuple((peer, ports[peer]) for peer in neighbours_of(name)))
+        DevicePlan(
+            name, ports[name], tls[name], tuple((peer, tls[peer]) for peer in neighbours_of(name))
+        )
         for name in DEVICES
     )
 
@@ -124,21 +136,21 @@ def check_ports(plans: tuple[DevicePlan, ...]) -> None:
     Raises:
         PortTaken: One cannot.
     """
-    for plan in plans:
-        if not 0 < plan.port <= PORT_MAX:
+    for name, port in [(p.name, port) for p in plans for port in (p.port, p.tls_port)]:
+        if not 0 < port <= PORT_MAX:
             raise PortTaken(
-                f"there is no port {plan.port}; choose --port between 1 and "
-                f"{PORT_MAX - len(plans) + 1}"
+                f"there is no port {port}; choose --port between 1 and "
+                f"{PORT_MAX - TLS_PORTS_ON - len(plans) + 1}"
             )
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, plan.port))
+                probe.bind((HOST, port))
                 probe.listen()
             except OSError as error:
                 raise PortTaken(
-                    f"port {plan.port} of {HOST}, which {plan.name} needs, cannot be had "
-                    f"({error.strerror}); `ss -ltnp 'sport = :{plan.port}'` names who has it: "
+                    f"port {port} of {HOST}, which {name} needs, cannot be had "
+                    f"({error.strerror}); `ss -ltnp 'sport = :{port}'` names who has it: "
                     "end that, or choose others with --port"
                 ) from None
 

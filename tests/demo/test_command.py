@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from agent.demo.plan import DEVICES
+from agent.demo.plan import DEVICES, TLS_PORTS_ON
 
 PORT_RANGE = range(23_000, 32_000, 10)
 """Below the range that the kernel draws from for outgoing connections."""
@@ -25,10 +25,14 @@ def free(port):
 
 @pytest.fixture
 def port(worker_id):
-    """The first of five free ports in a row; test processes look in different places."""
+    """The first of five free ports in a row, with those for TLS above them; test processes look in different places."""
     number = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
     candidates = [*PORT_RANGE[number * 50 :], *PORT_RANGE]
-    return next(base for base in candidates if all(free(base + i) for i in range(5)))
+    return next(
+        base
+        for base in candidates
+        if all(free(base + i + more) for i in range(5) for more in (0, TLS_PORTS_ON))
+    )
 
 
 @pytest.fixture
@@ -196,4 +200,4 @@ def test_ports_end_somewhere(start):
     process = start("headless=True", at=65_533)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert errors == ("flockmq demo: there is no port 65536; choose --port between 1 and 65531\n")
+    assert errors == ("flockmq demo: there is no port 65633; choose --port between 1 and 65431\n")
