@@ -38,7 +38,7 @@ ENV PATH=/opt/flockmq/bin:$PATH PYTHONUNBUFFERED=1
 
 USER flockmq
 VOLUME /var/lib/flockmq
-EXPOSE 1883
+EXPOSE 8883
 
 # Healthy: the device has said something of itself within the last seconds (it does so every second; -R passes over
 # what it said before). So broker, event loop and agent all live. Prints the length of the report. To enter the

@@ -76,13 +76,16 @@ def renew(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Whose; by default all due.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the one member that is renewed, if it is here.")
+    ] = None,
     via: Via = None,
     directory: Directory = CA,
 ) -> None:
     """Renew certificates; devices take theirs from the mesh."""
     from agent.commands import ca
 
-    ca.renew(directory, names or [], via)
+    ca.renew(directory, names or [], out, via)
 
 
 @ca_app.command()

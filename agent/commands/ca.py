@@ -26,8 +26,9 @@ from broker.authority import LIFE_DAYS, Authority
 from broker.credentials import notice
 from broker.errors import AuthorityUnusable
 from broker.identity import DAY_MS, Moment, Role
-from broker.identity_folder import write_identity
+from broker.identity_folder import CERTIFICATE_FILE, KEY_FILE, write_identity
 from broker.introduction import Unanswered, meet
+from broker.secret_file import write_file
 from broker.topics import certificate_topic, revocation_topic
 from broker.trust import Trust
 from broker.wall_clock import wall_ms
@@ -61,7 +62,7 @@ def issue(
     out = out or Path(f"identity-{name}")
     key = certificates.make_key()
     with Authority.at(directory) as authority:
-        if (out / "own.key").exists():
+        if (out / KEY_FILE).exists():
             raise AuthorityUnusable(
                 f"there is an identity in {out} already; name another folder with --out"
             )
@@ -83,8 +84,15 @@ def list_members(directory: Path) -> None:
         _say(f"  {member.role} {member.name}: {left_days:.0f} days left{due}")
 
 
-def renew(directory: Path, names: Sequence[str], via: str | None) -> None:
-    """Renew the certificates of these members, or of all that are due, and tell the fleet."""
+def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | None) -> None:
+    """Renew the certificates of these members, or of all that are due, and tell the fleet.
+
+    Raises:
+        ConfigError: Several are renewed, and one folder is to take them.
+    """
+    if out is not None:
+        _renew_here(directory, names, out)
+        return
     now_ms = wall_ms()
     with Authority.at(directory) as authority:
         due = [member.name for member in authority.members(now_ms) if member.due(now_ms)]
@@ -94,6 +102,16 @@ def renew(directory: Path, names: Sequence[str], via: str | None) -> None:
     if not names and not due:
         _say("nothing is due")
     _tell(directory, via)
+
+
+def _renew_here(directory: Path, names: Sequence[str], out: Path) -> None:
+    """Renew one member, and put its certificate into its folder."""
+    if len(names) != 1:
+        raise ConfigError("--out takes the certificate of one member; name it")
+    with Authority.at(directory) as authority:
+        pem = authority.renew(names[0], wall_ms()).pem.encode()
+    write_file(out / CERTIFICATE_FILE, pem)
+    _say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
 
 
 def revoke(directory: Path, name: str, via: str | None) -> None:
@@ -119,7 +137,7 @@ def keep(directory: Path, via: str) -> None:
     while True:
         pause_s = KEEP_S
         try:
-            renew(directory, (), via)
+            renew(directory, (), None, via)
         except (NoDevice, AuthorityUnusable) as error:
             sys.stderr.write(f"flockmq ca keep: {error}\n")
             pause_s = KEEP_AGAIN_S
@@ -137,12 +155,12 @@ def _tell(directory: Path, via: str | None) -> None:
 
 async def _publish(directory: Path, host: str, port: int) -> None:
     now_ms = wall_ms()
-    with Authority.at(directory) as authority, tempfile.TemporaryDirectory() as errand:
-        folder = Path(errand)
-        certificate, key = authority.errand(now_ms, ERRAND_LIFE)
-        write_identity(folder, authority.pem, certificate, key)
-        trust = Trust(folder, lambda: Moment(now_ms, synchronised=True))
-        revocations = authority.revocation_list(now_ms)
+    with tempfile.TemporaryDirectory() as folder:
+        with Authority.at(directory) as authority:
+            fleet, revocations = authority.fleet, authority.revocation_list(now_ms)
+            members = authority.members(now_ms)
+            write_identity(Path(folder), authority.pem, *authority.errand(now_ms, ERRAND_LIFE))
+        trust = Trust(Path(folder), lambda: Moment(now_ms, synchronised=True))
         trust.adopt_revocations(revocations)
         try:
             met = await meet(host, port, trust)
@@ -151,8 +169,8 @@ async def _publish(directory: Path, host: str, port: int) -> None:
                 f"the fleet was not told through {host}:{port}: {error}; name a device that is up with --via"
             ) from None
         site = met.introduction.site
-        told = {revocation_topic(site=site, fleet=authority.fleet): revocations}
-        for member in authority.members(now_ms):
+        told = {revocation_topic(site=site, fleet=fleet): revocations}
+        for member in members:
             if member.role is Role.DEVICE:
                 topic = certificate_topic(site=site, device=member.name)
                 told[topic] = member.pem.encode()

@@ -1,7 +1,13 @@
 """What the containers are started from agrees with the rest of the project. Needs no engine."""
 
 import json
+import os
 import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,8 @@ from agent.config import load
 from agent.demo.plan import DEVICES, LINKS, SITE
 from agent.messages import decode
 from agent.models.shipped import ModelFiles
+from broker.identity import Moment
+from broker.trust import Trust
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "compose"
@@ -24,12 +32,12 @@ def blocks(language):
 
 def test_the_devices_and_links_are_those_of_the_demo():
     configs = {path.stem: load(path) for path in DEPLOY.glob("*.toml")}
-    assert set(configs) == set(DEVICES) == set(SERVICES) - {"operator"}
+    assert set(configs) == set(DEVICES) == set(SERVICES) - {"operator", "identities", "authority"}
     dialled = {(name, n.name) for name, config in configs.items() for n in config.neighbour}
     assert dialled == {(a, b) for a, b in LINKS} | {(b, a) for a, b in LINKS}
     for name, config in configs.items():
         assert (config.device, config.site) == (name, SITE)
-        assert all(n.host == n.name and n.port == config.broker.port for n in config.neighbour)
+        assert all(n.host == n.name and n.port == config.tls.port for n in config.neighbour)
         assert config.sensor.options["junction"] == name
 
 
@@ -40,6 +48,51 @@ def test_a_container_has_its_own_configuration_and_disk(device):
         f"./deploy/compose/{device}.toml:/etc/flockmq/device.toml:ro",
         f"{device}:{state}",
     ]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_container_is_a_member_with_an_identity_on_its_own_disk(device):
+    config = load(DEPLOY / f"{device}.toml")
+    assert config.tls.identity == f"{config.state}/identity"
+    assert not config.broker.plain_listen
+    assert f"{device}:/members/{device}" in SERVICES["identities"]["volumes"]
+    mounted = [name for name, one in SERVICES.items() if "ca:/ca" in one.get("volumes", ())]
+    assert mounted == ["identities", "authority"]
+
+
+def test_identities_are_made_once_and_again_where_they_were_lost(tmp_path):
+    """By the script that the containers run."""
+    members = tmp_path / "members"
+    for name in (*DEVICES[:2], "operator"):
+        (members / name).mkdir(parents=True)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "CA": str(tmp_path / "ca"),
+        "MEMBERS": str(members),
+        "OWNER": str(os.getuid()),
+    }
+
+    def made():
+        command = ["sh", str(DEPLOY / "identities.sh")]
+        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=60)
+        return {
+            folder.name: (folder / "identity" / "own.pem").read_bytes()
+            for folder in members.iterdir()
+        }
+
+    first = made()
+    assert stat.S_IMODE((members / DEVICES[0] / "identity" / "own.key").stat().st_mode) == 0o600
+    shutil.rmtree(members / DEVICES[1] / "identity")
+    second = made()
+    assert second[DEVICES[0]] == first[DEVICES[0]]
+    assert second[DEVICES[1]] != first[DEVICES[1]]
+    assert (
+        second["operator"] != first["operator"]
+    )  # people have no grace, so it is renewed each time
+    clock = Moment(time.time_ns() // 1_000_000, synchronised=True)
+    for name in second:
+        found = Trust(members / name / "identity", lambda: clock).identity
+        assert found == ("city", name, "operator" if name == "operator" else "device")
 
 
 def test_no_port_is_published():
