@@ -29,6 +29,7 @@ from broker.errors import StoreFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.embedded.session_journal import SessionChanges
     from broker.mesh.events import Changes
     from broker.store import Store
 
@@ -93,15 +94,18 @@ class Commits:
         """The last turn of which everything may be acknowledged."""
         self.commits = self.failed = self.syncs = self.syncs_failed = 0
 
-    def commit(self, changes: Changes) -> bool:
-        """Store what a turn changed. False: it could not be, or what was stored before could not be synced."""
+    def commit(self, changes: Changes, sessions: SessionChanges | None = None) -> bool:
+        """Store what a turn changed. False: it could not be, or what was stored before could not be synced.
+
+        Changes of sessions that could not be stored are the caller's to bring again, as a whole.
+        """
         if self._unstored is not None:
             self._unstored.absorb(changes)
             changes, self._unstored = self._unstored, None
         self.turn += 1
-        if changes:
+        if changes or sessions is not None:
             try:
-                self._store.commit(changes)
+                self._store.commit(changes, sessions)
             except StoreFailed as error:
                 self.failed += 1
                 self._unstored = changes
@@ -110,7 +114,8 @@ class Commits:
             self.commits += 1
             if self._store.crowded:
                 self._crowded.set()
-        if changes.own and self._durability is Durability.POWER:
+        binding = changes.own or (sessions is not None and sessions.binding)
+        if binding and self._durability is Durability.POWER:
             self._sync_upto = self.turn
         waiting, self._wanted = self._wanted, None
         if waiting is not None:

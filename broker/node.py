@@ -20,13 +20,23 @@ from broker.delivered import Delivered, batch_of
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
-from broker.links import LINKS_MAX, Links
+from broker.links import Links
 from broker.mesh.bundle import FLAG_RETAINED
-from broker.mesh.events import CloseLink, Deliver, Gap, MeshFull, Misbehaved, Undelivered
+from broker.mesh.events import (
+    CloseLink,
+    Deliver,
+    Event,
+    Gap,
+    MeshFull,
+    Misbehaved,
+    Undelivered,
+)
 from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics
 from broker.radio import Radio
-from broker.topics import CALL_DEADLINE_MS, Route, parse, place, topic_matcher, topic_matches
+from broker.retained_values import retained_values
+from broker.topics import CALL_DEADLINE_MS, Route, parse, place
+from broker.troubles import Troubles
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:
@@ -86,17 +96,25 @@ class Node:
     ) -> None:
         self.device = device
         self.radio = Radio()
-        self._commits = Commits(store, durability, self.request_flush, self._problem)
+        self._troubles = Troubles(device)
+        self._commits = Commits(store, durability, self.request_flush, self._troubles.problem)
         self._random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
+        restored = store.boot()
         self._broker = EmbeddedBroker(
-            self, device, host=host, port=port, websocket_port=websocket_port, tls=tls
+            self,
+            device,
+            host=host,
+            port=port,
+            websocket_port=websocket_port,
+            tls=tls,
+            sessions=store.sessions,
         )
         self._mesh = Mesh(
             device,
             self._random,
             now_ns=time.monotonic_ns(),
             wall_ms=wall_ms(),
-            restored=store.boot(),
+            restored=restored,
         )
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)
@@ -110,9 +128,7 @@ class Node:
         self._timer_ns = 0
         self._flush_due = False
         self._eased = asyncio.Event()
-        self._gaps = 0
-        self._last_problem = self._last_gap = ""
-        self._closed_links: dict[str, str] = {}
+        self._events: list[Event] = []
         self._closed = False
 
     # Life.
@@ -296,11 +312,11 @@ class Node:
             commits_failed=self._commits.failed,
             syncs=self._commits.syncs,
             syncs_failed=self._commits.syncs_failed,
-            gaps=self._gaps,
-            last_gap=self._last_gap,
-            last_problem=self._last_problem or self.links.refused,
+            gaps=self._troubles.gaps,
+            last_gap=self._troubles.last_gap,
+            last_problem=self._troubles.last_problem or self.links.refused,
             dial_failures=self.links.failures(),
-            closed_links=dict(self._closed_links),
+            closed_links=dict(self._troubles.closed_links),
             hubs=self._foreign.hub_statistics(),
             bridges=self._foreign.bridge_statistics(),
         )
@@ -316,20 +332,10 @@ class Node:
 
     def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Retained values that a filter matches."""
-        maps = (self._mesh.retained, self._mesh.retained_local)
-        if "+" not in topic_filter and "#" not in topic_filter:
-            found = [(topic_filter, held.get(topic_filter)) for held in maps]
-            return [
-                (topic, entry.payload, entry.qos)
-                for topic, entry in found
-                if entry and entry.payload
-            ]
-        matches = topic_matcher(topic_filter)
+        mesh = self._mesh
         return [
-            (topic, entry.payload, entry.qos)
-            for held in maps
-            for topic, entry in held.items()
-            if entry.payload and matches(topic)
+            *retained_values(mesh.retained, topic_filter),
+            *retained_values(mesh.retained_local, topic_filter),
         ]
 
     def retained_value(self, topic: str) -> bytes | None:
@@ -339,11 +345,7 @@ class Node:
 
     def retained_entries(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Topic, payload and QoS of retained values that all share, deleted ones with an empty payload."""
-        return [
-            (topic, entry.payload, entry.qos)
-            for topic, entry in self._mesh.retained.items()
-            if topic_matches(topic_filter, topic)
-        ]
+        return retained_values(self._mesh.retained, topic_filter, deleted=True)
 
     def link_attached(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has dialled."""
@@ -404,13 +406,15 @@ class Node:
         self._mesh.seal(now_ns)
         commits = self._commits
         if self._mesh.stores_first:
-            commits.commit(self._mesh.take_changes())
+            self._route()
+            self._commit()
         for peer, pipe in self.links.audible():
             room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
             frames = self._mesh.frames_to_send(peer, room, now_ns)
             if frames:
                 pipe.send(frames)
-        committed = commits.commit(self._mesh.take_changes())
+        self._route()
+        committed = self._commit()
         self._hand_out()
         self._broker.flush(
             committed=committed,
@@ -422,38 +426,42 @@ class Node:
         if not self._closed:
             self._arm(now_ns)
 
-    def _hand_out(self) -> None:
+    def _route(self) -> None:
+        """Give MQTT sessions what was delivered, so that theirs is stored with the position that passed it."""
         while (event := self._mesh.next_event()) is not None:
+            self._events.append(event)
+            if isinstance(event, Deliver) and not event.rebuild and self._broker.subscribed:
+                for message in event.messages:
+                    retained = bool(message.flags & FLAG_RETAINED)
+                    self._broker.route(
+                        message.topic, message.payload, message.qos, retained=retained
+                    )
+
+    def _commit(self) -> bool:
+        committed = self._commits.commit(self._mesh.take_changes(), self._broker.take_changes())
+        if not committed:
+            self._broker.changes_lost()
+        return committed
+
+    def _hand_out(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
             match event:
                 case Deliver():
                     self._deliver(event)
-                case CloseLink(peer, reason):
-                    self._close_link(peer, reason)
-                case Gap(origin, lane, after, upto):
-                    self._gaps += 1
-                    where = f"lane {lane} after {after} up to {upto}"
-                    self._last_gap = f"what {origin} published on {where}; no neighbour holds it"
-                    self._problem(f"lost for good: {self._last_gap}")
+                case CloseLink():
+                    self._troubles.link_closed(event)
+                    self.links.drop(event.peer)
+                case Gap():
+                    self._troubles.gap(event)
                 case Undelivered(to, _, _, reason):
-                    self._problem(f"not delivered to {to}: {reason}")
+                    self._troubles.problem(f"not delivered to {to}: {reason}")
                     for callback in self._undelivered_watchers:
                         callback(event)
                 case Misbehaved(peer, reason):
-                    self._problem(f"bad frame from {peer}: {reason}")
-
-    def _close_link(self, peer: str, reason: str) -> None:
-        self._problem(f"link to {peer} closed: {reason}")
-        self._closed_links.pop(peer, None)
-        self._closed_links[peer] = reason
-        if len(self._closed_links) > LINKS_MAX:
-            del self._closed_links[next(iter(self._closed_links))]
-        self.links.drop(peer)
+                    self._troubles.problem(f"bad frame from {peer}: {reason}")
 
     def _deliver(self, event: Deliver) -> None:
-        if not event.rebuild and self._broker.subscribed:
-            for message in event.messages:
-                retained = bool(message.flags & FLAG_RETAINED)
-                self._broker.route(message.topic, message.payload, message.qos, retained=retained)
         if not self._subscribers:
             return
         batch = batch_of(event)
@@ -477,11 +485,6 @@ class Node:
         self._timer = None
         self._mesh.handle_timer(time.monotonic_ns())
         self._flush()
-
-    def _problem(self, text: str) -> None:
-        if text != self._last_problem:
-            logger.warning("%s: %s", self.device, text)
-        self._last_problem = text
 
     async def _keep_clock(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """What survives a restart: a journal that each turn appends to, folded now and then into one SQLite file.
 
-That is incarnation, clock bound, positions, retained map, own publishes that no neighbour is known to hold, and, where
-it is wanted, what this device relays.
+That is incarnation, clock bound, positions, retained map, own publishes that no neighbour is known to hold, persistent
+MQTT sessions, and, where it is wanted, what this device relays.
 
 Decides how a commit becomes durable. A commit is one write to the journal, into the page cache (10 us, no wait for the
 disk), so it survives the process being killed. `sync` makes all commits before it survive a power cut. `checkpoint`
@@ -31,14 +31,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker.embedded.session_journal import SessionChanges
 from broker.errors import StateInUse, StoreFailed
 from broker.journal import Journal, read_journal, sync_directory, sync_file
 from broker.mesh.events import Changes, OwnBundle, Restored
 from broker.mesh.retained import Entry
 from broker.relay_table import RelayTable
+from broker.session_changes import PendingSessions
+from broker.session_table import SessionTable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from broker.embedded.session_journal import StoredSession
 
 __all__ = ["Store"]
 
@@ -55,7 +60,7 @@ FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Changes).decode
+_decode: Final = msgspec.msgpack.Decoder(tuple[Changes, SessionChanges | None]).decode
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -85,6 +90,9 @@ class Store:
 
     def __init__(self, directory: Path, *, relay_log_on_disk: bool = False) -> None:
         self._relayed = RelayTable()
+        self._session_table = SessionTable()
+        self.sessions: list[StoredSession] = []
+        """The persistent MQTT sessions as `boot` found them."""
         self._relay_log_on_disk = relay_log_on_disk
         self._path = directory / FILE
         try:
@@ -105,7 +113,7 @@ class Store:
         self._folding = threading.Lock()
         self._journals: list[Journal] = []
         """The last is written to; those before it are being folded."""
-        self._pending = Changes()
+        self._pending, self._pending_sessions = Changes(), PendingSessions()
         """What the journals say together."""
         self._distrusted = False
 
@@ -162,6 +170,7 @@ class Store:
             relayed=self._relayed.load(database) if self._relay_log_on_disk else [],
             keeps_relayed=self._relay_log_on_disk,
         )
+        self.sessions = self._session_table.load(database)
         with database:
             self._set(database, "incarnation", incarnation)
             if not self._relay_log_on_disk:
@@ -169,13 +178,13 @@ class Store:
         self._begin_journal(last + 1)
         return restored
 
-    def commit(self, changes: Changes) -> None:
-        """Store what a turn changed, all or nothing.
+    def commit(self, changes: Changes, sessions: SessionChanges | None = None) -> None:
+        """Store what a turn changed, in the mesh and in MQTT sessions, all or nothing.
 
         Raises:
             StoreFailed: Nothing was stored (the disk is full, or gone).
         """
-        record = _encode(changes)
+        record = _encode((changes, sessions))
         with self._turns:
             journal = self._journals[-1]
             if sum(each.size_bytes for each in self._journals) > JOURNAL_BYTES_MAX:
@@ -185,6 +194,8 @@ class Store:
             except OSError as error:
                 raise StoreFailed(f"{journal.path} cannot be written: {error.strerror}") from None
             self._pending.absorb(changes)
+            if sessions is not None:
+                self._pending_sessions.absorb(sessions)
 
     @property
     def crowded(self) -> bool:
@@ -256,14 +267,15 @@ class Store:
             if self._journals[-1].empty and len(self._journals) == 1:
                 self._distrusted = False
                 return
-            folded = self._begin_journal(self._journals[-1].number + 1)
+            folded, sessions = self._begin_journal(self._journals[-1].number + 1)
             try:
-                self._fold(folded, self._journals[-2].number)
+                self._fold(folded, sessions, self._journals[-2].number)
             except (sqlite3.Error, OverflowError) as error:
                 self._relayed.failed()
                 with self._turns:
                     folded.absorb(self._pending)
-                    self._pending = folded
+                    sessions.absorb(self._pending_sessions.changes())
+                    self._pending, self._pending_sessions = folded, sessions
                 raise StoreFailed(f"{self._path} cannot be written: {error}") from None
             with self._turns:
                 done, self._journals = self._journals[:-1], self._journals[-1:]
@@ -272,7 +284,7 @@ class Store:
                 journal.path.unlink()
             self._distrusted = False
 
-    def _begin_journal(self, number: int) -> Changes:
+    def _begin_journal(self, number: int) -> tuple[Changes, PendingSessions]:
         """Have turns go to a new journal from now on; returns what those before it say.
 
         Raises:
@@ -286,7 +298,8 @@ class Store:
                 with self._turns:
                     journal.begin(self._journals[-1].checksum if self._journals else 0)
                     self._journals.append(journal)
-                    said, self._pending = self._pending, Changes()
+                    said = self._pending, self._pending_sessions
+                    self._pending, self._pending_sessions = Changes(), PendingSessions()
             except OSError:
                 journal.close()
                 path.unlink()
@@ -295,17 +308,18 @@ class Store:
             raise StoreFailed(f"{path} cannot be written: {error.strerror}") from None
         return said
 
-    def _fold(self, changes: Changes, upto: int) -> None:
+    def _fold(self, changes: Changes, sessions: PendingSessions, upto: int) -> None:
         """Put changes into the database, durably, and note up to which journal they go."""
         with self._database as database:
             self._write(database, changes)
+            self._session_table.write(database, sessions.changes())
             self._set(database, "folded", upto)
 
     def _fold_left(self) -> int:
         """Fold the journals that the last process left, and delete them; returns the number of the last."""
         row = self._database.execute("SELECT value FROM number WHERE name = 'folded'").fetchone()
         last = folded = row[0] if row else 0
-        said, checksum = Changes(), None
+        said, sessions, checksum = Changes(), PendingSessions(), None
         paths = self._journal_paths()
         for number, path in sorted(paths.items()):
             last = max(last, number)
@@ -316,8 +330,11 @@ class Store:
                 break  # what came before it is not whole
             records, checksum = found
             for record in records:
-                said.absorb(_decode(record))
-        self._fold(said, last)
+                changes, changed = _decode(record)
+                said.absorb(changes)
+                if changed is not None:
+                    sessions.absorb(changed)
+        self._fold(said, sessions, last)
         for path in paths.values():
             path.unlink()
         return last
@@ -355,7 +372,10 @@ class Store:
             if version not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it has version {version}, this program {VERSION}")
             database.executescript(
-                _SCHEMA + RelayTable.SCHEMA + f"PRAGMA user_version = {VERSION};"
+                _SCHEMA
+                + RelayTable.SCHEMA
+                + SessionTable.SCHEMA
+                + f"PRAGMA user_version = {VERSION};"
             )
         except sqlite3.Error:
             database.close()

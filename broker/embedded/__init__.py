@@ -7,6 +7,17 @@ The only folder that touches amqtt's inside. Public: `EmbeddedBroker`, its `Limi
 from broker.embedded.broker import EmbeddedBroker
 from broker.embedded.ingress import Ingress, Pipe
 from broker.embedded.limits import Limits
+from broker.embedded.session_journal import SessionChanges, StoredMessage, StoredSession
 from broker.embedded.statistics import Counters, Statistics
 
-__all__ = ["Counters", "EmbeddedBroker", "Ingress", "Limits", "Pipe", "Statistics"]
+__all__ = [
+    "Counters",
+    "EmbeddedBroker",
+    "Ingress",
+    "Limits",
+    "Pipe",
+    "SessionChanges",
+    "Statistics",
+    "StoredMessage",
+    "StoredSession",
+]

@@ -13,6 +13,7 @@ import asyncio
 import errno
 import logging
 import ssl
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from broker.embedded.exchange import Exchange
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import Limits
 from broker.embedded.links import claimed_device
+from broker.embedded.session_journal import SessionChanges, StoredSession
 from broker.embedded.statistics import Statistics
 from broker.embedded.websocket import serve
 from broker.embedded.wire import Wires
@@ -83,6 +85,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         tls: where to listen for TLS, and who is let in there; None for no such listener. If there
             is one, links come through it only.
         limits: bounds.
+        sessions: the persistent sessions as they were stored.
 
     """
 
@@ -96,6 +99,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         websocket_port: int | None = None,
         tls: TlsAt | None = None,
         limits: Limits | None = None,
+        sessions: Iterable[StoredSession] = (),
     ) -> None:
         limits = limits or Limits()
         listeners = {_TCP: ListenerConfig(type=ListenerType.TCP, bind=_bind(host, port))}
@@ -115,6 +119,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             )
         )
         self._exchange = Exchange(ingress, device, limits)
+        self._exchange.restore(sessions)
         self._wires = Wires(limits, self._exchange.counters)
         self._trust = tls.trust if tls is not None else None
 
@@ -128,6 +133,15 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     def route(self, topic: str, payload: bytes, qos: int, *, retained: bool = False) -> None:
         """Put a live message into the buffers of the sessions that subscribed to its topic."""
         self._exchange.route(topic, payload, qos, retained=retained)
+
+    def take_changes(self) -> SessionChanges | None:
+        """Hand over what changed of persistent sessions, to be stored before the next `flush`."""
+        self._exchange.prepare()
+        return self._exchange.journal.take(self._exchange.everything)
+
+    def changes_lost(self) -> None:
+        """Learn that the changes taken last were not stored; the next ones tell everything."""
+        self._exchange.journal.lost()
 
     def flush(
         self, *, committed: bool, pressed: bool = False, turn: int = 0, durable: int = 0

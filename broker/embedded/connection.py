@@ -263,8 +263,7 @@ class Connection(Wire):
 
     def _on_pubrel(self, session: Session, body: bytes) -> None:
         packet_id = packets.parse_packet_id(body)
-        session.incoming.discard(packet_id)
-        session.reply(packets.encode_ack(packets.PUBCOMP, packet_id))
+        session.release(packet_id)
         self._exchange.touch(session)
 
     # -- the rest ------------------------------------------------------------------------------
@@ -319,7 +318,7 @@ class Connection(Wire):
 
     def _subscribed(self, session: Session, suback: bytes, peer: str | None) -> None:
         if peer is None or self._pipe is not None:
-            session.reply(suback)
+            session.reply_stored(suback)
             self._exchange.touch(session)
             return
         self.write(suback)  # before the first frame, which may come within link_attached
@@ -337,7 +336,7 @@ class Connection(Wire):
                 self.end("a link without its subscription is none")
                 return
             self._exchange.unsubscribe(session, topic_filter)
-        session.reply(packets.encode_ack(packets.UNSUBACK, packet_id))
+        session.reply_stored(packets.encode_ack(packets.UNSUBACK, packet_id))
         self._exchange.touch(session)
 
     def _on_pingreq(self, session: Session, body: bytes) -> None:

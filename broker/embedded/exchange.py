@@ -16,11 +16,13 @@ without credentials can end somebody's session.
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import Limits
 from broker.embedded.packets import FLAG_RETAIN, SUBACK_REFUSED, publish_frame, string_field
 from broker.embedded.session import Message, Output, Session
+from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
 
@@ -37,10 +39,13 @@ class Exchange:
         self.device = device
         self.limits = limits
         self.counters = Counters()
+        self.journal = SessionJournal()
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
         self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
         self._dirty: list[Session] = []
+        self._prepared = False
+        self._unmeasured_bytes = 0  # of QoS 1 and 2, since all sessions were looked at
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
         self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
         self._durable = 0
@@ -101,6 +106,10 @@ class Exchange:
                 if shared is None:
                     shared = publish_frame(0, field, payload)
                 session.deliver_fresh(shared)
+        if qos:
+            self._unmeasured_bytes += len(targets) * len(payload)
+            if self._unmeasured_bytes > self.limits.kept_bytes_max // 64:
+                self._relieve()
 
     def _is_own(self, session: Session, topic: str, payload: bytes) -> bool:
         """Whether a bridge published this itself within this turn; once for each time that it did."""
@@ -116,8 +125,17 @@ class Exchange:
         field = self._fields[topic] = string_field(topic)
         return field
 
+    def prepare(self) -> None:
+        """Let persistent sessions choose what they write, before their changes are taken and stored."""
+        self._prepared = True
+        for session in self._dirty:
+            session.prepare()
+
     def flush(self, *, committed: bool, pressed: bool, turn: int = 0, durable: int = 0) -> None:
         """Write every session that has something to write; nobody is acknowledged while the mesh is pressed."""
+        if not self._prepared:
+            self.prepare()
+        self._prepared = False
         if self._awaited and (durable > self._durable or not committed):
             for session in self._awaited:
                 self.touch(session)
@@ -133,8 +151,27 @@ class Exchange:
                 self._owed.append(session)
             if session.awaits_disk:
                 self._awaited[session] = None
+            if session.goes_on:
+                self.touch(session)
+                self.ingress.request_flush()
         if self._owed and not wait:
             self._acknowledge_again()
+
+    def _relieve(self) -> None:
+        """Make room where all sessions together hold too much: whoever holds the most gives."""
+        self._unmeasured_bytes = 0
+        while (
+            sum(session.kept_bytes for session in self.sessions.values())
+            > self.limits.kept_bytes_max
+        ):
+            most = max(self.sessions.values(), key=lambda session: session.kept_bytes)
+            if most.output is not None:
+                most.cut_off("too much waits for all clients together, and most for this one")
+            if most.client_id in self.sessions and not most.give_up_half():
+                logger.warning(
+                    "forgetting the session of %s: too much is in flight", most.client_id
+                )
+                self._forget(most)
 
     def caught_up(self, output: Output) -> None:
         """Let publishers go on, if this was the last connection that lagged."""
@@ -169,11 +206,40 @@ class Exchange:
         if known is not None and not present:
             self._forget(known)
             known = None
-        session = known or Session(client_id, self.limits, self.counters, clean=clean)
-        self.sessions[client_id] = session
+        session = known or self._make(client_id, clean=clean)
         session.attach(output)
+        if session.replaying:  # since before a restart
+            for topic_filter, qos in session.subscriptions.items():
+                self._replay(session, topic_filter, qos)
         self.touch(session)
         return session, present
+
+    def _make(self, client_id: str, *, clean: bool) -> Session:
+        journal = None if clean else self.journal
+        session = Session(client_id, self.limits, self.counters, journal)
+        self.sessions[client_id] = session
+        if journal is not None:
+            journal.add("open", client_id)
+        return session
+
+    def restore(self, stored: Iterable[StoredSession]) -> None:
+        """Take up the persistent sessions that a boot has found."""
+        for one in stored:
+            session = Session(one.client_id, self.limits, self.counters, self.journal)
+            self.sessions[one.client_id] = session
+            self.journal.restored(message.serial for message in one.messages)
+            session.restore(one)
+            for topic_filter, qos in one.filters.items():
+                self.trie.add(topic_filter, session, qos)
+
+    def everything(self) -> list[Change]:
+        """Describe all persistent sessions."""
+        return [
+            change
+            for session in self.sessions.values()
+            if not session.clean
+            for change in session.changes()
+        ]
 
     def leave(self, session: Session, output: Output) -> None:
         """Take a connection away from its session, unless another one has it by now."""
@@ -194,6 +260,8 @@ class Exchange:
 
     def _forget(self, session: Session) -> None:
         del self.sessions[session.client_id]
+        if not session.clean:
+            self.journal.add("forget", session.client_id)
         for topic_filter in session.subscriptions:
             self.trie.remove(topic_filter, session)
         session.subscriptions.clear()
@@ -212,13 +280,18 @@ class Exchange:
         ):
             return SUBACK_REFUSED
         session.subscriptions[topic_filter] = qos
+        if not session.clean:
+            self.journal.add("subscribe", session.client_id, topic_filter, qos)
         self.trie.add(topic_filter, session, qos)
+        self._replay(session, topic_filter, qos)
+        return qos
+
+    def _replay(self, session: Session, topic_filter: str, qos: int) -> None:
         retained: list[Message] = [
             (min(qos, published) << 1 | FLAG_RETAIN, string_field(topic), payload)
             for topic, payload, published in self.ingress.retained_matching(topic_filter)
         ]
         session.replay(retained)
-        return qos
 
     def _full_for(self, session: Session) -> bool:
         limits = self.limits
@@ -231,4 +304,6 @@ class Exchange:
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """End a subscription; harmless when there is none."""
         if session.subscriptions.pop(topic_filter, None) is not None:
+            if not session.clean:
+                self.journal.add("unsubscribe", session.client_id, topic_filter)
             self.trie.remove(topic_filter, session)

@@ -86,6 +86,10 @@ class Limits:
     # QoS 1 and 2 waiting for that window, or for an absent client to come back.
     kept_queue_messages_max: int = 10_000
     kept_queue_bytes_max: int = 8 * MIB
+    # Both of all sessions together, in memory and on disk: a few full queues, or a thousand clients
+    # with 64 KiB each. Past it the session with the most gives: its client is cut off if it is
+    # there, and the older half of its queue goes. Looked at after each 1/64 of it.
+    kept_bytes_max: int = 64 * MIB
     # A connected client whose queue is over half full lags. Meanwhile local publishers get no
     # PUBACK and PUBREC, which stops them at their own window (20 for most clients); after this
     # long without catching up to 3/8 the laggard is cut off, so one stuck reader holds them up

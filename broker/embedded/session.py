@@ -11,7 +11,8 @@ Decides: what is written next, what waits, what is dropped.
   oldest message goes.
 - Retained messages for a new subscription go first, as fast as window and socket allow. Live
   messages wait behind them, so that nobody gets the past after the present.
-- Acknowledgements of what the client published wait for the node's commit.
+- Acknowledgements of what the client published wait for the node's commit. A session that is
+  persistent notes each change in the journal, and its other answers wait as well.
 
 Assumes: `output` is written to from one event loop, and `flush` follows every change. On failure:
 none of the methods raises; a client that breaks the rules of acknowledgement is answered as the
@@ -27,7 +28,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from broker.embedded.limits import Limits
-from broker.embedded.packets import PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
+from broker.embedded.packets import PUBCOMP, PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
+from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.window import Window
 
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 _OVERHEAD_BYTES = 100
 
 Message = tuple[int, bytes, bytes]  # flags of the PUBLISH, topic field, payload
+Waiting = tuple[int, bytes, bytes, int]  # the same, and its serial in the journal, or 0
 
 
 class Output(Protocol):
@@ -62,9 +65,12 @@ class Output(Protocol):
 class Session:
     """One client's state. `dirty` belongs to the exchange, which flushes what it has marked."""
 
-    def __init__(self, client_id: str, limits: Limits, counters: Counters, *, clean: bool) -> None:
+    def __init__(
+        self, client_id: str, limits: Limits, counters: Counters, journal: SessionJournal | None
+    ) -> None:
         self.client_id = client_id
-        self.clean = clean
+        self.clean = journal is None
+        self.replaying = False  # retained messages were on their way when the device went down
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
         self.holder: Holder | None = None  # who the client is, if a certificate says it
         self.dirty = False
@@ -73,8 +79,11 @@ class Session:
         self.incoming: set[int] = set()  # QoS 2 packet ids that the client has not released
         self._limits = limits
         self._counters = counters
+        self._journal = journal
         self._held: list[bytes] = []  # PUBACK and PUBREC that wait for the commit
-        self._unsynced: deque[tuple[int, list[bytes]]] = deque()  # and for the sync of a turn
+        self._held_replies: list[bytes] = []  # other answers that wait for it
+        # Both, where they wait for the sync of a turn.
+        self._unsynced: deque[tuple[int, list[bytes], list[bytes]]] = deque()
         self._uncommitted: list[int] = []  # the QoS 2 ids among them
         self._acknowledgements: list[bytes] = []  # committed, and not written while somebody lags
         self._lags = False
@@ -84,9 +93,9 @@ class Session:
         self._fresh: deque[bytes] = deque()  # QoS 0 that waits for the socket
         self._fresh_bytes = 0
         self._replay: deque[Message] = deque()
-        self._queue: deque[Message] = deque()
+        self._queue: deque[Waiting] = deque()
         self._queue_bytes = 0
-        self._window = Window(limits)
+        self._window = Window(limits, client_id, journal)
         self._congested = False
         self._blocked = True  # QoS 0 may not go straight to _ready
 
@@ -97,10 +106,7 @@ class Session:
         self.output = output
         self._congested = False
         # Left by packets that were handled after the last connection was cut off.
-        self._held.clear()
-        self._unsynced.clear()
-        self._acknowledgements.clear()
-        self._replies.clear()
+        self._forget_answers()
         self._ready.clear()
         self._ready_bytes = 0
         for packet in self._window.again():
@@ -112,19 +118,16 @@ class Session:
         self._lag(now=False)
         self.output = None
         self._blocked = True
-        self._held.clear()
-        self._unsynced.clear()
-        self._acknowledgements.clear()
-        self._replies.clear()
+        self._forget_answers()
         self._ready.clear()
         self._ready_bytes = 0
         self._fresh.clear()
         self._fresh_bytes = 0
-        for message in reversed(self._replay):
-            if message[0] & 0x06:
-                self._queue.appendleft(message)
-                self._queue_bytes += len(message[2]) + _OVERHEAD_BYTES
+        for flags, topic_field, payload in reversed(self._replay):
+            if flags & 0x06:
+                self._wait(flags, topic_field, payload, front=True)
         self._replay.clear()
+        self._replays(now=False)
         self._trim()
 
     def congested(self, *, now: bool) -> None:
@@ -135,7 +138,7 @@ class Session:
     @property
     def answers_wait(self) -> bool:
         """Whether the next flush answers the client."""
-        return bool(self._held or self._acknowledgements or self._replies)
+        return bool(self._held or self._held_replies or self._acknowledgements or self._replies)
 
     @property
     def owes(self) -> bool:
@@ -174,8 +177,7 @@ class Session:
         ):
             self._ready.append(self._window.send(flags, topic_field, payload))
             return
-        self._queue.append((flags, topic_field, payload))
-        self._queue_bytes += len(payload) + _OVERHEAD_BYTES
+        self._wait(flags, topic_field, payload)
         if self._queue_full():
             if self.output is None:
                 self._trim()
@@ -187,6 +189,7 @@ class Session:
     def replay(self, messages: Iterable[Message]) -> None:
         """Deliver retained messages ahead of everything that comes from now on."""
         self._replay.extend(messages)
+        self._replays(now=bool(self._replay))
         self._blocked = self._blocked or bool(self._replay)
         if len(self._replay) > self._limits.replay_messages_max:
             self.cut_off(f"{len(self._replay)} retained messages wait")
@@ -197,18 +200,37 @@ class Session:
         """Answer the client with the next write."""
         self._replies.append(packet)
 
+    def reply_stored(self, packet: bytes) -> None:
+        """Answer the client, once what the answer confirms is durable if the session is to survive."""
+        if self._journal is None:
+            self._replies.append(packet)
+        else:
+            self._journal.binding = True
+            self._held_replies.append(packet)
+
     def hold(self, packet_type: int, packet_id: int) -> None:
         """Answer a PUBLISH with PUBACK or PUBREC once the node has made it durable."""
         self._held.append(encode_ack(packet_type, packet_id))
         if packet_type == PUBREC and packet_id not in self.incoming:
             self.incoming.add(packet_id)
             self._uncommitted.append(packet_id)
+            if self._journal is not None:
+                self._journal.binding = True
+                self._journal.add("take", self.client_id, packet_id)
+
+    def release(self, packet_id: int) -> None:
+        """Take a PUBREL: the id is free, and PUBCOMP says so."""
+        if packet_id in self.incoming:
+            self.incoming.remove(packet_id)
+            if self._journal is not None:
+                self._journal.add("release", self.client_id, packet_id)
+        self.reply_stored(encode_ack(PUBCOMP, packet_id))
 
     def client_acknowledges(self, packet_type: int, packet_id: int) -> None:
         """Take a PUBACK, PUBREC or PUBCOMP for a message that was delivered."""
         if packet_type == PUBREC:
             # Answered for unknown ids too: after a restart this is how the client gets rid of one.
-            self._replies.append(encode_ack(PUBREL, packet_id))
+            self.reply_stored(encode_ack(PUBREL, packet_id))
         self._window.acknowledge(packet_type, packet_id)
 
     # -- writing -------------------------------------------------------------------------------
@@ -216,34 +238,39 @@ class Session:
     def flush(self, *, committed: bool, acknowledge: bool, turn: int = 0, durable: int = 0) -> None:
         """Write what is due: answers first, then messages; one write unless a long replay runs.
 
+        A persistent session writes what `prepare` has chosen.
+
         Without `acknowledge`, PUBACK and PUBREC stay for a later flush (see `owes`), and those of
         turns after `durable` until it has come to them (see `awaits_disk`).
 
         Without a commit, what waits for it is forgotten, so that the client's repetition counts
         as new, and the client is cut off.
         """
-        if not committed and (self._held or self._uncommitted or self._unsynced):
+        if not committed and (
+            self._held or self._held_replies or self._uncommitted or self._unsynced
+        ):
             self.incoming.difference_update(self._uncommitted)
             self._uncommitted.clear()
-            self._held.clear()
-            self._unsynced.clear()
+            self._forget_answers()
             if self.output is not None:
                 self._counters.not_committed += 1
                 self.output.drop("what it published could not be kept")
                 self.detach()
             return
         self._uncommitted.clear()
-        if self._held:
-            self._unsynced.append((turn, self._held))
-            self._held = []
+        if self._held or self._held_replies:
+            self._unsynced.append((turn, self._held, self._held_replies))
+            self._held, self._held_replies = [], []
         while self._unsynced and self._unsynced[0][0] <= durable:
-            self._acknowledgements += self._unsynced.popleft()[1]
+            _, acknowledgements, replies = self._unsynced.popleft()
+            self._acknowledgements += acknowledgements
+            self._replies += replies
+        if acknowledge:
+            self._replies += self._acknowledgements
+            self._acknowledgements.clear()
         while (output := self.output) is not None:
-            if self._queue or self._blocked:
+            if self._journal is None and (self._queue or self._blocked):
                 self._pump()
-            if acknowledge:
-                self._replies += self._acknowledgements
-                self._acknowledgements.clear()
             if not (self._ready or self._replies):
                 return
             self._counters.messages_out += len(self._ready)
@@ -252,6 +279,18 @@ class Session:
             self._ready.clear()
             self._ready_bytes = 0
             output.write(data)
+
+    def prepare(self) -> None:
+        """Choose what a persistent session writes next, packet ids included, so that it can be stored first."""
+        if self._journal is not None and self.output is not None and (self._queue or self._blocked):
+            self._pump()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a persistent session could write more in the next turn."""
+        if self._journal is None or self.output is None or self._congested:
+            return False
+        return bool(self._replay or self._queue) and self._window.has_room
 
     def _pump(self) -> None:
         """Move what waited to the next write, as far as window and socket allow."""
@@ -269,10 +308,11 @@ class Session:
                 self._ready_bytes += len(frame)
         if self._replay:
             return
+        self._replays(now=False)
         while self._queue and self._window.has_room:
-            flags, topic_field, payload = self._queue.popleft()
+            flags, topic_field, payload, serial = self._queue.popleft()
             self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
-            self._ready.append(self._window.send(flags, topic_field, payload))
+            self._ready.append(self._window.send(flags, topic_field, payload, serial))
         if self._lags and self._fill() < 3 / 8:
             self._lag(now=False)
         if not self._congested:
@@ -280,6 +320,13 @@ class Session:
             self._fresh.clear()
             self._fresh_bytes = 0
             self._blocked = False
+
+    def _forget_answers(self) -> None:
+        self._held.clear()
+        self._held_replies.clear()
+        self._unsynced.clear()
+        self._acknowledgements.clear()
+        self._replies.clear()
 
     def _spill(self) -> None:
         """Put the QoS 0 of this turn, too much for one write, into the queue that sheds."""
@@ -299,6 +346,20 @@ class Session:
             self._fresh_bytes -= len(self._fresh.popleft()) + _OVERHEAD_BYTES
             self._counters.shed += 1
 
+    def _wait(self, flags: int, topic_field: bytes, payload: bytes, *, front: bool = False) -> None:
+        serial = 0
+        if (journal := self._journal) is not None:
+            serial = journal.front_serial() if front else journal.serial()
+            journal.add("queue", self.client_id, serial, 0, 0, flags, topic_field, payload)
+        add = self._queue.appendleft if front else self._queue.append
+        add((flags, topic_field, payload, serial))
+        self._queue_bytes += len(payload) + _OVERHEAD_BYTES
+
+    def _replays(self, *, now: bool) -> None:
+        if self._journal is not None and self.replaying != now:
+            self.replaying = now
+            self._journal.add("replaying", self.client_id, now)
+
     def _fill(self) -> float:
         """How full the queue is: 1 is the limit."""
         return max(
@@ -316,8 +377,60 @@ class Session:
 
     def _trim(self) -> None:
         while self._queue_full():
-            self._queue_bytes -= len(self._queue.popleft()[2]) + _OVERHEAD_BYTES
-            self._counters.dropped_offline += 1
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, _, payload, serial = self._queue.popleft()
+        self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
+        self._counters.dropped_offline += 1
+        if self._journal is not None:
+            self._journal.add("done", self.client_id, serial)
+
+    # -- surviving a restart ---------------------------------------------------------------------
+
+    def restore(self, stored: StoredSession) -> None:
+        """Take up what a session was before a restart."""
+        self.subscriptions = dict(stored.filters)
+        self.incoming = set(stored.incoming)
+        self.replaying = stored.replaying
+        for message in stored.messages:
+            if message.packet_id:
+                self._window.restore(message)
+            else:
+                self._queue.append(
+                    (message.flags, message.topic_field, message.payload, message.serial)
+                )
+                self._queue_bytes += len(message.payload) + _OVERHEAD_BYTES
+        self._trim()
+
+    def changes(self) -> list[Change]:
+        """Describe the whole session, for a journal that has lost something."""
+        name = self.client_id
+        found: list[Change] = [("open", (name,)), ("replaying", (name, self.replaying))]
+        found += [("subscribe", (name, *entry)) for entry in self.subscriptions.items()]
+        found += self._window.changes()
+        found += [
+            ("queue", (name, serial, 0, 0, flags, topic_field, payload))
+            for flags, topic_field, payload, serial in self._queue
+        ]
+        found += [("take", (name, packet_id)) for packet_id in self.incoming]
+        return found
+
+    # -- the end -------------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """What waits or is in flight at QoS 1 and 2."""
+        return self._queue_bytes + self._window.size_bytes
+
+    def give_up_half(self) -> bool:
+        """Drop the older half of the queue; False if there is none."""
+        wanted = len(self._queue) // 2
+        if not self._queue:
+            return False
+        while len(self._queue) > wanted:
+            self._drop_oldest()
+        return True
 
     def cut_off(self, reason: str) -> None:
         """End the connection of a slow consumer; a persistent session waits for its return."""

@@ -187,6 +187,46 @@ async def test_bytes_that_wait_for_a_slow_reader_are_bounded_as_messages_are() -
             assert 1 <= got <= 6
 
 
+async def test_what_waits_for_all_sessions_together_is_bounded() -> None:
+    limits = Limits(kept_bytes_max=200_000)
+    async with running(limits=limits) as node, client(node, "pub") as pub:
+        for name in ("modest", "greedy"):
+            async with client(node, name, clean=False) as sub:
+                await sub.subscribe("all", 1)
+                await sub.subscribe(name, 1)
+        pub.send(publish("all", b"first", 1, packet_id=1))
+        await pub.expect(packets.PUBACK)
+        for number in range(100):
+            pub.send(publish("greedy", number.to_bytes(1, "big") * 10_000, 1, packet_id=1))
+            await pub.expect(packets.PUBACK)
+        sessions = node.broker._exchange.sessions.values()
+        assert sum(session.kept_bytes for session in sessions) < 220_000
+        assert node.broker.statistics().counters.dropped_offline > 50
+        async with client(node, "modest", clean=False) as modest:
+            assert [payload for _, _, payload in await modest.messages()] == [b"first"]
+        async with client(node, "greedy", clean=False) as greedy:
+            kept = [payload[0] for _, _, payload in await greedy.messages()]
+            assert kept == list(range(100 - len(kept), 100))  # the newest
+
+
+async def test_what_is_in_flight_for_all_sessions_together_is_bounded() -> None:
+    limits = Limits(kept_bytes_max=100_000)
+    async with (
+        running(limits=limits) as node,
+        client(node, "pub") as pub,
+        AsyncExitStack() as stack,
+    ):
+        for number in range(4):
+            sub = await stack.enter_async_context(client(node, f"s{number}", clean=False))
+            await sub.subscribe("t", 1)
+        for _ in range(10):
+            pub.send(publish("t", bytes(10_000), 1, packet_id=1))
+            await pub.rest()
+        sessions = node.broker._exchange.sessions.values()
+        assert sum(session.kept_bytes for session in sessions) < 150_000
+        assert node.broker.statistics().counters.slow_consumers > 0
+
+
 async def test_bytes_in_flight_are_bounded() -> None:
     limits = Limits(inflight_bytes_max=25_000)
     async with running(limits=limits) as node, client(node) as pub, client(node) as sub:
