@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.mesh import frame
-from broker.mesh.bundle import BundleInvalid, Header, Message, decode_body, is_kept
+from broker.mesh.bundle import FLAG_RETAINED, BundleInvalid, Header, Message, decode_body, is_kept
 from broker.mesh.events import Gap
 from broker.mesh.frame import NEVER, SERVED, FrameInvalid
 from broker.mesh.limits import (
@@ -212,18 +212,24 @@ class Intake:
     ) -> None:
         """Deliver what of these messages is neither expired nor superseded."""
         state = self._state
+        origin, wanted = header.origin, messages
+        # One pass per question, and none where it cannot arise: this is the hot path of every device.
         age_ms = header.lifetime_ms - remaining_ms if header.lifetime_ms else 0
+        if age_ms > 0:
+            wanted = [m for m in messages if not 0 < m.lifetime_ms <= age_ms]
+            state.counters["expired"] += len(messages) - len(wanted)
         fresh = not is_kept(header.lane)
-        wanted = []
-        for message in messages:
-            if 0 < message.lifetime_ms <= age_ms:
-                state.counters["expired"] += 1
-            elif message.flags & 1:
-                if self.retain(header.origin, message):
-                    wanted.append(message)
-            elif not fresh or self._is_newest(header.origin, message):
-                wanted.append(message)
-        state.deliver(header.origin, header.incarnation, wanted, rebuild=rebuild)
+        if fresh or any(flags & FLAG_RETAINED for flags in {m.flags for m in wanted}):
+            wanted = [
+                m
+                for m in wanted
+                if (
+                    self.retain(origin, m)
+                    if m.flags & FLAG_RETAINED
+                    else not fresh or self._is_newest(origin, m)
+                )
+            ]
+        state.deliver(origin, header.incarnation, wanted, rebuild=rebuild)
 
     def retain(self, origin: str, message: Message, *, given: bool = False) -> bool:
         """Offer a retained message to the map. False: superseded, it reaches nobody.
