@@ -63,6 +63,35 @@ def issue(
     ca.issue(directory, name, Role(role), out, host or [], days)
 
 
+@ca_app.command()
+def invite(
+    name: Annotated[str, typer.Argument(metavar="DEVICE", help="The new member's id.")],
+    role: Annotated[RoleName, typer.Option(help="What it is for.")] = RoleName.DEVICE,
+    minutes: Annotated[float, typer.Option(min=0.01, max=1_440, help="How long it holds.")] = 10,
+    site: Annotated[str, typer.Option(help="For its device.toml.")] = "home",
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT of a device that is up, for its device.toml; may be repeated."
+        ),
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or name at which clients reach it; may be repeated."),
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address to receive it on.")] = "0.0.0.0",  # noqa: S104 - who has no code gets nothing
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 picks one.")] = 8884,
+    directory: Directory = CA,
+) -> None:
+    """Let one new device join by `flockmq enroll`: show it a code that is good once, and wait for it."""
+    from agent.commands.invite import Invited
+    from agent.commands.invite import invite as do_invite
+    from broker.identity import Role
+
+    invited = Invited(name, Role(role), site, host or [], seed or [])
+    do_invite(directory, invited, listen, port, minutes)
+
+
 @ca_app.command("list")
 def list_members(directory: Directory = CA) -> None:
     """Show who has a certificate, and for how long."""

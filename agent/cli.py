@@ -116,6 +116,19 @@ def doctor(
 
 
 @app.command()
+def enroll(
+    code: Annotated[str, typer.Argument(help="What `flockmq ca invite` shows.")],
+    at: Annotated[str, typer.Option(help="HOST or HOST:PORT of where it shows it.")],
+    identity: Annotated[Path, typer.Option(help="Folder to write.")] = Path("identity"),
+    config: Annotated[Path, typer.Option(help="Written unless it is there.")] = Path("device.toml"),
+) -> None:
+    """Make this device a member of a fleet, by a code."""
+    from agent.commands.enroll import enroll as do_enroll
+
+    do_enroll(code, at, identity, config)
+
+
+@app.command()
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No live table.")] = False,
     seconds: Annotated[

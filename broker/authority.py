@@ -160,6 +160,19 @@ class Authority:
         ]
         return certificates.revocation_list(self._issuer, self._book.revocations, revoked, now_ms)
 
+    def check_free(self, name: str, now_ms: int) -> None:
+        """Whether a new member may have this name.
+
+        Raises:
+            AuthorityUnusable: It cannot be one, or has a holder.
+        """
+        _check_name(name, "a member")
+        if any(member.name == name for member in self.members(now_ms)):
+            raise AuthorityUnusable(
+                f"{name} has a certificate already; `flockmq ca renew {name}` renews it, and if its key is lost or "
+                f"another takes its place, `flockmq ca revoke {name}` comes first"
+            )
+
     # What it does.
 
     def issue(
@@ -185,12 +198,7 @@ class Authority:
         Raises:
             AuthorityUnusable: The name cannot be one, or has a holder; or a host cannot be one.
         """
-        _check_name(name, "a member")
-        if any(member.name == name for member in self.members(now_ms)):
-            raise AuthorityUnusable(
-                f"{name} has a certificate already; `flockmq ca renew {name}` renews it, and if its key is lost or "
-                f"another takes its place, `flockmq ca revoke {name}` comes first"
-            )
+        self.check_free(name, now_ms)
         try:
             names = certificates.host_names(name, hosts)
         except CertificateInvalid as error:

@@ -19,11 +19,13 @@ README = (ROOT / "README.md").read_text()
 DEADLINE_S = 60
 FIRST_PORT = 18_831
 
-# Run elsewhere: by .ci/run itself, by tests/test_examples.py, by tests/docker.
+# Run elsewhere: by .ci/run itself, by tests/test_examples.py, by tests/docker, by tests/identity.
 ELSEWHERE = (
     "make ",
     "mosquitto_pub -p 1883 ",
     "docker compose ",
+    ".venv/bin/flockmq ca ",
+    ".venv/bin/flockmq enroll ",
 )
 
 pytestmark = [
