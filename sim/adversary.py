@@ -26,6 +26,10 @@ DIARY_MAX: Final = 2_000
 """Lines; a longer story is not read."""
 DRIFT_MS: Final = 1_000
 """How often a drifting wall clock is looked at, as the node does."""
+TRICKLES: Final = 0.5
+"""Share of the clogged paths on which something still arrives now and then: no silence ends such a link."""
+TRICKLE_FOR: Final = 3
+"""They stay so for so many times as long, or nobody would be suspended."""
 DAY_MS: Final = 24 * 3600 * 1000
 """Clocks go up to nine days ahead: one day more, and tombstones are forgotten, as they say."""
 
@@ -72,7 +76,7 @@ class Adversary:
             network.cut.discard(edge)
             for source, target in (edge, edge[::-1]):
                 path = network.path(source, target)
-                path.clogged_until_ns = 0
+                path.clogged_until_ns = path.trickle_until_ns = 0
                 if path.blocked:
                     network.block(source, target, blocked=False)
         for name in core:
@@ -139,8 +143,15 @@ class Adversary:
         edge = random.choice(network.edges)
         source, target = edge if random.random() < 0.5 else edge[::-1]
         ms = random.uniform(0, self._mix.clog_ms)
-        network.path(source, target).clogged_until_ns = network.now_ns + int(ms * MS)
-        self._tell(f"{source} to {target} clogged for {ms:.0f} ms")
+        if random.random() < TRICKLES:
+            pause_ms, ms = random.uniform(100, 900), TRICKLE_FOR * ms
+            until_ns = network.now_ns + int(ms * MS)
+            network.trickle(source, target, until_ns, int(pause_ms * MS))
+            how = f"gets a frame each {pause_ms:.0f} ms"
+        else:
+            network.clog(source, target, network.now_ns + int(ms * MS))
+            how = "clogged"
+        self._tell(f"{source} to {target} {how} for {ms:.0f} ms")
 
     def _partition(self, random: Random) -> None:
         network, mix = self._network, self._mix

@@ -240,6 +240,11 @@ class Network:
         """Let nothing arrive before `until_ns`."""
         self.path(source, target).clogged_until_ns = until_ns
 
+    def trickle(self, source: str, target: str, until_ns: int, pause_ns: int) -> None:
+        """Let a frame arrive only after this pause, until then."""
+        path = self.path(source, target)
+        path.trickle_until_ns, path.trickle_ns = until_ns, pause_ns
+
     def path(self, source: str, target: str) -> Path:
         """One direction of a link."""
         paths = self.devices[source].paths
@@ -430,7 +435,7 @@ class Network:
             path.head_due = True
             self._push(due_ns, self._arrive, path)
             return
-        frame = path.take()
+        frame = path.take(self.now_ns)
         self._schedule(path)
         self._receive(path, frame)
         if path.starved and path.up and self.devices[path.source].mesh is not None:

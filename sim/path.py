@@ -2,8 +2,8 @@
 
 Theory of operation. Two devices that are linked have an ordered session, as MQTT over TCP gives: frames arrive in
 order, late, or not at all because the session ended. A path is therefore a queue whose head alone is scheduled. It
-may be blocked (nothing arrives, nothing is lost yet), clogged until a moment, and has a capacity: what is under way
-counts against it, so a device that asks for room gets none, as from a full socket.
+may be blocked (nothing arrives, nothing is lost yet), clogged until a moment, or trickle, one frame after a pause. It
+has a capacity: what is under way counts against it, so a device that asks for room gets none, as from a full socket.
 
 A path through a broker of somebody else (`hub`) may also lose frames, repeat them, and let one overtake another.
 """
@@ -52,6 +52,8 @@ class Path:
         "source",
         "starved",
         "target",
+        "trickle_ns",
+        "trickle_until_ns",
         "under_way_bytes",
         "up",
     )
@@ -69,6 +71,9 @@ class Path:
         """Whether the source believes that it has a link to the target."""
         self.blocked = False
         self.clogged_until_ns = 0
+        self.trickle_until_ns = 0
+        self.trickle_ns = 0
+        """How long at least from one frame to the next, until then."""
         self.starved = False
         """Whether the source was refused room and waits for some."""
         self.head_due = False
@@ -102,8 +107,10 @@ class Path:
         self.queue.append((at_ns, frame))
         self.under_way_bytes += len(frame)
 
-    def take(self) -> bytes:
+    def take(self, now_ns: int) -> bytes:
         """The head arrives."""
         frame = self.queue.popleft()[1]
+        if now_ns < self.trickle_until_ns:
+            self.clogged_until_ns = max(self.clogged_until_ns, now_ns + self.trickle_ns)
         self.under_way_bytes -= len(frame)
         return frame

@@ -34,6 +34,7 @@ MUST_HAPPEN: Final = (
     "reconciled",
     "refused",
     "superseded",
+    "suspended",
     "unicast_acked",
     "wants",
 )

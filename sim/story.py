@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGE", "Options", "Result", "Story", "tell"]
 
-CONVERGE_MS: Final = 75_000
+CONVERGE_MS: Final = 120_000
 """A hole whose origin is away is given up after 15 s, a clock from the future held back for 30 s, and what waited
-behind either is delivered and reconciled after it."""
+behind either is delivered and reconciled after it, where a hub that loses much breaks off exchanges that are begun
+anew after up to 16 s."""
 INCARNATION_MAX: Final = 1 << 24
 """As the store's: a device that lost its disk begins above or below where it was."""
 LARGE: Final = 50

@@ -81,8 +81,7 @@ class Dialogue:
         elif kind == frame.RESYNC:
             steps = WORK_QUESTION + len(self._state.kept)
             peer.work.charge(steps, "requests for whole digests", now_ns)
-            peer.told_stamp = 0
-            peer.digest_due = True
+            peer.tell_again()
         elif kind == frame.CREDIT:
             peer.credit.allow(frame.decode_credit(body))
         elif kind in _CONTROLS:
@@ -156,6 +155,9 @@ class Dialogue:
         state.routes.note_neighbour(peer.name)
         peer.hello = hello
         peer.digest_due = True
+        # A newcomer takes from whole digests what is memory to it.
+        if not state.joining and state.acquaintances.recall(peer):
+            state.repair.note_behind(peer, peer.theirs, now_ns, at_once=True)
         if not hello.heard:
             self.say_hello(peer, now_ns)
 
@@ -197,14 +199,13 @@ class Dialogue:
 
     def _digest(self, peer: Peer, digest: Digest, now_ns: int) -> None:
         state = self._state
-        for origin, lane, *numbers in digest.entries:
-            if (
-                not is_device(origin)
-                or not 0 <= lane < PRIORITIES * 2
-                or not is_kept(lane)
-                or min(numbers) < 0
-                or max(numbers[0], numbers[2]) > 2 * INCARNATION_KNOWN_MAX
-                or max(numbers) >= INTEGER_MAX
+        for origin, lane, passed, sequence, held, held_sequence in digest.entries:
+            if not (
+                ((origin, lane) in state.kept or _may_be_kept(origin, lane))
+                and 0 <= passed <= 2 * INCARNATION_KNOWN_MAX
+                and 0 <= held <= 2 * INCARNATION_KNOWN_MAX
+                and 0 <= sequence < INTEGER_MAX
+                and 0 <= held_sequence < INTEGER_MAX
             ):
                 raise FrameInvalid("digest of an impossible stream")
         whole = 0 if digest.more else len(peer.theirs) + len(state.kept)
@@ -214,12 +215,14 @@ class Dialogue:
             peer.theirs.clear()
             peer.theirs_hash = 0
             raise FrameInvalid("digest of too many streams")
-        named = [(origin, lane) for origin, lane, *_ in digest.entries]
+        named = [(row[0], row[1]) for row in digest.entries]
         for stream in named:
-            state.hear_of(stream[0], peer.theirs[stream][0][0])
-            self._own_held(stream, peer)
+            position = peer.theirs[stream][0]
+            state.hear_of(stream[0], position[0])
+            if stream[0] == state.device:
+                self._own_held(stream, peer)
             if state.joining and digest.settled:
-                self._join(stream, peer.theirs[stream][0], now_ns)
+                self._join(stream, position, now_ns)
         state.repair.note_behind(peer, named, now_ns, at_once=peer.digests_heard <= 1)
         if digest.more:
             return
@@ -256,8 +259,6 @@ class Dialogue:
         same.
         """
         state = self._state
-        if stream[0] != state.device:
-            return
         position = peer.theirs[stream][0]
         mine = state.kept.get(stream)
         if position[0] >= state.origin.incarnation and (mine is None or position > mine.position):
@@ -268,3 +269,8 @@ class Dialogue:
             tail_after = state.log.tail_after(stream, OWN_KEPT_BYTES, OWN_KEPT_BUNDLES)
             if (upto := min(position, mine.position, tail_after)) > START:
                 state.changes.own_held[stream[1]] = upto
+
+
+def _may_be_kept(origin: str, lane: int) -> bool:
+    """Whether there may be a stream of kept bundles with this name."""
+    return is_device(origin) and 0 <= lane < PRIORITIES * 2 and is_kept(lane)

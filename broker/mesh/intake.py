@@ -116,7 +116,7 @@ class Intake:
     def _known(self, peer: str, header: Header, hops: int) -> bool:
         """Note that a neighbour has a kept bundle. True when it is here already."""
         state, position = self._state, header.position
-        state.peers[peer].note_stands(header.stream, position)
+        state.peers[peer].note_sent(header.stream, header.before, position)
         stream = state.kept.get(header.stream)
         if stream is None or not stream.knows(position):
             return False
@@ -146,6 +146,8 @@ class Intake:
         if verdict is Verdict.NEW:
             state.hear_of(header.origin, header.incarnation)
             state.clock.observe(header.clock, now_ns)
+            if stored.hops == SERVED:
+                state.repair.note_filled(header.stream)
             state.log_add(stored)
             self._tree.first(peer, stored)
             self._tree.forward(stored, now_ns, but=peer)
@@ -196,6 +198,8 @@ class Intake:
         state.mark_passed(name)
         self.advance(name, now_ns)
         state.waiting_bytes += stream.waiting_bytes - before
+        for peer in state.peers.values():
+            peer.digest_due = True  # what waited behind the hole is to be had from here now
 
     def _pass(self, stored: Stored, now_ns: int, *, rebuild: bool = False) -> None:
         messages, stored.messages = stored.messages, None

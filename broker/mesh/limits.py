@@ -89,6 +89,10 @@ BAD_FRAMES_FORGET_MS: Final = 60_000
 """Bad frames are counted within this window. Guess."""
 DIGEST_ENTRIES_MAX: Final = 1_024
 """Entries in one digest record (about 40 bytes each); the rest follows in the next record."""
+ACQUAINTANCES_MAX: Final = 16
+"""Neighbours without a link whose streams are remembered: more than a device has links. 150 bytes a stream. Guess."""
+TOLD_BEFORE_MAX: Final = 2
+"""Digests that are said again when one did not add up: the one that was lost and the one that showed it."""
 ENTRY_HASHES_MAX: Final = 4_096
 """Hashes of digest entries that are remembered: all neighbours say the same of a stream. About 1.5 MB."""
 WANT_RANGES_MAX: Final = 512

@@ -239,7 +239,9 @@ class Mesh:
 
     def link_down(self, peer: str, now_ns: int) -> None:
         """The link is gone."""
-        if self._state.peers.pop(peer, None) is not None:
+        link = self._state.peers.pop(peer, None)
+        if link is not None:
+            self._state.acquaintances.remember(link)
             self._state.repair.forget_peer(peer)
             self._state.routes.forget_peer(peer)
             self._unicast.lost_by(peer, now_ns)

@@ -31,6 +31,7 @@ from broker.mesh.limits import (
     SILENCE_MS,
     STALL_MS,
     STREAMS_MAX,
+    TOLD_BEFORE_MAX,
     WORK_MAX,
     WORK_MS,
 )
@@ -123,6 +124,9 @@ class Peer:
         """When it last sent something that was asked for."""
         self.digests_heard = 0
         self.told_stamp = 0
+        self.told_before: deque[int] = deque(maxlen=TOLD_BEFORE_MAX)
+        """The stamps up to which it had been told before each of the last digests."""
+        self._told_again = False
         self.digest_due = False
         # What it asked for.
         self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
@@ -167,9 +171,30 @@ class Peer:
         ):
             self._heard[stream] = position
 
-    def forget_heard(self, stream: tuple[str, int]) -> None:
-        """A digest says what was only heard before."""
-        self._heard.pop(stream, None)
+    def note_sent(self, stream: tuple[str, int], before: Position, position: Position) -> None:
+        """It sent this bundle. It may itself wait for what comes before it, unless it is known to have come so far."""
+        if before <= self.stands(stream):
+            self.note_stands(stream, position)
+
+    def note_told(self, stamp: int) -> None:
+        """A digest tells it everything up to this stamp."""
+        if self.told_before:
+            self._told_again = False
+        self.told_before.append(self.told_stamp)
+        self.told_stamp = stamp
+
+    def tell_again(self) -> None:
+        """What it was told does not add up there: say again what the last digests said, or all if that was in vain."""
+        in_vain = self._told_again or not self.told_before
+        self.told_stamp = 0 if in_vain else self.told_before[0]
+        self._told_again = not in_vain
+        self.told_before.clear()
+        self.digest_due = True
+
+    def forget_heard(self, stream: tuple[str, int], position: Position) -> None:
+        """A digest says that it stands here; what was only heard before, and is not more, is of no use now."""
+        if self._heard and self._heard.get(stream, position) <= position:
+            self._heard.pop(stream, None)
 
     def announce(self, stream: tuple[str, int], hops: int, due_ns: int) -> None:
         """Tell it by then that something has come in a stream."""

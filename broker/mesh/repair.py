@@ -5,7 +5,8 @@ stream in which a neighbour stands further than we do, or in which a bundle wait
 after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of it of one
 neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to hold what it
 does not give is passed over. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin is among them,
-which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut.
+which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut. Meanwhile all are
+asked in turn, whatever they claim: one may hold it behind a hole of its own.
 
 Assumes links deliver in order or go down; what a link loses all the same, the hash brings to light.
 """
@@ -98,12 +99,14 @@ class _Hole:
 class Repair:
     """Finds holes and asks for them."""
 
-    __slots__ = ("_holes", "_peers", "_rebuild_asked", "_streams", "found", "wants")
+    __slots__ = ("_holes", "_names", "_peers", "_rebuild_asked", "_streams", "found", "wants")
 
     def __init__(self, streams: dict[Stream, KeptStream], peers: dict[str, Peer]) -> None:
         self._streams = streams
         self._peers = peers
         self._holes: dict[Stream, _Hole] = {}
+        self._names: dict[Stream, Stream] = {}
+        """Names of streams, so that what all neighbours say of one is held once."""
         self._rebuild_asked: dict[Stream, tuple[int | None, str, Position, int]] = {}
         self.wants = 0
         self.found = 0
@@ -112,16 +115,24 @@ class Repair:
     def hear(self, peer: Peer, digest: Digest) -> bool:
         """Take in a neighbour's digest. False when it does not add up and all of it is needed again."""
         if digest.full:
-            peer.theirs.clear()
+            peer.theirs = {}
             peer.theirs_hash = 0
+        theirs = peer.theirs
+        if len(self._names) > STREAMS_MAX:
+            self._names.clear()
         for origin, lane, inc, seq, held_inc, held_seq in digest.entries:
-            stream, position, held = (origin, lane), (inc, seq), (held_inc, held_seq)
-            known = peer.theirs.get(stream)
+            stream, position = (origin, lane), (inc, seq)
+            held = (held_inc, held_seq) if held_inc or held_seq else START
+            known = theirs.get(stream)
+            peer.forget_heard(stream, position)
             if known is not None:
+                if known == (position, held):
+                    continue
                 peer.theirs_hash -= entry_hash(stream, *known)
-            peer.theirs[stream] = (position, held)
-            if peer.stands(stream) <= position:
-                peer.forget_heard(stream)
+            mine = self._streams.get(stream)
+            if mine is not None and mine.position == position:
+                position = mine.position  # shared: most devices stand where this one does
+            theirs[self._names.setdefault(stream, stream)] = (position, held)
             peer.theirs_hash = (peer.theirs_hash + entry_hash(stream, position, held)) & HASH_MASK
         if digest.more:
             return True
@@ -141,6 +152,12 @@ class Repair:
         if hole is not None and position > hole.served_upto:
             hole.served_upto = position
             hole.due_ns = min(hole.due_ns, now_ns + WANT_DELAY_MS * MS)
+
+    def note_filled(self, stream: Stream) -> None:
+        """What was asked for has come and was news: there is hope for the rest."""
+        hole = self._holes.get(stream)
+        if hole is not None:
+            hole.hopeless_ns = None
 
     def note_behind(
         self, peer: Peer, streams: Iterable[Stream], now_ns: int, *, at_once: bool
@@ -250,20 +267,23 @@ class Repair:
             if now_ns - last_ns < self._patience_ns(peer, stream):
                 after = max(position, hole.asked_upto)
             else:
-                excused = peer.name == stream[0] and peer.held_back
+                # Who never claimed to hold it, and was asked because nobody did, breaks no word.
+                begged = hole.hopeless_ns is not None
+                excused = begged or (peer.name == stream[0] and peer.held_back)
                 hole.fruitless[peer.name] += peer.served_ns < hole.asked_ns and not excused
                 peer = None
         if peer is None:
             name = self._choose(stream, hole, position, ahead)
             if name is None:
                 # Streams of which nothing has come may be claims that lie; they are looked at seldom.
-                pause_ms = WANT_RETRY_MS if stream in self._streams else GAP_WAIT_MS
-                hole.due_ns = now_ns + pause_ms * MS
+                hole.due_ns = now_ns + GAP_WAIT_MS * MS
                 return
             peer = self._peers[name]
             hole.asked_of, hole.asked_ns = name, now_ns
         mine = self._streams.get(stream)
         upto = ahead[peer.name][0] if peer.name in ahead else position
+        if hole.hopeless_ns is not None:
+            upto = max([upto, *(stands for stands, _ in ahead.values())])
         holes = mine.holes(upto, WANT_HOLES_MAX) if mine else [(START, upto)]
         rows = [(max(a, after), b) for a, b in holes if b > after]
         if after > position:
@@ -301,10 +321,13 @@ class Repair:
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
     ) -> str | None:
-        """Whom to ask: not the one asked last, if there is another that can help."""
+        """Whom to ask: not the one asked last, if there is another that can help.
+
+        Where nobody claims to hold it, each in turn: one may hold it behind a hole of its own.
+        """
         able = self._able(stream[0], hole, position, ahead)
-        if hole.source in self._peers and hole.source not in able:
-            able.append(hole.source)
+        if not able and stream in self._streams:
+            able = [name for name, peer in self._peers.items() if peer.established]
         if not able:
             return None
         able.sort()
@@ -322,11 +345,19 @@ class Repair:
 
         An origin's own claim stands for ever: nobody knows better, and by a lie it harms only what it says itself.
         """
-        return [
+        able = [
             name
             for name, (_, held) in ahead.items()
             if held <= position and (name == origin or hole.fruitless[name] < WANT_FRUITLESS_MAX)
         ]
+        source = hole.source
+        if (
+            source in self._peers
+            and source not in ahead
+            and hole.fruitless[source] < WANT_FRUITLESS_MAX
+        ):
+            able.append(source)
+        return able
 
     def _loss(
         self,

@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from broker.mesh.acquaintances import Acquaintances
 from broker.mesh.bundle import PRIORITIES
 from broker.mesh.clock import HybridClock
 from broker.mesh.events import Changes, CloseLink, Deliver, Event, RelayedBundle, Restored
@@ -92,6 +93,7 @@ class State:
         self.local = RetainedMap()
         """Retained values of `local/` topics, which never leave."""
         self.peers: dict[str, Peer] = {}
+        self.acquaintances = Acquaintances()
         self.vector = Vector(self.kept, self.log)
         self.repair = Repair(self.kept, self.peers)
         self.routes = Routes(self.peers)

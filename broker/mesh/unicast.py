@@ -298,14 +298,13 @@ class Unicast:
         state.flights.answered(flight, now_ns)
 
     def _pass_back(self, ack: Ack, key: Key) -> None:
-        """The way that the bundle came, else a way to its origin."""
+        """The way that the bundle came, else a way to its origin; once, so that no two relays play ball with copies."""
         state = self._state
         passing = state.passing.pop(key, None)
-        if not 0 < ack.hops < UNICAST_HOPS_MAX:
+        if passing is None or not 0 < ack.hops < UNICAST_HOPS_MAX:
             state.counters["unicast_acks_dropped"] += 1
             return
-        back = () if passing is None else (passing.source,)
-        for name in (*back, *state.routes.ways(ack.origin)):
+        for name in (passing.source, *state.routes.ways(ack.origin)):
             if name in state.peers:
                 state.peers[name].say(Ack(*key, ack.expired, ack.hops + 1))
                 return

@@ -70,8 +70,8 @@ class Vector:
         for stream in reversed(self._changed):
             if self._changed[stream] <= stamp:
                 break
-            position, held_after = self.entry(stream)
-            rows.append((*stream, *position, *held_after))
+            held_after = self._log.held_after.get(stream, START)
+            rows.append((*stream, *self._streams[stream].position, *held_after))
         return rows
 
     def settle_hash(self) -> int:
@@ -87,7 +87,7 @@ class Vector:
         """What to tell a neighbour now; marks it as told."""
         full = peer.told_stamp == 0
         rows = self.since(peer.told_stamp)
-        peer.told_stamp = self.stamp
+        peer.note_told(self.stamp)
         vector_hash = self.settle_hash()
         pages = [
             rows[at : at + DIGEST_ENTRIES_MAX]

@@ -1,10 +1,10 @@
 """Nothing acknowledged is lost: what one surviving device holds, all hear; what nobody holds is reported, not silent.
 
-Acknowledged means committed to the publisher's disk at the end of its turn, and not lost again with that disk: a
-publisher that does not know how far it came begins anew, and who hears its new beginning first passes over the rest.
-A device may do without a message when it reported a gap that covers it, or had no memory yet as it was published. A
-gap is legitimate when, at that moment, no device in reach held the bundle, or reach had changed within the time in
-which a device waits before it gives up.
+Acknowledged means committed to the publisher's disk at the end of its turn. A publisher whose disk lost that again
+does not know how far it came and begins anew; who hears its new beginning first passes over the rest, all others must
+hear it while a device that runs holds it. A device may do without a message when it reported a gap that covers it, or
+had no memory yet as it was published. A gap is legitimate when, at that moment, no device in reach held the bundle, or
+reach had changed within the time in which a device waits before it gives up.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Loss(Checker):
             text = f"{_described(message)} never arrived though {holder} holds it"
             self.violated(now_ns, name, text)
         for message in self._required(now_ns):
-            if self._holder(message, core) is not None:
+            if message.forgotten or self._holder(message, core) is not None:
                 continue
             if message.serial not in self._spread and message.origin in core and not self._tight:
                 text = f"{_described(message)} is on no disk, and nobody else ever heard it"
@@ -153,7 +153,6 @@ class Loss(Checker):
             for message in self._ledger.messages
             if message.acknowledged
             and not message.retained
-            and not message.forgotten
             and not message.to
             and not message.expired(now_ns)
         ]
@@ -165,7 +164,17 @@ class Loss(Checker):
             and message.serial not in hearing.doubtful
             and message.at_ns >= hearing.born_ns
             and not self._reported(name, message)
+            and not (message.forgotten and self._begun_anew(name, message))
         )
+
+    def _begun_anew(self, name: str, message: Published) -> bool:
+        """Whether the device has passed the beginning of a publisher that did not know of the message any more."""
+        mesh = self._network.devices[name].mesh
+        if mesh is None:
+            return False
+        lane, (incarnation, _) = message.places[-1]
+        stream = mesh._state.kept.get((message.origin, lane))
+        return stream is not None and stream.position[0] > incarnation
 
     def _reported(self, name: str, message: Published) -> bool:
         """Whether the device said that it gave the message up."""

@@ -54,6 +54,7 @@ def _sizes(mesh: Mesh) -> Iterator[tuple[str, int, int]]:
     yield "unicast under way", len(state.flights), limits.UNICAST_ALL_FLIGHTS_MAX
     yield "bytes under way", state.flights.size_bytes, limits.UNICAST_ALL_BYTES_MAX
     yield "events", len(state.events), 0
+    yield "acquaintances", len(state.acquaintances), limits.ACQUAINTANCES_MAX
     for peer in state.peers.values():
         yield f"queue to {peer.name}", len(peer.outbox), limits.OUTBOX_BUNDLES_MAX
         yield f"bytes to {peer.name}", peer.outbox.size_bytes, limits.OUTBOX_BYTES_MAX

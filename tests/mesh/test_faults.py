@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.mesh.peer import Peer
 from sim.disk import Disk
 from sim.network import Network
 from sim.path import Conditions
@@ -103,6 +104,65 @@ def test_a_second_hole_is_filled_by_the_neighbour_that_gives_up_the_first_at_the
     network.run(30_000)
     assert news(network, "b") == [b"1", b"3", b"4", b"5"]
     assert news(network, "c") == [b"1", b"3", b"4", b"5"]
+
+
+def test_who_holds_what_another_has_pushed_past_is_heard_of_before_that_one_gives_up():
+    network = Network("abcx", [("a", "c"), ("b", "c"), ("a", "x"), ("b", "x")])
+    network.run(4_000)
+    network.partition([("a", "c"), ("b", "x")])
+    network.publish("a", "t", b"1", qos=1)
+    network.run(500)
+    state = network.devices["a"].running._state
+    state.vector.touch(state.log._evict_oldest())
+    network.partition([("a", "x")])
+    network.cut.discard(("a", "c"))
+    network.connect(("a", "c"))
+    network.run(500)
+    network.publish("a", "t", b"2", qos=1)  # waits at both; c has pushed it to b
+    network.run(3_000)
+    network.devices["b"].running._next_digest_ns = 1 << 62  # announcements must do
+    network.cut.discard(("b", "x"))
+    network.connect(("b", "x"))
+    network.run(20_000)
+    for name in "bc":
+        assert news(network, name) == [b"1", b"2"]
+        assert network.devices[name].gaps == []
+
+
+def test_what_a_neighbour_holds_behind_a_hole_of_its_own_is_not_given_up():
+    network = Network("abcd", [("a", "b"), ("a", "c"), ("b", "c"), ("b", "d")])
+    network.run(4_000)
+    network.partition([("b", "c")])
+    lossy = Conditions(loss=1.0)
+    for number in range(1, 4):
+        to_b, to_c = network.path("a", "b"), network.path("a", "c")
+        to_b.conditions = lossy if number in {1, 2} else network.conditions
+        to_c.conditions = lossy if number in {1, 3} else network.conditions
+        network.publish("a", "t", b"%d" % number, qos=1)
+        network.run(5)
+    network.kill("a")
+    network.run(14_000)  # alone, c has nobody to give up before; b and d are about to give up
+    network.heal()
+    network.run(60_000)
+    for name in "bcd":
+        assert news(network, name) == [b"2", b"3"]
+        assert len(network.devices[name].gaps) == 1
+
+
+def test_a_hole_is_filled_in_the_end_by_a_neighbour_whose_answers_were_lost(monkeypatch):
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    network.partition([("b", "c")])
+    publish_all(network, "a", numbered(3), 100)
+    network.kill("a")
+    monkeypatch.setattr(Peer, "_next_served", lambda peer, _: peer.serving.clear())
+    network.heal()
+    network.run(30_000)
+    assert news(network, "c") == []
+    monkeypatch.undo()
+    network.run(20_000)
+    assert news(network, "c") == numbered(3)
+    assert network.devices["c"].gaps == []
 
 
 def test_leftovers_of_an_ended_incarnation_do_not_stop_repair():

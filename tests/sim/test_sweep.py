@@ -16,6 +16,7 @@ SELDOM = {
     "gaps": Options(0, faults="tight,restart,partition"),
     "held_back": Options(0, faults="clock", seconds=10.0),
     "incarnation_raised": Options(0, faults="restart"),
+    "suspended": Options(0, faults="clog,burst"),
 }
 """What does not happen in every twenty seeds, and where it does."""
 

@@ -1,0 +1,65 @@
+"""What is remembered of neighbours whose link is down, so that a link that comes back costs what changed since.
+
+Decides when what was told in the last session still stands: when the neighbour has the incarnation that it had, so that
+it has not booted and remembers as well. Whatever was under way when the link went down is missing on the other side;
+the hash in the next digest shows it, and the neighbour asks again. One that is not remembered is told everything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from broker.mesh.limits import ACQUAINTANCES_MAX
+
+if TYPE_CHECKING:
+    from broker.mesh.bundle import Position
+    from broker.mesh.peer import Peer
+
+__all__ = ["Acquaintances"]
+
+
+class _Acquaintance(NamedTuple):
+    """How far both sides were."""
+
+    incarnation: int
+    theirs: dict[tuple[str, int], tuple[Position, Position]]
+    theirs_hash: int
+    told_stamp: int
+    told_before: list[int]
+
+
+class Acquaintances:
+    """Neighbours whose link is down, those that left last."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Acquaintance] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def remember(self, peer: Peer) -> None:
+        """A neighbour's link is down."""
+        if peer.hello is None:
+            return  # what was known before still is
+        self._known.pop(peer.name, None)
+        if len(self._known) >= ACQUAINTANCES_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[peer.name] = _Acquaintance(
+            peer.hello.incarnation,
+            peer.theirs,
+            peer.theirs_hash,
+            peer.told_stamp,
+            list(peer.told_before),
+        )
+
+    def recall(self, peer: Peer) -> bool:
+        """A neighbour has introduced itself. True when it goes on where it was."""
+        known = self._known.pop(peer.name, None)
+        if known is None or peer.hello is None or known.incarnation != peer.hello.incarnation:
+            return False
+        peer.theirs, peer.theirs_hash = known.theirs, known.theirs_hash
+        peer.told_stamp = known.told_stamp
+        peer.told_before.extend(known.told_before)
+        return True
