@@ -18,7 +18,17 @@ from rich.console import Console
 from bench.result import Result, show
 from bench.stage import BenchFailed
 
-NAMES: Final = ("chain", "fleet", "overhead", "heal", "slow", "idle", "placement", "durability")
+NAMES: Final = (
+    "chain",
+    "fleet",
+    "overhead",
+    "heal",
+    "slow",
+    "idle",
+    "placement",
+    "durability",
+    "broker",
+)
 
 
 async def _run(name: str, *, quick: bool, only: list[str] | None) -> Result:
