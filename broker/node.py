@@ -21,7 +21,7 @@ from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
 from broker.links import Links
-from broker.mesh.bundle import FLAG_RETAINED
+from broker.local_delivery import LocalDelivery
 from broker.mesh.events import (
     CloseLink,
     Deliver,
@@ -109,6 +109,7 @@ class Node:
             tls=tls,
             sessions=store.sessions,
         )
+        self._local = LocalDelivery(device, self._broker)
         self._mesh = Mesh(
             device,
             self._random,
@@ -249,6 +250,7 @@ class Node:
             )
         except MeshFull as error:
             raise Refused(str(error)) from None
+        self._local.published(topic, payload, qos, clock, retained=retained, unicast=unicast)
         if not self._flush_due:
             self.request_flush()
         return clock
@@ -414,6 +416,7 @@ class Node:
             if frames:
                 pipe.send(frames)
         self._route()
+        self._local.turn_ended()
         committed = self._commit()
         self._hand_out()
         self._broker.flush(
@@ -430,12 +433,8 @@ class Node:
         """Give MQTT sessions what was delivered, so that theirs is stored with the position that passed it."""
         while (event := self._mesh.next_event()) is not None:
             self._events.append(event)
-            if isinstance(event, Deliver) and not event.rebuild and self._broker.subscribed:
-                for message in event.messages:
-                    retained = bool(message.flags & FLAG_RETAINED)
-                    self._broker.route(
-                        message.topic, message.payload, message.qos, retained=retained
-                    )
+            if isinstance(event, Deliver):
+                self._local.delivered(event)
 
     def _commit(self) -> bool:
         committed = self._commits.commit(self._mesh.take_changes(), self._broker.take_changes())

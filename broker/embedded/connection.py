@@ -95,6 +95,7 @@ class Connection(Wire):
     def _after_read(self) -> None:
         if self._published or (self._session is not None and self._session.dirty):
             self._published = False
+            self._exchange.hasten()
             self._exchange.ingress.request_flush()
 
     def _will_answer(self) -> bool:

@@ -44,6 +44,7 @@ class Exchange:
         self.trie: Trie[Session] = Trie()
         self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
         self._dirty: list[Session] = []
+        self._hasty: list[Session] = []  # of those, the ones with messages since the last write
         self._prepared = False
         self._unmeasured_bytes = 0  # of QoS 1 and 2, since all sessions were looked at
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
@@ -88,16 +89,16 @@ class Exchange:
             return
         field = self._fields.get(topic) or self._topic_field(topic)
         shared: bytes | None = None
-        dirty = self._dirty
         for session, granted in targets:
             flags = 0
             if session.bridge:
                 if self._is_own(session, topic, payload):
                     continue
                 flags = FLAG_RETAIN if retained else 0
-            if not session.dirty:
-                session.dirty = True
-                dirty.append(session)
+            if not session.hasty:
+                session.hasty = True
+                self._hasty.append(session)
+                self.touch(session)
             if qos and granted:
                 session.deliver_kept(min(qos, granted) << 1 | flags, field, payload)
             elif flags:
@@ -125,6 +126,12 @@ class Exchange:
         field = self._fields[topic] = string_field(topic)
         return field
 
+    def hasten(self) -> None:
+        """Write the messages that were routed outside of a flush, which need not wait for one."""
+        for session in self._hasty:
+            session.hasten()
+        self._hasty.clear()
+
     def prepare(self) -> None:
         """Let persistent sessions choose what they write, before their changes are taken and stored."""
         self._prepared = True
@@ -136,6 +143,9 @@ class Exchange:
         if not self._prepared:
             self.prepare()
         self._prepared = False
+        for session in self._hasty:
+            session.hasty = False
+        self._hasty.clear()
         if self._awaited and (durable > self._durable or not committed):
             for session in self._awaited:
                 self.touch(session)

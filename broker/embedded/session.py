@@ -63,7 +63,7 @@ class Output(Protocol):
 
 
 class Session:
-    """One client's state. `dirty` belongs to the exchange, which flushes what it has marked."""
+    """One client's state. `dirty` and `hasty` belong to the exchange, which writes what it has marked."""
 
     def __init__(
         self, client_id: str, limits: Limits, counters: Counters, journal: SessionJournal | None
@@ -74,6 +74,7 @@ class Session:
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
         self.holder: Holder | None = None  # who the client is, if a certificate says it
         self.dirty = False
+        self.hasty = False  # whether the exchange has it among those to write before the flush
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}
         self.incoming: set[int] = set()  # QoS 2 packet ids that the client has not released
@@ -279,6 +280,17 @@ class Session:
             self._ready.clear()
             self._ready_bytes = 0
             output.write(data)
+
+    def hasten(self) -> None:
+        """Write messages that are ready, behind answers that are, unless the session is stored first."""
+        self.hasty = False
+        if self._ready and self._journal is None and self.output is not None:
+            self._counters.messages_out += len(self._ready)
+            data = b"".join((*self._replies, *self._ready))
+            self._replies.clear()
+            self._ready.clear()
+            self._ready_bytes = 0
+            self.output.write(data)
 
     def prepare(self) -> None:
         """Choose what a persistent session writes next, packet ids included, so that it can be stored first."""

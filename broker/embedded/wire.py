@@ -144,7 +144,8 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         # An answer within this turn carries the acknowledgement of TCP by itself, unless the
         # peer's next packet is cut in two and its second half waits for that acknowledgement.
         if len(data) <= _NAGLE_BYTES and (self._parser.buffered_bytes or not self._will_answer()):
-            acknowledge_now(self._transport)
+            # After this turn's flush: messages go first.
+            self._loop.call_soon(acknowledge_now, self._transport)
 
     def _process(self) -> None:
         try:

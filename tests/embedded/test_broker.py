@@ -156,8 +156,8 @@ async def test_subscribing_again_replaces_the_qos() -> None:
         await sub.subscribe("t", 1)
         await sub.subscribe("t", 0)
         sub.send(publish("t", b"x", 1, packet_id=3))
-        await sub.expect(packets.PUBACK)
         assert (await sub.publish())[0] == 0
+        await sub.expect(packets.PUBACK)
         await sub.quiet()
 
 
@@ -166,8 +166,8 @@ async def test_overlapping_subscriptions_deliver_once_at_the_highest_qos() -> No
         await sub.subscribe("a/#", 0)
         await sub.subscribe("a/+", 1)
         sub.send(publish("a/b", b"x", 2, packet_id=3))
-        await sub.expect(packets.PUBREC)
         assert (await sub.publish())[0] == 2
+        await sub.expect(packets.PUBREC)
         await sub.quiet()
 
 
@@ -385,8 +385,8 @@ async def test_the_largest_message_passes() -> None:
         await both.subscribe("t", 1)
         payload = bytes(range(256)) * 1024
         both.send(publish("t", payload, 1, packet_id=1))
-        await both.expect(packets.PUBACK)
         assert (await both.publish())[2] == payload
+        await both.expect(packets.PUBACK)
 
 
 async def test_a_reader_too_slow_for_qos0_loses_the_oldest_and_slows_nobody() -> None:

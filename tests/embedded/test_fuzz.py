@@ -31,8 +31,8 @@ def test_noise_harms_nobody_else(attackers: list[tuple[list[bytes], bool]]) -> N
                     bad.writer.write_eof()
                     await bad.closed()
             good.send(packets.encode_publish("good", b"served", 1, packet_id=1))
-            await good.expect(packets.PUBACK)
             assert (await good.publish())[1:3] == ("good", b"served")
+            await good.expect(packets.PUBACK)
             await node.until(lambda: node.broker.statistics().connections == 1)
 
     asyncio.run(scenario())
