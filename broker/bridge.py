@@ -33,14 +33,8 @@ from broker.bridge_window import Owed, Window
 from broker.embedded import packets
 from broker.errors import Refused
 from broker.lookup import Lookup
-from broker.mqtt_client import (
-    KEEP_ALIVE_S,
-    UNSENT_HIGH_BYTES,
-    Backoff,
-    BrokerRefuses,
-    Client,
-    connect,
-)
+from broker.mqtt_client import Backoff, BrokerRefuses, Client, connect
+from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
 from broker.topics import bridge_topic, topic_matches
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from broker.embedded import packets
 from broker.hub_session import HubSession, announcement, is_announcement, is_envelope
 from broker.lookup import Lookup
-from broker.mqtt_client import KEEP_ALIVE_S, UNSENT_HIGH_BYTES, Backoff, Client, connect
+from broker.mqtt_client import Backoff, Client, connect
+from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
 from broker.topics import announcement_topic, frame_topic, is_id
 
 if TYPE_CHECKING:

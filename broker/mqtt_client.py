@@ -1,8 +1,6 @@
 """This device as an ordinary MQTT 3.1.1 client of somebody else's broker: one connection, packets in and out.
 
-Decides nothing of what is said; hubs and bridges do. Raw packets rather than paho (which aiomqtt is built on),
-because both need what a client library hides: when a PUBACK is sent, which protocol level CONNECT asks for, how many
-bytes the kernel has not taken, and one write for many messages. The packets are the embedded broker's own.
+Decides nothing of what is said; hubs and bridges do.
 
 Assumes that a broker answers CONNECT within CONNECT_TIMEOUT_S and anything else within SILENCE_S. One that does not is
 taken for dead and the connection is closed, as is one that sends what is no MQTT.
@@ -11,13 +9,12 @@ taken for dead and the connection is closed, as is one that sends what is no MQT
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.embedded import packets
 from broker.embedded.quickack import acknowledge_now
 from broker.errors import MalformedPacket
+from broker.packet_connection import PacketConnection
 
 if TYPE_CHECKING:
     from random import Random
@@ -28,8 +25,6 @@ __all__ = ["Address", "Backoff", "BrokerRefuses", "Client", "Handler", "connect"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """From dialling to CONNACK. Brokers in the middle are often far away, behind a mobile network. Guess."""
-KEEP_ALIVE_S: Final = 30
-"""What the broker is told: it closes after one and a half times that. Ours is shorter."""
 PING_S: Final = 2.0
 """A PINGREQ so often, so that a broker that vanished without a FIN is noticed."""
 SILENCE_S: Final = 7.0
@@ -37,9 +32,6 @@ SILENCE_S: Final = 7.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 3.0
 """A broker that is back is found within it; one that is away costs one SYN in so long."""
-UNSENT_LOW_BYTES: Final = 16 * 1024
-UNSENT_HIGH_BYTES: Final = 32 * 1024
-"""As of a link that is dialled (broker/link.py)."""
 FOREIGN_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """A packet of others that is read at all, so that one message too large for the mesh can be passed over."""
 
@@ -81,14 +73,13 @@ class Handler(Protocol):
         """The connection is gone; once, and only if it was there."""
 
 
-class Client(asyncio.Protocol):
+class Client(PacketConnection):
     """One connection, made by `connect`."""
 
     def __init__(self, hello: bytes, handler: Handler) -> None:
+        super().__init__(FOREIGN_BODY_BYTES_MAX)
         self._hello = hello
         self._handler = handler
-        self._parser = packets.PacketParser(FOREIGN_BODY_BYTES_MAX)
-        self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._heard_s = self._loop.time()
         self._ping: asyncio.TimerHandle | None = None
@@ -96,24 +87,11 @@ class Client(asyncio.Protocol):
         self.failure = ""
         """Why this end closed it."""
         self.session_present = False
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.closed: asyncio.Future[None] = self._loop.create_future()
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._transport.get_write_buffer_size() if self._transport else 0
-
-    def write(self, data: bytes) -> None:
-        """Write whole packets."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
 
     def close(self, reason: str = "") -> None:
         """Close at once; `Handler.lost` follows."""
         self.failure = self.failure or reason
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
 
     def leave(self) -> None:
         """Say DISCONNECT and close once it is written."""
@@ -123,39 +101,35 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce this device."""
-        # uvloop's transports quack like asyncio's without inheriting from them.
-        self._transport = transport = cast("asyncio.Transport", transport)
-        transport.set_write_buffer_limits(high=UNSENT_HIGH_BYTES, low=UNSENT_LOW_BYTES)
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.write(self._hello)
+        super().connection_made(transport)
+        self.write(self._hello)
 
     def data_received(self, data: bytes) -> None:
         """Packets from the broker."""
         self._heard_s = self._loop.time()
-        self._parser.feed(data)
-        try:
-            for kind, flags, body in self._parser.packets():
-                self._packet(kind, flags, body)
-        except MalformedPacket as error:
-            self._fail(ConnectionError(f"the broker sent what is not MQTT 3.1.1: {error}"))
+        super().data_received(data)
         acknowledge_now(self._transport)
 
-    def _packet(self, kind: int, flags: int, body: bytes) -> None:
+    def packet(self, kind: int, flags: int, body: bytes) -> None:
+        """Take a packet: what comes before CONNACK ends the connection, what follows is the handler's."""
         if self._accepted:
             if kind != packets.PINGRESP:
                 self._handler.packet(kind, flags, body)
         elif kind != packets.CONNACK or len(body) != 2:
             raise MalformedPacket("something else before CONNACK")
         elif body[1]:
-            self._fail(BrokerRefuses(body[1]))
+            self.fail(BrokerRefuses(body[1]))
         else:
             self._accepted = True
             self.session_present = bool(body[0] & 1)
             self._keep_alive()
             if not self.ready.done():
                 self.ready.set_result(None)
+
+    def fail(self, error: ConnectionError) -> None:
+        """Close at once, and say why."""
+        self.failure = self.failure or str(error)
+        super().fail(error)
 
     def _keep_alive(self) -> None:
         silent_s = self._loop.time() - self._heard_s
@@ -164,11 +138,6 @@ class Client(asyncio.Protocol):
             return
         self.write(packets.PINGREQ_PACKET)
         self._ping = self._loop.call_later(PING_S, self._keep_alive)
-
-    def _fail(self, error: ConnectionError) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error)
-        self.close(str(error))
 
     def resume_writing(self) -> None:
         """There is room again."""
@@ -180,12 +149,9 @@ class Client(asyncio.Protocol):
         self.failure = self.failure or str(exc or "the broker has closed the connection")
         if self._ping is not None:
             self._ping.cancel()
-        if not self.ready.done():
-            self.ready.set_exception(ConnectionError(self.failure))
         if self._accepted:
             self._handler.lost()
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self.lost(self.failure)
 
 
 async def connect(lookup: Lookup, hello: bytes, handler: Handler) -> Client:
@@ -207,10 +173,7 @@ async def connect(lookup: Lookup, hello: bytes, handler: Handler) -> Client:
             await lookup.connect(lambda: client)
             await client.ready
     except BaseException:
-        client.close()
-        if not client.ready.cancel():
-            with contextlib.suppress(OSError):
-                client.ready.result()  # it is told by what is raised here
+        client.abandon()
         raise
     return client
 

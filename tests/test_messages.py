@@ -58,7 +58,10 @@ VALID = {
     "link": messages.Link(state="up", rtt_ms=None, at_ms=AT_MS),
 }
 
-UNTYPED = {"call", "reply", "chunk", "bridge", "local", "frame", "announcement", "other"}
+UNTYPED = {
+    "call", "reply", "chunk", "bridge", "certificate", "revocation", "local", "frame",
+    "announcement", "other",
+}  # fmt: skip
 """Classes whose payloads have a reader of their own."""
 
 
