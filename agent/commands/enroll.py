@@ -39,6 +39,8 @@ from broker.secret_file import write_file
 from broker.trust import Trust
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from broker.enrolment import Code
 
 __all__ = ["enroll"]
@@ -81,8 +83,7 @@ async def _join(code: Code, host: str, port: int, identity: Path, config: Path) 
     for attempt in range(1, ATTEMPTS + 1):
         try:
             async with asyncio.timeout(EXCHANGE_S):
-                reader, writer = await _connect(code, host, port)
-                with contextlib.closing(writer):
+                async with _connected(code, host, port) as (reader, writer):
                     writer.write(question)
                     line = await reader.readuntil(b"\n")
                     _store(_granted(line), certificates.key_bytes(key), identity, config)
@@ -108,9 +109,10 @@ def _granted(line: bytes) -> Answer:
     return answer
 
 
-async def _connect(
+@contextlib.asynccontextmanager
+async def _connected(
     code: Code, host: str, port: int
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the authority that the code names, and to nobody else.
 
     Raises:
@@ -123,13 +125,17 @@ async def _connect(
     reader, writer = await asyncio.open_connection(
         host, port, ssl=context, server_hostname="", limit=LINE_BYTES_MAX
     )
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    if fingerprint(shown) != code.fingerprint:
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if fingerprint(shown) != code.fingerprint:
+            raise EnrolmentFailed(
+                f"who answers at {host}:{port} is not who made this code; it was told nothing. Is the address right?"
+            )
+        yield reader, writer
+    finally:
         writer.transport.abort()
-        raise EnrolmentFailed(
-            f"who answers at {host}:{port} is not who made this code; it was told nothing. Is the address right?"
-        )
-    return reader, writer
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def _store(answer: Answer, key: bytes, identity: Path, config: Path) -> None:

@@ -49,6 +49,8 @@ __all__ = ["Invited", "invite"]
 
 GUESTS_MAX: Final = 8
 """Exchanges at once, each of EXCHANGE_S at most. One device is expected."""
+HANG_UP_S: Final = 1.0
+"""For the last words to leave; who does not take them is not waited for."""
 
 
 class Invited(NamedTuple):
@@ -168,7 +170,7 @@ class _Desk:
             pass  # it hung up, was too slow, or is no device; the next one may be
         finally:
             self._guests -= 1
-            writer.close()
+            await _hang_up(writer)
 
     def _grant(self, question: Question) -> Answer:
         now_s = asyncio.get_running_loop().time()
@@ -206,6 +208,18 @@ class _Desk:
             self.over.set_result(None)
         else:
             self.over.set_exception(error)
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a connection once what was said has left, or at once when that takes too long."""
+    writer.close()
+    try:
+        async with asyncio.timeout(HANG_UP_S):
+            await writer.wait_closed()
+    except OSError:
+        pass  # it was closed from the other side; TimeoutError is one, too
+    finally:
+        writer.transport.abort()
 
 
 def _say(text: str) -> None:
