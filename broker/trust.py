@@ -23,6 +23,7 @@ import msgspec
 from broker.errors import FlockmqError, IdentityUnusable
 from broker.identity import (
     DAY_MS,
+    GRACE_DAYS,
     CertificateInvalid,
     Identity,
     Moment,
@@ -141,6 +142,8 @@ class Trust:
         self._serials: frozenset[int] = frozenset()
         self._refused: Counter[str] = Counter()
         self._graced = 0
+        self._signed_ms = 0
+        """When the authority signed the newest certificate that this device has seen."""
         self._last_refused = ""
         self._read_revoked()
         self.certificate = self._load(directory / CERTIFICATE_FILE)
@@ -153,10 +156,17 @@ class Trust:
         return self.certificate.identity
 
     def moment(self) -> Moment:
-        """The time, as far as it is known: this device's own certificate was not signed in the future."""
+        """The time, as far as it is known.
+
+        What the authority has signed was not signed in the future: a clock that shows less is wrong, whoever says
+        that it is kept. And without synchronisation a clock is hearsay, which may be one wrong clock among the
+        neighbours: it counts up to GRACE_DAYS after that, so that it shuts out nobody who was good then.
+        """
         now_ms, synchronised = self.clock()
-        signed_ms = self.certificate.not_before_ms
-        return Moment(max(now_ms, signed_ms), synchronised and now_ms >= signed_ms)
+        if synchronised and now_ms >= self._signed_ms:
+            return Moment(now_ms, synchronised=True)
+        latest_ms = self._signed_ms + GRACE_DAYS * DAY_MS
+        return Moment(max(self._signed_ms, min(now_ms, latest_ms)), synchronised=False)
 
     def standing(self, certificate: Certificate) -> Standing:
         """What a certificate counts for now."""
@@ -201,6 +211,7 @@ class Trust:
         if not standing.counts:
             raise self._refuse(standing.value, who)
         self._graced += standing is Standing.GRACE
+        self._signed_ms = max(self._signed_ms, certificate.not_before_ms)
         return Holder(identity, certificate)
 
     def admit_neighbour(self, fields: Mapping[str, Any] | None, peer: str, where: str) -> Holder:
@@ -312,12 +323,14 @@ class Trust:
                 context.load_verify_locations(authority)
                 context.load_cert_chain(certificate_file, key)
             self._own_pem = certificate_file.read_bytes()
-            return self._try(certificate_file)
+            own = self._try(certificate_file)
         except (OSError, CertificateInvalid) as error:
             raise IdentityUnusable(
                 f"{authority.name}, {certificate_file.name} and {key.name} in {self._directory} do not fit together: "
                 f"{error}; {advice}"
             ) from None
+        self._signed_ms = max(self._signed_ms, own.not_before_ms)
+        return own
 
     def _try(self, certificate_file: Path) -> Certificate:
         """What a certificate says, once a peer that trusts the authority has believed it."""

@@ -190,7 +190,7 @@ def test_nobody_makes_the_fleet_forget_a_list(fleet, tmp_path, monkeypatch):
 
 
 def test_the_time_is_the_latest_that_is_known(fleet, tmp_path):
-    """The system's clock, the stored bound of the hybrid clock, or when the own certificate was signed."""
+    """The system's clock, the stored bound of the hybrid clock, or when the newest certificate was signed."""
     a = Member(fleet, "a", tmp_path)
     signed_ms = a.trust.certificate.not_before_ms
     for wall_ms, expected_ms in ((0, signed_ms), (T_MS + DAY_MS, T_MS + DAY_MS)):

@@ -165,6 +165,42 @@ def test_a_device_of_1970_joins(fleet, tmp_path):
     assert a_tls.trust.statistics().standing == "good"
 
 
+def test_one_wrong_clock_shuts_nobody_out_of_a_fleet_that_does_not_know_the_time(fleet, tmp_path):
+    """It is 2042 by hearsay, and what was good when the newest certificate was signed is let in."""
+    fleet.join("b", at_ms=T_MS - 50 * DAY_MS)
+    astray = clock_at(T_MS + 12 * 365 * DAY_MS, synchronised=False)
+    a_tls, b_tls = fleet.tls("a", astray), fleet.tls("b", astray)
+
+    async def story():
+        async with running(("a", tmp_path, a_tls), ("b", tmp_path, b_tls)) as (a, b):
+            dial(a, "b", b)
+            await until(lambda: established(a) and established(b), "a link")
+
+    run(story())
+    assert a_tls.trust.statistics().graced == 1
+    a_tls.trust.clock = clock_at(T_MS + 12 * 365 * DAY_MS)  # now it knows
+    assert a_tls.trust.statistics().standing == "expired"
+
+
+def test_a_newer_certificate_tells_the_time(fleet):
+    """Who does not know it learns it from what the authority has signed, and nobody takes that back."""
+    trust = fleet.trust("a", clock_at(0, synchronised=False))
+    fleet.join("b", at_ms=T_MS + 40 * DAY_MS)
+    later = fleet.trust("b").certificate
+    before = trust.moment().now_ms
+    fields = {
+        "subject": ((("organizationalUnitName", "device"),),),
+        "subjectAltName": (("URI", "spiffe://town/device/b"),),
+        "serialNumber": f"{later.serial:x}",
+        "notBefore": time.strftime(
+            "%b %d %H:%M:%S %Y GMT", time.gmtime(later.not_before_ms / 1000)
+        ),
+        "notAfter": time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(later.not_after_ms / 1000)),
+    }
+    trust.admit(fields, "somewhere")
+    assert trust.moment() == (before + 40 * DAY_MS, False)
+
+
 def test_a_revoked_device_is_refused(fleet, tmp_path):
     fleet.join("b")
     stranger = fleet.tls("b")
