@@ -24,4 +24,4 @@ for folder in "$MEMBERS"/*; do
     ca renew "$name" --out "$folder/identity"
   fi
 done
-chown -R "$OWNER" "$CA" "$MEMBERS"
+chown -R "$OWNER" "$CA" "$MEMBERS"/*
