@@ -14,6 +14,7 @@ changed.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from broker.identity import Certificate
 
 __all__ = ["Holder", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics", "explain"]
+
+logger = logging.getLogger(__name__)
 
 _NO_CHECK_TIME: Final = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for."""
@@ -238,6 +241,10 @@ class Trust:
         known = reason in self._refused or len(self._refused) < _REASONS_MAX
         self._refused[reason if known else "other reasons"] += 1
         error = NotAdmitted(reason, who)
+        if (
+            str(error) != self._last_refused
+        ):  # a neighbour tries twice a second, for as long as it likes
+            logger.info("not let in: %s", error)
         self._last_refused = str(error)
         return error
 

@@ -285,8 +285,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """Look at the certificate and ask the authentication plugins, before any session is touched."""
         try:
             holder = self._identify(connect.client_id, transport)
-        except NotAdmitted as error:
-            logger.info("%s is not let in: %s", connect.client_id, error)
+        except NotAdmitted:  # who it is told to, and counted by, is `Trust`
             return None
         try:
             credentials = Credentials(connect, transport)

@@ -102,4 +102,3 @@ class Doorman:
             )
         except (OSError, EOFError) as error:
             self._trust.refuse_handshake(error, where)
-            logger.info("no handshake with %s: %s", where, error)
