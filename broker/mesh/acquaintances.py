@@ -24,6 +24,8 @@ class _Acquaintance(NamedTuple):
     incarnation: int
     theirs: dict[tuple[str, int], tuple[Position, Position]]
     theirs_hash: int
+    ahead: list[tuple[str, int]]
+    """Streams in which the neighbour stood further."""
     told_stamp: int
     told_before: list[int]
 
@@ -39,8 +41,8 @@ class Acquaintances:
     def __len__(self) -> int:
         return len(self._known)
 
-    def remember(self, peer: Peer) -> None:
-        """A neighbour's link is down."""
+    def remember(self, peer: Peer, ahead: list[tuple[str, int]]) -> None:
+        """A neighbour's link is down; in these streams it stood further than this device."""
         if peer.hello is None:
             return  # what was known before still is
         self._known.pop(peer.name, None)
@@ -50,16 +52,17 @@ class Acquaintances:
             peer.hello.incarnation,
             peer.theirs,
             peer.theirs_hash,
+            ahead,
             peer.told_stamp,
             list(peer.told_before),
         )
 
-    def recall(self, peer: Peer) -> bool:
-        """A neighbour has introduced itself. True when it goes on where it was."""
+    def recall(self, peer: Peer) -> list[tuple[str, int]]:
+        """A neighbour has introduced itself: go on where it was. Returns the streams in which it stood further."""
         known = self._known.pop(peer.name, None)
         if known is None or peer.hello is None or known.incarnation != peer.hello.incarnation:
-            return False
+            return []
         peer.theirs, peer.theirs_hash = known.theirs, known.theirs_hash
         peer.told_stamp = known.told_stamp
         peer.told_before.extend(known.told_before)
-        return True
+        return known.ahead

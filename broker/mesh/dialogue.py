@@ -156,8 +156,9 @@ class Dialogue:
         peer.hello = hello
         peer.digest_due = True
         # A newcomer takes from whole digests what is memory to it.
-        if not state.joining and state.acquaintances.recall(peer):
-            state.repair.note_behind(peer, peer.theirs, now_ns, at_once=True)
+        if not state.joining:
+            ahead = state.acquaintances.recall(peer)
+            state.repair.note_behind(peer, ahead, now_ns, at_once=True)
         if not hello.heard:
             self.say_hello(peer, now_ns)
 

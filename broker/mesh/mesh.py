@@ -241,7 +241,7 @@ class Mesh:
         """The link is gone."""
         link = self._state.peers.pop(peer, None)
         if link is not None:
-            self._state.acquaintances.remember(link)
+            self._state.acquaintances.remember(link, self._state.repair.ahead_in(link))
             self._state.repair.forget_peer(peer)
             self._state.routes.forget_peer(peer)
             self._unicast.lost_by(peer, now_ns)

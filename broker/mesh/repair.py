@@ -99,7 +99,16 @@ class _Hole:
 class Repair:
     """Finds holes and asks for them."""
 
-    __slots__ = ("_holes", "_names", "_peers", "_rebuild_asked", "_streams", "found", "wants")
+    __slots__ = (
+        "_holes",
+        "_names",
+        "_peers",
+        "_rebuild_asked",
+        "_rebuilding",
+        "_streams",
+        "found",
+        "wants",
+    )
 
     def __init__(self, streams: dict[Stream, KeptStream], peers: dict[str, Peer]) -> None:
         self._streams = streams
@@ -107,6 +116,7 @@ class Repair:
         self._holes: dict[Stream, _Hole] = {}
         self._names: dict[Stream, Stream] = {}
         """Names of streams, so that what all neighbours say of one is held once."""
+        self._rebuilding: dict[Stream, None] = {}
         self._rebuild_asked: dict[Stream, tuple[int | None, str, Position, int]] = {}
         self.wants = 0
         self.found = 0
@@ -184,13 +194,17 @@ class Repair:
         hole.due_ns = min(hole.due_ns, due_ns)
         hole.graft = hole.graft or graft
 
+    def note_rebuilding(self, stream: Stream) -> None:
+        """What is before this stream's position is lost memory."""
+        self._rebuilding[stream] = None
+
     def rebuild_ranges(self, peer: Peer, log: Log, now_ns: int) -> list[Range]:
         """What the neighbour holds of this device's lost memory and nobody was asked for yet."""
         rows: list[Range] = []
-        for stream, (position, held) in peer.theirs.items():
-            mine = self._streams.get(stream)
+        for stream in self._rebuilding:
+            mine, (position, held) = self._streams[stream], peer.theirs.get(stream, (START, START))
             floor = log.held_after.get(stream, START)
-            if mine is None or mine.rebuild_upto == START or not held < floor <= position:
+            if mine.rebuild_upto == START or not held < floor <= position:
                 continue
             asked_ns, _, asked_held, asks = self._rebuild_asked.get(stream, (None, "", floor, 0))
             recent = asked_ns is not None and now_ns - asked_ns < REBUILD_RETRY_MS * MS
@@ -201,6 +215,15 @@ class Repair:
             self._rebuild_asked[stream] = (now_ns, peer.name, held, asks + (not in_vain))
             rows.append((*stream, *held, *upto))
         return rows
+
+    def ahead_in(self, peer: Peer) -> list[Stream]:
+        """The streams in which a neighbour's digests put it further than this device: each is a hole."""
+        return [
+            stream
+            for stream in self._holes
+            if (known := peer.theirs.get(stream)) is not None
+            and known[0] > (self._streams[stream].position if stream in self._streams else START)
+        ]
 
     def forget_peer(self, name: str) -> None:
         """A link went down: what was asked of it must be asked of another."""

@@ -127,6 +127,8 @@ class State:
     def settle(self, stream: Stream, position: Position) -> None:
         """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""
         self.kept[stream] = KeptStream(position, rebuild=self.rebuilding)
+        if self.rebuilding:
+            self.repair.note_rebuilding(stream)
         self.log.held_after[stream] = position
         self.hear_of(stream[0], position[0])
         self.mark_passed(stream)

@@ -103,11 +103,30 @@ def test_those_that_left_last_are_remembered():
     for number in range(3 * ACQUAINTANCES_MAX):
         peer = Peer(f"p{number}", 0)
         peer.hello = Hello(1, peer.name, 1, 0, 0, heard=True)
-        acquaintances.remember(peer)
+        acquaintances.remember(peer, [(peer.name, 1)])
     assert len(acquaintances) == ACQUAINTANCES_MAX
     assert not acquaintances.recall(peer_called("p0", 1))
-    last = f"p{3 * ACQUAINTANCES_MAX - 1}"
+    last, one_before = (f"p{3 * ACQUAINTANCES_MAX - number}" for number in (1, 2))
     assert not acquaintances.recall(peer_called(last, 2))
+    assert acquaintances.recall(peer_called(one_before, 1)) == [(one_before, 1)]
+
+
+def test_what_a_neighbour_had_more_is_asked_for_when_its_link_is_back(monkeypatch):
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    network.partition([("b", "c")])
+    network.publish("a", "t", b"1", qos=1)
+    network.run(500)
+    monkeypatch.setattr(Peer, "_next_served", lambda peer, _: peer.serving.clear())
+    network.heal()
+    network.run(500)
+    network.partition([("b", "c")])
+    monkeypatch.undo()
+    network.run(1_500)
+    assert network.payloads("c") == []
+    network.heal()
+    network.run(300)
+    assert network.payloads("c") == [b"1"]
 
 
 def peer_called(name, incarnation):
