@@ -32,7 +32,7 @@ from broker.embedded.bodies import (
 )
 from broker.embedded.exchange import Exchange
 from broker.embedded.limits import PACKET_BYTES_MAX, SUBSCRIBE_SLICE_S
-from broker.embedded.links import LinkPipe, link_peer
+from broker.embedded.links import LinkPipe, claimed_device, link_peer
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
 from broker.errors import MalformedPacket, Refused
@@ -178,6 +178,9 @@ class Connection(Wire):
             self.write(packets.encode_connack(REFUSED_NOT_AUTHORIZED))
             self.end("not authorised")
             return
+        if allowed.holder is not None and claimed_device(self.name) is None:
+            # A client id is of one's own choice: nobody takes another member's session over by it.
+            self.name += f"@{allowed.holder.identity.name}"
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
         self._session.holder = allowed.holder

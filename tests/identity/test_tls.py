@@ -256,17 +256,24 @@ def context(fleet, name="", role=Role.VIEWER):
     return made
 
 
-async def connack(port, secured, client_id="phone"):
-    """The return code of a CONNECT; raises what ends the connection before."""
+@contextlib.asynccontextmanager
+async def client(port, secured, client_id="phone"):
+    """Streams, and the return code of a CONNECT; raises what ends the connection before."""
     reader, writer = await asyncio.open_connection("localhost", port, ssl=secured)
     try:
-        writer.write(packets.encode_connect(client_id, 10))
         async with asyncio.timeout(10):
-            return (await reader.readexactly(4))[3]
+            writer.write(packets.encode_connect(client_id, 10))
+            yield reader, writer, (await reader.readexactly(4))[3]
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def connack(port, secured, client_id="phone"):
+    """The return code of a CONNECT alone."""
+    async with client(port, secured, client_id) as (_, _, code):
+        return code
 
 
 @LOOPS
@@ -324,6 +331,27 @@ def test_a_client_may_not_claim_a_device_s_links(fleet, tmp_path):
 
     assert run(story()) == 5
     assert set(a_tls.trust.statistics().refused) == {"in another's name"}
+
+
+def test_a_session_is_its_member_s_whatever_client_id_another_takes(fleet, tmp_path):
+    """The same member's next connection takes its last one over; another member's does not."""
+
+    async def story():
+        async with (
+            running(("a", tmp_path, fleet.tls("a"))) as (a,),
+            client(a.link_port, context(fleet, "screen")) as (one, _, first),
+            client(a.link_port, context(fleet, "desk")) as (other, writer, second),
+        ):
+            assert a.statistics().broker.sessions == 2
+            async with client(a.link_port, context(fleet, "screen")) as (again, _, third):
+                assert await one.read() == b""
+                writer.write(packets.PINGREQ_PACKET)
+                assert await other.readexactly(2) == packets.PINGRESP_PACKET
+                assert not again.at_eof()
+                assert a.statistics().broker.sessions == 2
+            return first, second, third
+
+    assert run(story()) == (0, 0, 0)
 
 
 def test_mosquitto_s_own_clients_are_served(fleet, tmp_path):
