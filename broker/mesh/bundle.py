@@ -1,8 +1,8 @@
 """The unit that travels: what an origin published in one turn on one lane, encoded once.
 
 Decides the bytes of a bundle. A relay reads the header and forwards the same bytes; only a receiver that delivers
-decodes the body. The header alone closes a sequence (an expired bundle travels without its body), therefore an
-integrity tag covers the two separately and the header has its place.
+decodes the body. The header alone closes a sequence (an expired bundle travels without its body), therefore the
+integrity tag, which ends the header, covers the two separately (`tags.py`).
 
 Assumes nothing of the bytes it decodes: every length is checked before use, and anything wrong is a `BundleInvalid`.
 
@@ -80,6 +80,8 @@ _CLOSES_BIT: Final = 0x01
 _LOST_BIT: Final = 0x02
 _UNICAST_BIT: Final = 0x04
 _COMPRESSED_BIT: Final = 0x08
+TAG_HEAD_BYTES: Final = 3
+"""Kind and length of a tag, the last fields of a header before the tag itself."""
 INTEGER_MAX: Final = 1 << 63
 """Sequences and ranks stay below it, so that any store and language can hold them in a signed 64-bit integer."""
 _DEVICE: Final = re.compile(rf"[a-z0-9-]{{1,{ORIGIN_BYTES_MAX}}}")

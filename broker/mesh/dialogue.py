@@ -22,6 +22,7 @@ from broker.mesh.frame import (
     Ranges,
     Shape,
     Want,
+    Who,
 )
 from broker.mesh.limits import (
     CLOCK_MAX,
@@ -38,6 +39,7 @@ from broker.mesh.streams import START
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
+    from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
@@ -54,15 +56,17 @@ _CONTROLS: Final = (
     frame.ASK,
     frame.HAVE,
     frame.SHAPE,
+    frame.WHO,
 )
 
 
 class Dialogue:
     """Control records in."""
 
-    __slots__ = ("_intake", "_state", "_tree", "reconciler")
+    __slots__ = ("_guard", "_intake", "_state", "_tree", "reconciler")
 
-    def __init__(self, state: State, intake: Intake, tree: Tree) -> None:
+    def __init__(self, state: State, intake: Intake, tree: Tree, guard: Guard) -> None:
+        self._guard = guard
         self._state = state
         self._intake = intake
         self._tree = tree
@@ -102,6 +106,8 @@ class Dialogue:
                 self._tree.hear_shape(peer, control, now_ns)
             case Ranges() | Entries() | Ask():
                 self.reconciler.hear(peer, control, now_ns)
+            case Who():
+                self._state.vouching.answer(peer, control, now_ns)
             case Hello():
                 raise AssertionError("hellos have a handler of their own")
 
@@ -148,6 +154,8 @@ class Dialogue:
         if not 0 <= hello.clock < CLOCK_MAX or not 0 <= hello.known <= INCARNATION_KNOWN_MAX:
             raise FrameInvalid("hello with an impossible clock or incarnation")
         state.clock.observe(hello.clock, now_ns)
+        if state.joining:
+            self._guard.joined(now_ns)
         mine = state.origin.incarnation
         if hello.known > mine or (hello.known == mine and not state.spoken):
             self._raise_incarnation(hello.known)

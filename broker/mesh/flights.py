@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Final
 
-from broker.mesh.bundle import Header, body_bytes_estimate, encode_body, encode_header, lane_of
+from broker.mesh.bundle import Header, body_bytes_estimate, encode_body, lane_of
 from broker.mesh.events import MeshFull
 from broker.mesh.limits import (
     BUNDLE_BYTES_MAX,
@@ -32,9 +32,11 @@ from broker.mesh.limits import (
     UNICAST_WINDOW_NUMBERS,
 )
 from broker.mesh.log import Stored
+from broker.mesh.tags import sealed
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message
+    from broker.mesh.tags import Seals
 
 __all__ = ["Flight", "Flights"]
 
@@ -94,7 +96,7 @@ class Flight:
             and len(self.messages) < BUNDLE_MESSAGES_MAX
         )
 
-    def encode(self, origin: str, incarnation: int) -> Stored:
+    def encode(self, origin: str, incarnation: int, seals: Seals | None) -> Stored:
         """The bundle, made at the first call."""
         if self.stored is None:
             body, compressed = encode_body(self.messages)
@@ -110,7 +112,7 @@ class Flight:
                 to=self.to,
                 compressed=compressed,
             )
-            self.stored = Stored(header, encode_header(header), body, self.expires_ns, 0)
+            self.stored = Stored(*sealed(header, body, seals), body, self.expires_ns, 0)
         return self.stored
 
 

@@ -16,12 +16,14 @@ import msgspec
 from broker.mesh.bundle import BundleInvalid, Header, decode_header
 from broker.mesh.limits import (
     ANNOUNCE_ENTRIES_MAX,
+    CERTIFICATE_BYTES_MAX,
     DIGEST_ENTRIES_MAX,
     FRAME_BYTES_MAX,
     RANGE_LIST_MAX,
     RANGES_MAX,
     RECORDS_MAX,
     SHAPE_ORIGINS_MAX,
+    VOUCHED_MAX,
     WANT_RANGES_MAX,
 )
 
@@ -38,7 +40,9 @@ __all__ = [
     "Ranges",
     "Shape",
     "Unreachable",
+    "Vouch",
     "Want",
+    "Who",
     "decode_bundle",
     "decode_control",
     "decode_credit",
@@ -73,6 +77,8 @@ CREDIT: Final = 14
 UNICAST: Final = 16
 ACK: Final = 17
 UNREACHABLE: Final = 18
+WHO: Final = 19
+VOUCH: Final = 20
 
 SERVED: Final = 255
 """In the place of hops: the bundle was resent on request, which says nothing of paths."""
@@ -80,6 +86,8 @@ NEVER: Final = 0xFFFFFFFF
 """Remaining lifetime of a bundle that does not expire."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Signer = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+"""A key, by 63 bits of its hash."""
 
 _HEAD: Final = struct.Struct(">BI")
 _RECORD: Final = struct.Struct(">BI")
@@ -207,7 +215,35 @@ class Unreachable(msgspec.Struct, array_like=True, frozen=True):
     """Another way is known by now: send it again by the same neighbour."""
 
 
-Control = Hello | Digest | Want | Ranges | Entries | Ask | Have | Shape | Ping | Ack | Unreachable
+class Who(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for the certificates of keys that have signed what the receiver brought."""
+
+    signers: list[Signer]
+
+
+class Vouch(msgspec.Struct, array_like=True, frozen=True):
+    """Certificates that were asked for, each with its key."""
+
+    certificates: list[
+        tuple[Signer, Annotated[bytes, msgspec.Meta(max_length=CERTIFICATE_BYTES_MAX)]]
+    ]
+
+
+Control = (
+    Hello
+    | Digest
+    | Want
+    | Ranges
+    | Entries
+    | Ask
+    | Have
+    | Shape
+    | Ping
+    | Ack
+    | Unreachable
+    | Who
+    | Vouch
+)
 _KINDS: Final[dict[type, int]] = {
     Hello: HELLO,
     Digest: DIGEST,
@@ -220,6 +256,8 @@ _KINDS: Final[dict[type, int]] = {
     Ping: PING,
     Ack: ACK,
     Unreachable: UNREACHABLE,
+    Who: WHO,
+    Vouch: VOUCH,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoders: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
@@ -262,6 +300,10 @@ def decode_control(kind: int, body: bytes) -> Control:
             raise FrameInvalid("announcement with too many entries")
         case Shape(grafts=grafts, prunes=prunes) if len(grafts) + len(prunes) > SHAPE_ORIGINS_MAX:
             raise FrameInvalid("grafts and prunes of too many origins")
+        case Who(signers=rows) if len(rows) > VOUCHED_MAX:
+            raise FrameInvalid("request for too many certificates")
+        case Vouch(certificates=rows) if len(rows) > VOUCHED_MAX:
+            raise FrameInvalid("too many certificates")
         case _:
             return control
 

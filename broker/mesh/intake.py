@@ -25,6 +25,7 @@ from broker.mesh.streams import FreshStream, KeptStream, Verdict
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
+    from broker.mesh.guard import Guard
     from broker.mesh.state import State
     from broker.mesh.tree import Tree
 
@@ -34,17 +35,18 @@ __all__ = ["Intake"]
 class Intake:
     """Bundles in."""
 
-    __slots__ = ("_state", "_tree")
+    __slots__ = ("_guard", "_state", "_tree")
 
-    def __init__(self, state: State, tree: Tree) -> None:
+    def __init__(self, state: State, tree: Tree, guard: Guard) -> None:
         self._state = state
         self._tree = tree
+        self._guard = guard
 
     def bundle(self, peer: str, data: bytes, now_ns: int) -> None:
         """Take a bundle record from a neighbour.
 
         Raises:
-            FrameInvalid: It is not a bundle, or its body is not what its header says.
+            FrameInvalid: It is not a bundle, its body is not what its header says, or its tag is not its origin's.
         """
         state = self._state
         header, head, body, remaining_ms, hops = frame.decode_bundle(data)
@@ -60,8 +62,13 @@ class Intake:
         else:
             state.peers[peer].served_ns = now_ns
             state.repair.note_served(header.stream, header.position, now_ns)
-        if kept and self._known(peer, header, hops):
+        if self._known(peer, header, hops) if kept else self._seen(peer, header, hops):
             return
+        guard = self._guard
+        if not guard.is_genuine(peer, frame.BUNDLE, data, header, head, body, now_ns):
+            return
+        if guard.is_over(header, remaining_ms, now_ns):
+            remaining_ms, body = 0, b""
         expires_ns = None if remaining_ms == NEVER else now_ns + remaining_ms * MS
         stored = Stored(header, head, body, expires_ns, hops)
         if kept:
@@ -91,27 +98,33 @@ class Intake:
 
     def _fresh(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
         state, header = self._state, stored.header
-        if header.origin == state.device:
-            state.counters["duplicates"] += 1
-            self._copy(peer, header, stored.hops)
-            return
         stream = state.fresh.get(header.stream)
         if stream is None:
+            if self._guard.is_stale(header, now_ns):
+                return
             stream = state.fresh[header.stream] = FreshStream()
-        state.peers[peer].note_stands(header.stream, header.position)
-        if not stream.accept(header.incarnation, header.sequence):
-            state.counters["duplicates"] += 1
-            self._copy(peer, header, stored.hops)
-            return
+        stream.accept(header.incarnation, header.sequence)
         state.hear_of(header.origin, header.incarnation)
         if not remaining_ms:
             state.counters["expired"] += header.messages
             return
-        messages = _decode(stored)
+        messages = self._decode(stored)
         state.clock.observe(header.clock, now_ns)
         self._tree.first(peer, stored)
         self._tree.forward(stored, now_ns, but=peer)
         self.hand_on(header, messages, remaining_ms)
+
+    def _seen(self, peer: str, header: Header, hops: int) -> bool:
+        """Note that a neighbour has a fresh bundle. True when it is here already, or comes too late."""
+        state = self._state
+        if header.origin != state.device:
+            state.peers[peer].note_stands(header.stream, header.position)
+            stream = state.fresh.get(header.stream)
+            if stream is None or not stream.knows(header.incarnation, header.sequence):
+                return False
+        state.counters["duplicates"] += 1
+        self._copy(peer, header, hops)
+        return True
 
     def _known(self, peer: str, header: Header, hops: int) -> bool:
         """Note that a neighbour has a kept bundle. True when it is here already."""
@@ -136,7 +149,7 @@ class Intake:
         ):
             state.counters["waiting_full"] += 1
             return
-        messages = _decode(stored) if remaining_ms else None
+        messages = self._decode(stored) if remaining_ms else None
         if stream.follows(header.position):
             stored.messages = (
                 messages  # what must wait is decoded again: it may be far larger than it travels
@@ -164,6 +177,14 @@ class Intake:
         else:
             state.counters["waiting_full"] += 1
         state.waiting_bytes += stream.waiting_bytes - before
+
+    def _decode(self, stored: Stored) -> list[Message]:
+        try:
+            messages = decode_body(stored.header, stored.body)
+        except BundleInvalid as error:
+            raise FrameInvalid(str(error)) from None
+        self._guard.check_messages(stored.header, messages)
+        return messages
 
     def _copy(self, peer: str, header: Header, hops: int) -> None:
         """A neighbour brought what was here already: it leads to the origin too, and need not push."""
@@ -209,6 +230,7 @@ class Intake:
             return
         if messages is None:
             messages = decode_body(stored.header, stored.body)
+        rebuild = rebuild or self._guard.is_memory(stored.header)
         self.hand_on(stored.header, messages, remaining_ms, rebuild=rebuild)
 
     def hand_on(
@@ -275,10 +297,3 @@ class Intake:
         if len(newest) > FRESH_TOPICS_MAX:
             newest.popitem(last=False)
         return True
-
-
-def _decode(stored: Stored) -> list[Message]:
-    try:
-        return decode_body(stored.header, stored.body)
-    except BundleInvalid as error:
-        raise FrameInvalid(str(error)) from None

@@ -29,7 +29,24 @@ COMPRESSION_RATIO_MAX: Final = 64
 """How many bytes of a body one byte of a link may become. JSON that repeats itself gives 5 to 15; LZ4 could give 255,
 which would let few bytes cause more work than as many small bundles do."""
 TAG_BYTES_MAX: Final = 256
-"""An Ed25519 signature and a SHA-256 body digest are 96 bytes; the rest is room."""
+"""A key, a SHA-256 body digest and a signature are 112 bytes; the rest is room."""
+CERTIFICATE_BYTES_MAX: Final = 4_096
+"""Of an origin, in DER: 600 bytes with a handful of host names."""
+
+# What is not believed yet
+PARKED_MAX: Final = 256
+"""Bundles that wait for the certificate of their origin, for a round trip. Guess."""
+PARKED_BYTES_MAX: Final = 2 * 1024 * 1024
+"""The same in bytes: a quarter of what may wait for a hole to close."""
+WHO_AGAIN_MS: Final = 1_000
+"""A neighbour is asked for the same certificate again after this long. A round trip over a radio is a tenth. Guess."""
+WHO_ASKED_MAX: Final = 4_096
+"""Questions for certificates that are remembered: those of 2,000 devices by two neighbours."""
+VOUCHED_MAX: Final = 16
+"""Certificates in one record: half a frame of them at their longest would be eight, at their usual length sixty."""
+REPLAYED_MS: Final = 60_000
+"""What is stamped so far before the present, or before the end of its lifetime, is yesterday's. A device without time
+learns it from its first neighbour; only what it said before is stamped in the past. Guess."""
 
 # What is remembered
 STREAMS_MAX: Final = 20_000
@@ -123,6 +140,8 @@ WORK_QUESTION: Final = 500
 """Steps that a ping, a hello or another question is charged: 800 a second, where two pings are usual."""
 WORK_SERVED: Final = 4
 """Steps of a bundle that was asked for."""
+WORK_CERTIFICATE: Final = 1_000
+"""Steps of a certificate: two signatures to verify, 0.3 ms on this machine; 4,000 in a window."""
 WORK_SHAPE: Final = 20
 """Steps of a graft or a prune: a lost link may regraft STREAMS_MAX origins at once, and copies prune as many."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024

@@ -3,7 +3,8 @@
 Decides what a restarted device knows at once: its positions, its retained map, and its own bundles that no neighbour
 was known to hold, which wait in the log for a link. Where the relay log is on disk, the bundles of others are in the
 log again, too, and the floors stand as deep as what is held is complete. A stored bundle that does not decode is passed
-over and counted.
+over and counted. Own bundles whose tags are of other keys than today's, or have none, get new ones; what is on the
+disk of this device is believed otherwise.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from broker.mesh.events import Changes, OwnBundle, RelayedBundle, Restored
 from broker.mesh.frame import SERVED
 from broker.mesh.limits import MS
 from broker.mesh.log import Stored
+from broker.mesh.tags import sealed
 
 if TYPE_CHECKING:
     from broker.mesh.intake import Intake
@@ -89,7 +91,10 @@ def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> 
     if header.lifetime_ms:
         age_ms = max(0, -state.clock.ahead_ms(header.clock, now_ns))
         expires_ns = now_ns + (header.lifetime_ms - age_ms) * MS
-    stored = Stored(header, own.head, own.body, expires_ns, 0)
+    head, seals = own.head, state.seals
+    if seals is not None and not seals.is_current(header):
+        header, head = sealed(header, own.body, seals)
+    stored = Stored(header, head, own.body, expires_ns, 0)
     if header.stream not in state.kept:
         state.settle(header.stream, header.position)
     state.log_add(stored)

@@ -33,8 +33,9 @@ from broker.mesh.bundle import (
     lane_of,
 )
 from broker.mesh.dialogue import Dialogue
-from broker.mesh.events import Changes, Event, MeshFull, Misbehaved, OwnBundle, Restored
+from broker.mesh.events import Changes, Event, MeshFull, OwnBundle, Restored
 from broker.mesh.frame import FrameInvalid
+from broker.mesh.guard import Guard
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
     DIGEST_MS,
@@ -59,6 +60,7 @@ from broker.mesh.unicast import Unicast, check_unicast
 
 if TYPE_CHECKING:
     from broker.mesh.state import Choice
+    from broker.mesh.tags import Seals
 
 __all__ = ["Mesh"]
 
@@ -72,6 +74,7 @@ class Mesh:
         now_ns: Monotonic time.
         wall_ms: What the wall clock shows, in milliseconds since 1970.
         restored: What the store gave back; without it a device without memory.
+        seals: Makes and checks integrity tags; without it there are none.
     """
 
     def __init__(
@@ -82,13 +85,15 @@ class Mesh:
         now_ns: int,
         wall_ms: int,
         restored: Restored | None = None,
+        seals: Seals | None = None,
     ) -> None:
         restored = restored or Restored()
-        self._state = State(device, choice, restored, now_ns)
+        self._state = State(device, choice, restored, now_ns, seals)
         self._tree = Tree(self._state)
-        self._intake = Intake(self._state, self._tree)
-        self._dialogue = Dialogue(self._state, self._intake, self._tree)
-        self._unicast = Unicast(self._state, self._intake)
+        guard = Guard(self._state)
+        self._intake = Intake(self._state, self._tree, guard)
+        self._dialogue = Dialogue(self._state, self._intake, self._tree, guard)
+        self._unicast = Unicast(self._state, self._intake, guard)
         self._pace = Pace()
         self._open_bytes = 0
         self._local_open: list[Message] = []
@@ -264,10 +269,7 @@ class Mesh:
             for kind, body in frame.decode_frame(data):
                 self._record(link, kind, body, now_ns)
         except FrameInvalid as error:
-            state.counters["bad_frames"] += 1
-            state.events.append(Misbehaved(peer, str(error)))
-            if link.count_bad(now_ns):
-                state.close_link(link, f"too many bad frames, the last: {error}")
+            state.blame(link, str(error), now_ns)
 
     def handle_timer(self, now_ns: int) -> None:
         """Do what is due; the driver calls it at `next_timer`."""
@@ -387,6 +389,7 @@ class Mesh:
             incarnation=state.origin.incarnation,
             joining=state.joining,
             counters={**dict(sorted(state.counters.items())), "wants": state.repair.wants},
+            refused_tags=dict(sorted(state.refused_tags.items())),
             flights=len(state.flights),
             streams=len(state.kept) + len(state.fresh),
             log_bundles=len(state.log),
@@ -412,8 +415,26 @@ class Mesh:
             self._intake.bundle(link.name, body, now_ns)
         elif kind in (frame.UNICAST, frame.ACK, frame.UNREACHABLE):
             self._unicast.hear(link, kind, body, now_ns)
+        elif kind == frame.VOUCH:
+            self._vouch(link, body, now_ns)
         else:
             self._dialogue.hear(link, kind, body, now_ns)
+
+    def _vouch(self, link: Peer, body: bytes, now_ns: int) -> None:
+        """Take certificates, and take up again what waited for them, as if it had come just then."""
+        vouch = frame.decode_control(frame.VOUCH, body)
+        assert isinstance(vouch, frame.Vouch)
+        for parked in self._state.vouching.hear(link, vouch, now_ns):
+            bringer = self._state.peers.get(parked.peer)
+            if bringer is None:
+                continue
+            try:
+                if parked.kind == frame.BUNDLE:
+                    self._intake.bundle(parked.peer, parked.data, parked.since_ns)
+                else:
+                    self._unicast.hear(bringer, parked.kind, parked.data, parked.since_ns)
+            except FrameInvalid as error:
+                self._state.blame(bringer, str(error), now_ns)
 
     def _grant(self, link: Peer) -> None:
         """Let a neighbour send more, as far as none that still reads is behind."""

@@ -10,17 +10,22 @@ was lost), `renumber` moves the bundles that nobody has heard yet into a new inc
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from broker.mesh.bundle import (
     Header,
     Message,
     Position,
     encode_body,
-    encode_header,
     is_kept,
     topic_hash,
 )
 from broker.mesh.limits import BUNDLE_BYTES_MAX, BUNDLE_MESSAGES_MAX, MS
 from broker.mesh.log import Stored
+from broker.mesh.tags import sealed
+
+if TYPE_CHECKING:
+    from broker.mesh.tags import Seals
 
 __all__ = ["Origin"]
 
@@ -41,10 +46,11 @@ class _Open:
 class Origin:
     """Own lanes of one device."""
 
-    __slots__ = ("_full", "_next", "_open", "device", "incarnation", "lost")
+    __slots__ = ("_full", "_next", "_open", "_seals", "device", "incarnation", "lost")
 
-    def __init__(self, device: str, incarnation: int) -> None:
+    def __init__(self, device: str, incarnation: int, seals: Seals | None = None) -> None:
         self.device = device
+        self._seals = seals
         self.incarnation = incarnation
         self.lost = False
         """Whether earlier incarnations are known to exist, but not how they ended."""
@@ -120,7 +126,7 @@ class Origin:
             compressed=compressed,
         )
         expires_ns = now_ns + lifetime_ms * MS if lifetime_ms else None
-        return Stored(header, encode_header(header), body, expires_ns, 0), messages
+        return Stored(*sealed(header, body, self._seals), body, expires_ns, 0), messages
 
     def renumber(self, incarnation: int, unheard: list[Stored]) -> list[Stored]:
         """Raise the incarnation; returns the unheard bundles under it, in the same order per lane."""
@@ -138,7 +144,6 @@ class Origin:
                 closes=None,
                 closes_lost=sequence == 1,
             )
-            renumbered.append(
-                Stored(header, encode_header(header), stored.body, stored.expires_ns, 0)
-            )
+            head = sealed(header, stored.body, self._seals)
+            renumbered.append(Stored(*head, stored.body, stored.expires_ns, 0))
         return renumbered

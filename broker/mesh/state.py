@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 from broker.mesh.acquaintances import Acquaintances
 from broker.mesh.bundle import PRIORITIES
 from broker.mesh.clock import HybridClock
-from broker.mesh.events import Changes, CloseLink, Deliver, Event, RelayedBundle, Restored
+from broker.mesh.events import (
+    Changes,
+    CloseLink,
+    Deliver,
+    Event,
+    Misbehaved,
+    RelayedBundle,
+    Restored,
+)
 from broker.mesh.flights import Flights
 from broker.mesh.horizon import Horizon
 from broker.mesh.limits import (
@@ -31,6 +39,7 @@ from broker.mesh.retained import RetainedMap
 from broker.mesh.routes import Routes
 from broker.mesh.streams import FreshStream, KeptStream
 from broker.mesh.vector import Vector
+from broker.mesh.vouching import Vouching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
     from broker.mesh.bundle import Message, Position
     from broker.mesh.log import Stored
     from broker.mesh.peer import Peer, PeerStatistics
+    from broker.mesh.tags import Seals
     from broker.mesh.unicast import Passing, Window
 
 __all__ = ["Choice", "State", "Statistics"]
@@ -64,6 +74,8 @@ class Statistics:
     incarnation: int
     joining: bool
     counters: dict[str, int]
+    refused_tags: dict[str, int]
+    """By reason: bundles whose tags do not count here, brought by neighbours that could not know."""
     flights: int
     """Own unicast bundles under way."""
     streams: int
@@ -76,12 +88,22 @@ class Statistics:
 class State:
     """The knowledge of one device's mesh."""
 
-    def __init__(self, device: str, choice: Choice, restored: Restored, now_ns: int) -> None:
+    def __init__(
+        self,
+        device: str,
+        choice: Choice,
+        restored: Restored,
+        now_ns: int,
+        seals: Seals | None = None,
+    ) -> None:
         self.device = device
+        self.seals = seals
+        """Makes and checks integrity tags; None: there are none."""
+        self.vouching = Vouching(seals)
         self.choice = choice
         self.clock = HybridClock(restored.clock_bound)
         self.horizon = Horizon(restored.known_since, restored.clock_bound, now_ns)
-        self.origin = Origin(device, restored.incarnation)
+        self.origin = Origin(device, restored.incarnation, seals)
         self.log = Log()
         self.kept: dict[Stream, KeptStream] = {}
         self.fresh: dict[Stream, FreshStream] = {}
@@ -107,6 +129,8 @@ class State:
         self.keeps_relayed = restored.keeps_relayed
         """Whether bundles of others are stored, too."""
         self.counters: Counter[str] = Counter()
+        self.refused_tags: Counter[str] = Counter()
+        """By reason: bundles that were dropped for their tags, where no neighbour was to blame."""
         self.waiting_bytes = 0
         self.backlog_bytes = 0
         """Queued for the slowest neighbour that still reads."""
@@ -172,6 +196,13 @@ class State:
             kept, fresh = self.kept.get((origin, lane)), self.fresh.get((origin, lane))
             known = max(known, kept.position[0] if kept else 0, fresh.incarnation if fresh else 0)
         return min(known, INCARNATION_KNOWN_MAX)
+
+    def blame(self, peer: Peer, reason: str, now_ns: int) -> None:
+        """Count a bad frame of a neighbour and tell of it; too many close its link."""
+        self.counters["bad_frames"] += 1
+        self.events.append(Misbehaved(peer.name, reason))
+        if peer.count_bad(now_ns):
+            self.close_link(peer, f"too many bad frames, the last: {reason}")
 
     def close_link(self, peer: Peer, reason: str) -> None:
         """Have the driver close a link; nothing more is taken from it."""

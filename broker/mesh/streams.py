@@ -164,6 +164,13 @@ class FreshStream:
         self.newest = 0
         self._seen = 0
 
+    def knows(self, incarnation: int, sequence: int) -> bool:
+        """Whether a bundle would be a copy, or come too late."""
+        if incarnation != self.incarnation:
+            return incarnation < self.incarnation
+        behind = self.newest - sequence
+        return behind >= 0 and (behind >= FRESH_WINDOW_SEQUENCES or bool(self._seen >> behind & 1))
+
     def accept(self, incarnation: int, sequence: int) -> bool:
         """Whether the bundle is news."""
         if incarnation < self.incarnation:

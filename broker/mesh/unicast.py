@@ -38,6 +38,7 @@ from broker.mesh.log import Stored
 
 if TYPE_CHECKING:
     from broker.mesh.flights import Flight
+    from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
@@ -101,11 +102,12 @@ class Window:
 class Unicast:
     """Bundles for one device: own ones out, others' through, and those for this device in."""
 
-    __slots__ = ("_intake", "_state")
+    __slots__ = ("_guard", "_intake", "_state")
 
-    def __init__(self, state: State, intake: Intake) -> None:
+    def __init__(self, state: State, intake: Intake, guard: Guard) -> None:
         self._state = state
         self._intake = intake
+        self._guard = guard
 
     # The origin.
 
@@ -153,7 +155,7 @@ class Unicast:
         state = self._state
         flight.peer = next((n for n in self._candidates(flight) if n not in flight.tried), "")
         if flight.peer:
-            stored = flight.encode(state.device, state.origin.incarnation)
+            stored = flight.encode(state.device, state.origin.incarnation, state.seals)
             state.peers[flight.peer].outbox.add(stored)
             state.counters["unicast_resent" if flight.sends else "unicast_sent"] += 1
             flight.sends += 1
@@ -201,6 +203,11 @@ class Unicast:
         if header.origin == link.name and self._intake.holds_back(link.name, header.clock, now_ns):
             state.counters["held_back"] += 1
             return
+        guard = self._guard
+        if not guard.is_genuine(link.name, frame.UNICAST, data, header, head, body, now_ns):
+            return
+        if guard.is_over(header, remaining_ms, now_ns):
+            remaining_ms, body = 0, b""
         stored = Stored(header, head, body, now_ns + remaining_ms * MS, hops + 1)
         if header.origin == state.device:
             state.counters["unicast_looped"] += 1
@@ -240,6 +247,7 @@ class Unicast:
             raise FrameInvalid(str(error)) from None
         if any(message.retained for message in messages):
             raise FrameInvalid("unicast that claims to be retained")
+        self._guard.check_messages(header, messages)
         state.clock.observe(header.clock, now_ns)
         state.deliver(header.origin, header.incarnation, messages)
 

@@ -1,0 +1,131 @@
+"""What is let in of what arrives: bundles that are genuine, and not yesterday's.
+
+Decides by the integrity tag whether a bundle is its origin's (`tags.py`), before it changes anything but what is
+believed of the neighbour that brought it. A neighbour that forwards what it cannot have checked has sent a bad frame;
+where it may honestly know other keys than this device, the bundle is dropped and counted.
+
+Replay. Of a stream that is known, positions tell old from new. Where they do not, stamps do, since the tag covers them
+and not what is left of the lifetime: what is REPLAYED_MS past its lifetime closes its sequence and is not delivered; a
+fresh bundle so old, or of an incarnation before one that is known, is dropped; to a device without memory all that is
+stamped so long before it joined is memory and no news.
+
+Assumes that a device can tell the age of a stamp while it is synchronised and has followed no wrong clock; others
+judge by positions alone. Without `Seals` nothing is checked here, since stamps could be changed, too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from broker.mesh.bundle import PRIORITIES, is_kept
+from broker.mesh.clock import LOGICAL_BITS
+from broker.mesh.frame import NEVER, FrameInvalid
+from broker.mesh.limits import CLOCK_AHEAD_MAX_MS, REPLAYED_MS
+from broker.mesh.tags import covered_by
+
+if TYPE_CHECKING:
+    from broker.mesh.bundle import Header, Message
+    from broker.mesh.state import State
+
+__all__ = ["Guard"]
+
+_KEPT_LANES: Final = tuple(lane for lane in range(2 * PRIORITIES) if is_kept(lane))
+
+
+class Guard:
+    """Of one device."""
+
+    __slots__ = ("_joined", "_seals", "_state")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._seals = state.seals
+        self._joined: int | None = None
+        """The present when a device without memory met its first neighbour, less REPLAYED_MS."""
+
+    def is_genuine(
+        self,
+        peer: str,
+        kind: int,
+        data: bytes,
+        header: Header,
+        head: bytes,
+        body: bytes,
+        now_ns: int,
+    ) -> bool:
+        """Whether a bundle is what its origin made. False: it is dropped, or waits for a certificate.
+
+        Args:
+            peer: The neighbour that brought it.
+            kind: Of the record that it came in.
+            data: That record.
+            header: Its header.
+            head: The header's bytes.
+            body: Its body; empty when it has expired.
+            now_ns: Monotonic time.
+
+        Raises:
+            FrameInvalid: It is not, and the neighbour must have been able to tell.
+        """
+        seals, state = self._seals, self._state
+        if seals is None:
+            return True
+        fault = seals.check(header, covered_by(header, head), body)
+        if fault is None:
+            return True
+        if fault.signer:
+            state.counters["tags_waiting"] += 1
+            state.vouching.park(state.peers[peer], fault.signer, kind, data, now_ns)
+            return False
+        state.counters["tags_refused"] += 1
+        if fault.blamed:
+            raise FrameInvalid(f"a bundle of {header.origin}: {fault.reason}")
+        state.refused_tags[fault.reason] += 1
+        return False
+
+    def check_messages(self, header: Header, messages: list[Message]) -> None:
+        """Raise FrameInvalid where messages are not what a bundle of this lane may hold."""
+        if self._seals is not None:
+            reason = self._seals.check_messages(header, messages)
+            if reason is not None:
+                self._state.counters["tags_refused"] += 1
+                raise FrameInvalid(f"a bundle of {header.origin}: {reason}")
+
+    # Replay.
+
+    def is_over(self, header: Header, remaining_ms: int, now_ns: int) -> bool:
+        """Whether a bundle says that it lives, and its stamp that it cannot."""
+        if self._seals is None or remaining_ms in (0, NEVER):
+            return False
+        return self._is_old(header, header.lifetime_ms, now_ns)
+
+    def is_stale(self, header: Header, now_ns: int) -> bool:
+        """Whether the first fresh bundle of a stream since the boot is from before it.
+
+        A dead device must not seem alive because somebody says again what it once said.
+        """
+        if self._seals is None:
+            return False
+        kept = self._state.kept
+        known = (kept.get((header.origin, lane)) for lane in _KEPT_LANES)
+        if any(stream and stream.position[0] > header.incarnation for stream in known):
+            return True
+        return self._is_old(header, header.lifetime_ms, now_ns)
+
+    def joined(self, now_ns: int) -> None:
+        """A device without memory has met its first neighbour."""
+        if self._seals is not None and self._joined is None:
+            self._joined = self._state.clock.read(now_ns) - (REPLAYED_MS << LOGICAL_BITS)
+
+    def is_memory(self, header: Header) -> bool:
+        """Whether a bundle was made so long before this device joined that it is no news."""
+        return self._joined is not None and header.clock < self._joined
+
+    def _is_old(self, header: Header, lifetime_ms: int, now_ns: int) -> bool:
+        clock = self._state.clock
+        if not clock.synchronised or clock.ahead_ms(clock.last, now_ns) > CLOCK_AHEAD_MAX_MS:
+            return False
+        if clock.ahead_ms(header.clock, now_ns) >= -(lifetime_ms + REPLAYED_MS):
+            return False
+        self._state.counters["replayed"] += 1
+        return True
