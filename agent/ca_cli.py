@@ -123,10 +123,18 @@ def revoke(
     via: Via = None,
     directory: Directory = CA,
 ) -> None:
-    """Let no certificate of a member count any more."""
+    """Let no certificate of a member count any more, and change the key that devices share."""
     from agent.commands import ca
 
     ca.revoke(directory, name, via)
+
+
+@ca_app.command("rotate-key")
+def rotate_key(via: Via = None, directory: Directory = CA) -> None:
+    """Change the key that all devices share; `keep` does it every 30 days, `revoke` at once."""
+    from agent.commands import ca
+
+    ca.rotate_key(directory, via)
 
 
 @ca_app.command()
@@ -134,7 +142,7 @@ def publish(
     via: Annotated[str, typer.Option(help="HOST or HOST:PORT of any device that is up.")],
     directory: Directory = CA,
 ) -> None:
-    """Tell the fleet the newest certificates and what is revoked."""
+    """Tell the fleet the newest certificates, what is revoked, and the key that devices share."""
     from agent.commands import ca
 
     ca.publish(directory, via)

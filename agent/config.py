@@ -76,6 +76,8 @@ class TlsConfig(Table, frozen=True):
     """Address."""
     port: Port = 8883
     """0 picks a free one."""
+    tags: Literal["mac", "signed"] = "mac"
+    """What proves who made a bundle, on all lanes but control, which is signed always. The same on all devices."""
 
 
 class StoreConfig(Table, frozen=True):

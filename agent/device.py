@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.strength import Strength
+
 from agent.addresses import parse_address
 from agent.config import resolve
 from agent.errors import AgentError
@@ -94,8 +96,8 @@ class Device:
         )
         self._trust = tls.trust if tls is not None else None
         self._credentials: Credentials | None = None
-        if self._trust is not None:
-            self._credentials = Credentials(self.node, self._trust, config.site)
+        if tls is not None:
+            self._credentials = Credentials(self.node, tls.trust, config.site, tls.seals)
         host = config.broker.host if config.tls is None else config.tls.host
         self._neighbourhood = Neighbourhood(self.node, _settings(config), host, trust=self._trust)
         self._publisher = Publisher(self.node, config.site)
@@ -312,7 +314,8 @@ def _identity(config: Config) -> TlsAt | None:
             f"the certificate in {config.tls.identity} is that of {role} {name} of fleet {fleet}, and this is device "
             f"{config.device}; `flockmq enroll` fetches another, or correct identity in [tls]"
         )
-    return TlsAt(trust, config.tls.host, config.tls.port)
+    seals = trust.seals(Strength(config.tls.tags))
+    return TlsAt(trust, config.tls.host, config.tls.port, seals)
 
 
 def _settings(config: Config) -> Settings:

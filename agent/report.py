@@ -58,6 +58,7 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
         "closed_links": statistics.closed_links,
         "hubs": [hub._asdict() for hub in statistics.hubs],
         "bridges": [bridge._asdict() for bridge in statistics.bridges],
+        "refused_tags": mesh.refused_tags,
         "counters": {
             **mesh.counters,
             "retained": mesh.retained,
@@ -102,7 +103,9 @@ def device_report(statistics: NodeStatistics, world: World, uptime_s: float) -> 
 def identity_report(trust: Trust, credentials: Credentials) -> dict[str, Any]:
     """Who the device is, how long that holds, and who was not let in, by reason."""
     counted = trust.statistics()._asdict()
+    tags = credentials.seal_statistics
     return counted | {
+        "tags": tags._asdict() if tags is not None else None,
         "refused_notices": credentials.refused,
         "last_refused_notice": credentials.last_refused,
     }

@@ -1,7 +1,8 @@
 """A fleet's certificate authority: a folder with one key, and a book of what was signed with it.
 
 Decides who gets a certificate and for how long, and that one name has one holder at a time, so that nobody becomes a
-second `lot-1` unnoticed. What certificates look like stands in `certificates.py`.
+second `lot-1` unnoticed. What certificates look like stands in `certificates.py`. It also draws the key that all
+devices share and changes it (`fleet_key.py`): when told, when it is due, and with each revocation.
 
 Assumes that the clock of the machine it runs on is right, and that the folder is nobody else's; one process at a time
 works in it. On failure: `AuthorityUnusable`, with the way out, and nothing has changed. The key is read from a file
@@ -22,6 +23,7 @@ from cryptography import x509
 from broker import certificates
 from broker.certificates import PEM, Issuer, PublicKey
 from broker.errors import AuthorityUnusable
+from broker.fleet_key import KEY_DAYS, KEYS_MAX, FleetKey, make_notice, new_key
 from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Identity, Role
 from broker.secret_file import read_secret, write_file
 from broker.topics import is_id
@@ -67,6 +69,12 @@ class _Book(msgspec.Struct):
     revocations: int = 0
     """Number of the last revocation list."""
     issued: list[Issued] = msgspec.field(default_factory=list)
+    keys: list[FleetKey] = msgspec.field(default_factory=list)
+    """The fleet's shared keys, the newest last."""
+    notices: int = 0
+    """Number of the last notice of them."""
+    notice: str = ""
+    """That notice, for all devices: one number is never given to two."""
 
 
 class Authority:
@@ -160,6 +168,16 @@ class Authority:
         ]
         return certificates.revocation_list(self._issuer, self._book.revocations, revoked, now_ms)
 
+    def fleet_key_notice(self, now_ms: int, only: str | None = None) -> bytes:
+        """The fleet's shared keys for all devices, or for one, as PEM."""
+        if not self._book.notice:
+            self._hand_out_keys(now_ms)
+        return self._book.notice.encode() if only is None else self._notice(now_ms, only)
+
+    def key_due(self, now_ms: int) -> bool:
+        """Whether the fleet's shared key should be changed."""
+        return not self._book.keys or now_ms - self._book.keys[-1].from_ms >= KEY_DAYS * DAY_MS
+
     def check_free(self, name: str, now_ms: int) -> None:
         """Whether a new member may have this name.
 
@@ -203,7 +221,10 @@ class Authority:
             names = certificates.host_names(name, hosts)
         except CertificateInvalid as error:
             raise AuthorityUnusable(f"no certificate for {name}: {error}") from None
-        return self._sign(name, role, public_key, names, now_ms, days)
+        issued = self._sign(name, role, public_key, names, now_ms, days)
+        if role is Role.DEVICE:
+            self._hand_out_keys(now_ms)
+        return issued
 
     def renew(self, name: str, now_ms: int, *, days: float = LIFE_DAYS) -> Issued:
         """Sign a new certificate for a member, with the key, role and hosts of the last one.
@@ -231,8 +252,15 @@ class Authority:
             for issued, hit in zip(self._book.issued, found, strict=True)
         ]
         self._book.revocations += 1
-        self._save(now_ms)
+        self.rotate_key(now_ms)
         return sum(found)
+
+    def rotate_key(self, now_ms: int) -> int:
+        """Have the fleet use a new shared key, which only present devices get. Returns its number."""
+        number = self._book.keys[-1].number + 1 if self._book.keys else 1
+        self._book.keys = [*self._book.keys, new_key(number, now_ms)][-KEYS_MAX:]
+        self._hand_out_keys(now_ms)
+        return number
 
     def errand(self, now_ms: int, life: timedelta) -> tuple[bytes, bytes]:
         """Certificate and key of an operator, as PEM, for an errand of the authority itself. The book omits it."""
@@ -243,6 +271,24 @@ class Authority:
         return signed.public_bytes(PEM), certificates.key_bytes(key)
 
     # Inside.
+
+    def _hand_out_keys(self, now_ms: int) -> None:
+        """Make the notice anew, since there is another key or another device."""
+        book = self._book
+        book.keys = book.keys or [new_key(1, now_ms)]
+        book.notices += 1
+        book.notice = self._notice(now_ms).decode()
+        self._save(now_ms)
+
+    def _notice(self, now_ms: int, only: str | None = None) -> bytes:
+        devices = {
+            member.name: certificates.public_key_of(member.pem.encode())[0]
+            for member in self.members(now_ms)
+            if member.role is Role.DEVICE and only in (None, member.name)
+        }
+        book, key = self._book, self._issuer.key
+        whole = only is None
+        return make_notice(key, book.fleet, book.notices, book.keys, devices, whole=whole)
 
     def _sign(
         self,

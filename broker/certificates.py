@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from cryptography import x509
@@ -23,7 +24,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.identity import CertificateInvalid, Identity, Role, fleet_uri, identity_uri
+from broker.identity import (
+    Certificate,
+    CertificateInvalid,
+    Identity,
+    Role,
+    fleet_uri,
+    identity_of_uri,
+    identity_uri,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,8 +45,10 @@ __all__ = [
     "host_names",
     "issue",
     "key_bytes",
+    "key_number",
     "make_key",
     "make_request",
+    "member_of",
     "public_key_of",
     "read_key",
     "read_request",
@@ -193,6 +204,42 @@ def public_key_of(pem: bytes) -> tuple[PublicKey, Names]:
     assert isinstance(key, ec.EllipticCurvePublicKey), "no other was ever signed"
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return key, names
+
+
+def member_of(der: bytes, authority_pem: bytes) -> tuple[Certificate, PublicKey]:
+    """What the certificate of a member says, and its key; verified as TLS would, but for the time.
+
+    Raises:
+        CertificateInvalid: It is none, or the authority has not signed it.
+    """
+    authority = x509.load_pem_x509_certificate(authority_pem)
+    try:
+        found = x509.load_der_x509_certificate(der)
+        found.verify_directly_issued_by(authority)
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        (unit,) = found.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+        fleet, name = identity_of_uri(uri)
+        identity = Identity(fleet, name, Role(str(unit.value)))
+        key = found.public_key()
+    except CertificateInvalid:
+        raise
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        raise CertificateInvalid("it is no certificate of this fleet's authority") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CertificateInvalid("its key is not of elliptic curve P-256")
+    first_ms, last_ms = (
+        int(moment.timestamp()) * 1000
+        for moment in (found.not_valid_before_utc, found.not_valid_after_utc)
+    )
+    return Certificate(identity, found.serial_number, first_ms, last_ms), key
+
+
+def key_number(key: PublicKey) -> int:
+    """63 bits that stand for a key, from 1 on."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    spki = key.public_bytes(serialization.Encoding.DER, form)
+    return int.from_bytes(sha256(spki).digest()[:8], "big") >> 1 or 1
 
 
 def make_request(key: Key) -> bytes:

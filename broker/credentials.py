@@ -2,8 +2,9 @@
 
 Decides: what is published on this device's `certificate` topic and on the fleet's `revocation` topic is believed as far
 as the authority has signed it, whoever published it. Connections of those who are revoked, or whose time is over, end
-at once, or within JUDGE_S. Whoever finds on the revocation topic something other than the newest list that it knows
-puts that back, so a list reaches devices that were away, and nobody makes the fleet forget one.
+at once, or within JUDGE_S. So is the notice of the key that all devices share. Whoever finds on the topic of either
+something other than the newest that it knows puts that back, so it reaches devices that were away, and nobody makes the
+fleet forget one. Others' renewed certificates are taken where they have signed bundles.
 
 Assumes a node whose memory is there, since it tells the time: the latest of the system's clock and the stored bound of
 the hybrid clock. On failure: what does not hold is counted and told, and everything stays as it was.
@@ -12,6 +13,7 @@ the hybrid clock. On failure: what does not hold is counted and told, and everyt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,7 @@ import msgspec
 from broker.errors import Refused, SecretUnusable
 from broker.identity import CertificateInvalid, Moment
 from broker.mesh.clock import wall_ms_of
-from broker.topics import certificate_topic, revocation_topic
+from broker.topics import certificate_topic, fleet_key_topic, revocation_topic
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from broker.delivered import Delivered
     from broker.node import Node
+    from broker.seals import FleetSeals, SealStatistics
     from broker.trust import Trust
 
 __all__ = ["Credentials", "notice", "system_moment"]
@@ -64,20 +67,28 @@ class Credentials:
         node: Its node.
         trust: Its trust.
         site: The site in every topic.
+        seals: What makes and checks the tags of its bundles; None: nothing does.
     """
 
-    def __init__(self, node: Node, trust: Trust, site: str) -> None:
+    def __init__(
+        self, node: Node, trust: Trust, site: str, seals: FleetSeals | None = None
+    ) -> None:
         self._node = node
+        self._site = site
+        self._seals = seals
         self._trust = trust
         fleet = trust.identity.fleet
         self._revocation_topic = revocation_topic(site=site, fleet=fleet)
+        self._fleet_key_topic = fleet_key_topic(site=site, fleet=fleet)
         self._takers: dict[str, tuple[str, Callable[[bytes], bool]]] = {
             self._revocation_topic: ("revocation list", trust.adopt_revocations),
             certificate_topic(site=site, device=node.device): (
                 "renewed certificate",
-                trust.adopt_certificate,
+                self._adopt_certificate,
             ),
         }
+        if seals is not None:
+            self._takers[self._fleet_key_topic] = ("notice of the fleet's key", seals.adopt_key)
         self._seen: dict[str, bytes] = {}
         """By topic: what was looked at last."""
         self.refused = 0
@@ -86,13 +97,21 @@ class Credentials:
         trust.clock = self._moment
         node.subscribe(self._hear)
 
+    @property
+    def seal_statistics(self) -> SealStatistics | None:
+        """What there is to say of the tags of its bundles; None: they have none."""
+        return None if self._seals is None else self._seals.statistics()
+
     async def run(self) -> None:
         """Look at everything again and again; cancel to stop."""
         while True:
             for topic in self._takers:
                 self._take(topic, self._node.retained_value(topic) or b"")
             self._node.judge_again()
-            self._tell()
+            self._hear_renewed()
+            self._tell(self._revocation_topic, self._trust.revocations_pem.encode())
+            if self._seals is not None:
+                self._tell(self._fleet_key_topic, self._seals.notice_pem)
             await asyncio.sleep(JUDGE_S)
 
     def _hear(self, batch: list[Delivered]) -> None:
@@ -114,17 +133,28 @@ class Credentials:
             self.last_refused = f"{what} on {topic}: {error}"
             logger.warning("%s: refused a %s", self._node.device, self.last_refused)
 
-    def _tell(self) -> None:
-        """Put the newest revocation list back where it is missing."""
-        known = self._trust.revocations_pem
-        if not known:
-            return
-        payload = notice(known.encode())
-        if self._node.retained_value(self._revocation_topic) != payload:
+    def _adopt_certificate(self, pem: bytes) -> bool:
+        adopted = self._trust.adopt_certificate(pem)
+        if adopted and self._seals is not None:
+            self._seals.hear_certificate(pem)
+        return adopted
+
+    def _hear_renewed(self) -> None:
+        """Take the renewed certificates of those who sign; what does not hold is theirs to tell."""
+        seals = self._seals
+        for name in seals.names() if seals is not None else []:
+            payload = self._node.retained_value(certificate_topic(site=self._site, device=name))
+            if payload and seals is not None:
+                with contextlib.suppress(CertificateInvalid, msgspec.DecodeError, UnicodeError):
+                    seals.hear_certificate(_read(payload).pem.encode())
+
+    def _tell(self, topic: str, known: bytes) -> None:
+        """Put the newest list, or notice, back where it is missing."""
+        if known and self._node.retained_value(topic) != (payload := notice(known)):
             try:
-                self._node.publish_nowait(self._revocation_topic, payload)
+                self._node.publish_nowait(topic, payload)
             except Refused as error:
-                logger.info("%s: the revocation list waits: %s", self._node.device, error)
+                logger.info("%s: what belongs on %s waits: %s", self._node.device, topic, error)
 
     def _moment(self) -> Moment:
         wall, synchronised = system_moment()

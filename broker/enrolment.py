@@ -99,6 +99,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Its certificate, as PEM."""
     certificate: str = ""
     """The new device's, as PEM."""
+    fleet_key: str = ""
+    """The notice of the fleet's key for it, as PEM; of who is no device none."""
 
 
 def make_code(certificate_der: bytes) -> Code:

@@ -35,6 +35,7 @@ __all__ = [
     "Role",
     "Standing",
     "fleet_uri",
+    "identity_of_uri",
     "identity_uri",
     "judge",
     "read_certificate",
@@ -117,6 +118,19 @@ def identity_uri(fleet: str, name: str) -> str:
     return f"{_PREFIX}{fleet}/device/{name}"
 
 
+def identity_of_uri(uri: str) -> tuple[str, str]:
+    """Fleet and name of a member.
+
+    Raises:
+        CertificateInvalid: The URI names none.
+    """
+    fleet, _, rest = uri.removeprefix(_PREFIX).partition("/")
+    kind, _, name = rest.partition("/")
+    if not uri.startswith(_PREFIX) or kind != "device" or not is_id(fleet) or not is_id(name):
+        raise CertificateInvalid(f"{uri!r} is no spiffe://<fleet>/device/<name>")
+    return fleet, name
+
+
 def read_certificate(fields: Mapping[str, Any] | None) -> Certificate:
     """What a verified certificate says, from `SSLSocket.getpeercert()`.
 
@@ -128,10 +142,7 @@ def read_certificate(fields: Mapping[str, Any] | None) -> Certificate:
     uris = [value for kind, value in fields.get("subjectAltName", ()) if kind == "URI"]
     if len(uris) != 1:
         raise CertificateInvalid(f"it has {len(uris)} URI names; one of a fleet has exactly one")
-    fleet, _, rest = uris[0].removeprefix(_PREFIX).partition("/")
-    kind, _, name = rest.partition("/")
-    if not uris[0].startswith(_PREFIX) or kind != "device" or not is_id(fleet) or not is_id(name):
-        raise CertificateInvalid(f"{uris[0]!r} is no spiffe://<fleet>/device/<name>")
+    fleet, name = identity_of_uri(uris[0])
     units = [
         value
         for names in fields.get("subject", ())

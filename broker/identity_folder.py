@@ -1,4 +1,7 @@
-"""The folder with a device's identity: `ca.pem`, whom it trusts; `own.pem`, its certificate; `own.key`, its key.
+"""The folder with a device's identity.
+
+`ca.pem`: whom it trusts; `own.pem`: its certificate; `own.key`: its key; `fleet-key.pem`: the key that all devices of
+the fleet share, wrapped for it.
 
 Decides the names and modes of the files, and the order in which they are written: the key before the certificate that
 needs it. On failure: `SecretUnusable`, with the way out.
@@ -14,15 +17,25 @@ from broker.secret_file import write_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["AUTHORITY_FILE", "CERTIFICATE_FILE", "KEY_FILE", "REVOKED_FILE", "write_identity"]
+__all__ = [
+    "AUTHORITY_FILE",
+    "CERTIFICATE_FILE",
+    "FLEET_KEY_FILE",
+    "KEY_FILE",
+    "REVOKED_FILE",
+    "write_identity",
+]
 
 AUTHORITY_FILE: Final = "ca.pem"
 CERTIFICATE_FILE: Final = "own.pem"
 KEY_FILE: Final = "own.key"
 REVOKED_FILE: Final = "revoked.json"
+FLEET_KEY_FILE: Final = "fleet-key.pem"
 
 
-def write_identity(directory: Path, authority: bytes, certificate: bytes, key: bytes) -> None:
+def write_identity(
+    directory: Path, authority: bytes, certificate: bytes, key: bytes, fleet_key: bytes = b""
+) -> None:
     """Write the folder of a new member.
 
     Args:
@@ -30,6 +43,7 @@ def write_identity(directory: Path, authority: bytes, certificate: bytes, key: b
         authority: Certificate of the fleet's authority, as PEM.
         certificate: The member's, as PEM.
         key: The member's, as PEM.
+        fleet_key: The notice of the fleet's key for a device, as PEM; empty: it is none, or hears it from the mesh.
 
     Raises:
         SecretUnusable: Something cannot be written.
@@ -40,4 +54,6 @@ def write_identity(directory: Path, authority: bytes, certificate: bytes, key: b
         raise SecretUnusable(f"{directory} cannot be made: {error.strerror}") from None
     write_file(directory / KEY_FILE, key, secret=True)
     write_file(directory / AUTHORITY_FILE, authority)
+    if fleet_key:
+        write_file(directory / FLEET_KEY_FILE, fleet_key, secret=True)
     write_file(directory / CERTIFICATE_FILE, certificate)

@@ -116,6 +116,7 @@ class Node:
             now_ns=time.monotonic_ns(),
             wall_ms=wall_ms(),
             restored=restored,
+            seals=tls.seals if tls is not None else None,
         )
         self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
         self._neighbours = list(neighbours)

@@ -22,6 +22,7 @@ __all__ = [
     "check_topic_name",
     "chunk_topic",
     "count_topic",
+    "fleet_key_topic",
     "frame_topic",
     "heartbeat_topic",
     "inference_topic",
@@ -170,6 +171,11 @@ def bridge_topic(*, site: str, device: str, name: str) -> str:
 def certificate_topic(*, site: str, device: str) -> str:
     """Where the fleet's authority tells `device` its renewed certificate."""
     return _join(f"flock/v1/{_id(site)}/certificate", device)
+
+
+def fleet_key_topic(*, site: str, fleet: str) -> str:
+    """The newest notice of a fleet's shared key."""
+    return _join(f"flock/v1/{_id(site)}/fleet-key", fleet)
 
 
 def revocation_topic(*, site: str, fleet: str) -> str:

@@ -34,6 +34,7 @@ from broker.identity import (
     read_certificate,
 )
 from broker.identity_folder import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE
+from broker.mesh.tags import TagInvalid
 from broker.secret_file import read_secret, write_file
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.identity import Certificate
+    from broker.seals import FleetSeals
+    from broker.strength import Strength
 
 __all__ = ["Holder", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics", "explain"]
 
@@ -93,6 +96,8 @@ class TlsAt(NamedTuple):
     host: str
     port: int
     """0 picks a free one."""
+    seals: FleetSeals | None = None
+    """Makes and checks the tags of bundles; None: there are none."""
 
 
 class TrustStatistics(NamedTuple):
@@ -189,6 +194,23 @@ class Trust:
             refused=dict(self._refused),
             last_refused=self._last_refused,
         )
+
+    def seals(self, strength: Strength) -> FleetSeals:
+        """What makes and checks the integrity tags of this device's bundles.
+
+        Raises:
+            IdentityUnusable: Its files do not fit together.
+            SecretUnusable: Others may read its key.
+        """
+        from broker.seals import FleetSeals  # noqa: PLC0415 - 13 MB that who only looks on need not have
+
+        fleet, name, _ = self.identity
+        try:
+            return FleetSeals(self._directory, fleet, name, lambda: self._serials, strength)
+        except (CertificateInvalid, TagInvalid, OSError) as error:
+            raise IdentityUnusable(
+                f"{self._directory} cannot be used: {error}; `flockmq enroll` makes another"
+            ) from None
 
     # Who is let in.
 

@@ -27,6 +27,8 @@ from sim.watcher import Death, Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from broker.mesh.tags import Seals
+
 __all__ = ["WALL_MS", "Edge", "Network"]
 
 Edge = tuple[str, str]
@@ -58,6 +60,7 @@ class Network:
             in a busy event loop; 0: each is a turn of its own.
         recording: Whether devices keep all that they hear, for tests that look at it.
         watchers: Who is told what happens.
+        seals: Who makes and checks a device's integrity tags, by its name; None: nobody.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Network:
         grain_ms: float = 0,
         recording: bool = True,
         watchers: Iterable[Watcher] = (),
+        seals: Callable[[str], Seals] | None = None,
     ) -> None:
         self.seed = seed
         self.random = stream(seed, "network")
@@ -84,6 +88,7 @@ class Network:
         self.recording = recording
         self._grain_ns = int(grain_ms * MS)
         self.watchers = list(watchers)
+        self._seals = seals
         self.devices = {name: Device(name) for name in names}
         for name, device in self.devices.items():
             random = stream(seed, f"disk {name}")
@@ -133,6 +138,7 @@ class Network:
             now_ns=self.now_ns,
             wall_ms=self.wall_ms(device),
             restored=device.disk.boot(),
+            seals=self._seals(name) if self._seals is not None else None,
         )
         mesh.set_wall_clock(self.wall_ms(device), self.now_ns, synchronised=device.synchronised)
         self.note(f"boot {name}")

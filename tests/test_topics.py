@@ -21,6 +21,7 @@ BUILT = {
     "link": topics.link_topic(site="town", device="j-1", neighbour="j-2"),
     "certificate": topics.certificate_topic(site="town", device="j-1"),
     "revocation": topics.revocation_topic(site="town", fleet="town"),
+    "fleet-key": topics.fleet_key_topic(site="town", fleet="f"),
     "call": topics.call_topic(site="town", to="j-1", service="pull", sender="j-2", call="7"),
     "reply": topics.reply_topic(site="town", to="j-1", sender="j-2", call="7"),
     "chunk": topics.chunk_topic(site="town", to="j-1", sender="j-2", transfer="7"),

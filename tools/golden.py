@@ -6,11 +6,16 @@ needs another version, or an answer to how devices of both formats live together
 
 import json
 import struct
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.certificates import key_number
 from broker.hub_session import FRAME, HubSession, announcement
 from broker.mesh import frame
 from broker.mesh.bundle import (
@@ -18,20 +23,47 @@ from broker.mesh.bundle import (
     Message,
     decode_body,
     encode_body,
-    encode_header,
     lane_of,
     topic_hash,
 )
 from broker.mesh.retained import Entry, RetainedMap
+from broker.mesh.tags import sealed
 from broker.mesh.vector import entry_hash
+from broker.seals import mac_tag, signed_bytes
 
 DIRECTORY = Path(__file__).parents[1] / "tests/data/frames"
 CLOCK = 1_700_000_000_000 << 16 | 1
 KEY = b"a key that the hub does not have"
+FLEET_KEY = bytes(range(32))
+SIGNER = ec.derive_private_key(7, ec.SECP256R1())
+
+
+class Mac:
+    """Tags under fleet key 9."""
+
+    def seal(self, _lane: int, covered: bytes, body: bytes) -> tuple[int, bytes]:
+        """As the mesh asks for it."""
+        return 1, mac_tag(struct.pack(">I", 9), FLEET_KEY, covered, body)
+
+
+class Signature:
+    """Tags by SIGNER, the same every time (RFC 6979)."""
+
+    def seal(self, _lane: int, covered: bytes, body: bytes) -> tuple[int, bytes]:
+        """As the mesh asks for it."""
+        tag = key_number(SIGNER.public_key()).to_bytes(8, "big") + sha256(body).digest()
+        how = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+        return 2, tag + SIGNER.sign(signed_bytes(covered, tag), how)
 
 
 def bundle(
-    lane: int, messages: list[Message], *, remaining_ms: int, hops: int = 0, **more: Any
+    lane: int,
+    messages: list[Message],
+    *,
+    remaining_ms: int,
+    hops: int = 0,
+    seals: Any = None,
+    **more: Any,
 ) -> bytes:
     """A bundle or unicast record of device `j-1-1`; an expired one has no body."""
     body, compressed = encode_body(messages)
@@ -51,7 +83,8 @@ def bundle(
     )
     kind = frame.UNICAST if header.to else frame.BUNDLE
     sent = body if remaining_ms else b""
-    return frame.encode_bundle(encode_header(header), sent, remaining_ms, hops, kind)
+    head = sealed(header, body, seals)[1]
+    return frame.encode_bundle(head, sent, remaining_ms, hops, kind)
 
 
 def bundles() -> dict[str, tuple[str, list[bytes]]]:
@@ -85,9 +118,15 @@ def bundles() -> dict[str, tuple[str, list[bytes]]]:
             bundle(fresh, [reading], remaining_ms=990, hops=1, sequence=12,
                    topics=(topic_hash("a/b"),)),
         ]),
-        "bundle-tagged": ("resent on request, with an integrity tag of kind 1", [
+        "bundle-mac": ("resent on request, with an integrity tag under fleet key 9", [
             bundle(kept, [value, value], remaining_ms=never, hops=frame.SERVED, sequence=3,
-                   tag_kind=1, tag=bytes(range(32))),
+                   seals=Mac()),
+        ]),
+        "bundle-mac-expired": ("the same tag covers a header that travels alone", [
+            bundle(kept, [obstacle], remaining_ms=0, sequence=4, seals=Mac()),
+        ]),
+        "bundle-signed": ("with its origin's signature", [
+            bundle(kept, [value], remaining_ms=never, sequence=5, seals=Signature()),
         ]),
         "unicast": ("for one device", [
             bundle(kept, [obstacle], remaining_ms=60_000, sequence=4, to="j-2-2"),
@@ -114,6 +153,8 @@ def controls() -> dict[str, tuple[str, list[bytes]]]:
             ("j-1-1", 5, 7, 41, 2), ("j-1-1", 6, 7, 12, frame.SERVED)])),
         "shape": ("grafts one origin, prunes another", frame.Shape(["j-1-1"], ["j-2-2"])),
         "ack": ("", frame.Ack("j-1-1", 7, "j-2-2", 4, False, 1)),
+        "who": ("asks for a certificate", frame.Who([2**63 - 1])),
+        "vouch": ("answers with one", frame.Vouch([(2**63 - 1, b"a certificate in DER")])),
         "unreachable": ("", frame.Unreachable("j-1-1", 7, "j-2-2", 4, True)),
     }  # fmt: skip
     records = {name: (text, [frame.encode_control(what)]) for name, (text, what) in said.items()}
@@ -151,7 +192,16 @@ def fields(record: bytes) -> dict[str, Any]:
     return {"kind": kind} | {name: plain(value) for name, value in said.items()}
 
 
-def hashes() -> dict[str, Any]:
+def keys() -> dict[str, str]:
+    """The keys of the tags."""
+    form = PublicFormat.SubjectPublicKeyInfo
+    return {
+        "fleet_key": FLEET_KEY.hex(),
+        "public_key": SIGNER.public_key().public_bytes(Encoding.DER, form).hex(),
+    }
+
+
+def hashed() -> dict[str, Any]:
     """What is hashed, and what comes out."""
     held = RetainedMap()
     held.merge("a/b", Entry(9, CLOCK, "j-1-1", b"on", 1))
@@ -187,7 +237,7 @@ def files() -> dict[str, str]:
         }
         for name, (text, records) in (bundles() | controls()).items()
     }
-    made |= {"hashes.json": hashes(), "envelopes.json": envelopes()}
+    made |= {"hashes.json": hashed(), "keys.json": keys(), "envelopes.json": envelopes()}
     return {name: json.dumps(content, indent=1) + "\n" for name, content in made.items()}
 
 

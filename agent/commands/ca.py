@@ -26,17 +26,17 @@ from broker.authority import LIFE_DAYS, Authority
 from broker.credentials import notice
 from broker.errors import AuthorityUnusable
 from broker.identity import DAY_MS, Moment, Role
-from broker.identity_folder import CERTIFICATE_FILE, KEY_FILE, write_identity
+from broker.identity_folder import CERTIFICATE_FILE, FLEET_KEY_FILE, KEY_FILE, write_identity
 from broker.introduction import Unanswered, meet
 from broker.secret_file import write_file
-from broker.topics import certificate_topic, revocation_topic
+from broker.topics import certificate_topic, fleet_key_topic, revocation_topic
 from broker.trust import Trust
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["init", "issue", "keep", "list_members", "publish", "renew", "revoke"]
+__all__ = ["init", "issue", "keep", "list_members", "publish", "renew", "revoke", "rotate_key"]
 
 TLS_PORT: Final = 8883
 ERRAND_LIFE: Final = timedelta(minutes=10)
@@ -68,7 +68,8 @@ def issue(
             )
         issued = authority.issue(name, role, key.public_key(), wall_ms(), hosts=hosts, days=days)
         pem = issued.pem.encode()
-        write_identity(out, authority.pem, pem, certificates.key_bytes(key))
+        shared = _shared_key(authority, name, role)
+        write_identity(out, authority.pem, pem, certificates.key_bytes(key), shared)
     _say(f"{role} {name}: ca.pem, own.pem and own.key in {out}, for {days:g} days")
 
 
@@ -99,6 +100,9 @@ def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | No
         for name in names or due:
             authority.renew(name, now_ms)
             _say(f"renewed {name} for {LIFE_DAYS} days")
+        if not names and authority.key_due(now_ms):
+            due.append("key")
+            _say(f"the fleet's key is number {authority.rotate_key(now_ms)} now")
     if not names and not due:
         _say("nothing is due")
     _tell(directory, via)
@@ -109,21 +113,37 @@ def _renew_here(directory: Path, names: Sequence[str], out: Path) -> None:
     if len(names) != 1:
         raise ConfigError("--out takes the certificate of one member; name it")
     with Authority.at(directory) as authority:
-        pem = authority.renew(names[0], wall_ms()).pem.encode()
-    write_file(out / CERTIFICATE_FILE, pem)
+        renewed = authority.renew(names[0], wall_ms())
+        shared = _shared_key(authority, renewed.name, renewed.role)
+    write_file(out / CERTIFICATE_FILE, renewed.pem.encode())
+    if shared:
+        write_file(out / FLEET_KEY_FILE, shared, secret=True)
     _say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
+
+
+def _shared_key(authority: Authority, name: str, role: Role) -> bytes:
+    """What the folder of a member holds of the fleet's key."""
+    return authority.fleet_key_notice(wall_ms(), only=name) if role is Role.DEVICE else b""
+
+
+def rotate_key(directory: Path, via: str | None) -> None:
+    """Change the key that all devices share, and tell the fleet."""
+    with Authority.at(directory) as authority:
+        number = authority.rotate_key(wall_ms())
+    _say(f"the fleet's key is number {number} now")
+    _tell(directory, via)
 
 
 def revoke(directory: Path, name: str, via: str | None) -> None:
     """Let no certificate of a member count any more, and tell the fleet."""
     with Authority.at(directory) as authority:
         count = authority.revoke(name, wall_ms())
-    _say(f"revoked {count} certificates of {name}")
+    _say(f"revoked {count} certificates of {name}, and changed the fleet's key")
     _tell(directory, via)
 
 
 def publish(directory: Path, via: str) -> None:
-    """Tell the fleet the newest certificates and what is revoked.
+    """Tell the fleet the newest certificates, what is revoked, and the key that devices share.
 
     Raises:
         NoDevice: The device cannot be reached, or is not of this fleet.
@@ -158,6 +178,7 @@ async def _publish(directory: Path, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with Authority.at(directory) as authority:
             fleet, revocations = authority.fleet, authority.revocation_list(now_ms)
+            shared = authority.fleet_key_notice(now_ms)
             members = authority.members(now_ms)
             write_identity(Path(folder), authority.pem, *authority.errand(now_ms, ERRAND_LIFE))
         trust = Trust(Path(folder), lambda: Moment(now_ms, synchronised=True))
@@ -169,7 +190,10 @@ async def _publish(directory: Path, host: str, port: int) -> None:
                 f"the fleet was not told through {host}:{port}: {error}; name a device that is up with --via"
             ) from None
         site = met.introduction.site
-        told = {revocation_topic(site=site, fleet=fleet): revocations}
+        told = {
+            revocation_topic(site=site, fleet=fleet): revocations,
+            fleet_key_topic(site=site, fleet=fleet): shared,
+        }
         for member in members:
             if member.role is Role.DEVICE:
                 topic = certificate_topic(site=site, device=member.name)

@@ -140,13 +140,14 @@ async def _connected(
 
 def _store(answer: Answer, key: bytes, identity: Path, config: Path) -> None:
     authority, certificate = answer.authority.encode(), answer.certificate.encode()
+    fleet_key = answer.fleet_key.encode()
     with tempfile.TemporaryDirectory() as folder:
         write_identity(Path(folder), authority, certificate, key)
         try:
             own = Trust(Path(folder), lambda: Moment(0, synchronised=False)).identity
         except IdentityUnusable as error:
             raise EnrolmentFailed(f"what the authority sent does not fit: {error}") from None
-    write_identity(identity, authority, certificate, key)
+    write_identity(identity, authority, certificate, key, fleet_key)
     _say(f"this is {own.role} {own.name} of fleet {own.fleet}: its identity is in {identity}")
     if own.role != "device":
         return

@@ -34,7 +34,7 @@ from broker.enrolment import (
     make_code,
 )
 from broker.errors import AuthorityUnusable, EnrolmentFailed
-from broker.identity import CertificateInvalid
+from broker.identity import CertificateInvalid, Role
 from broker.identity_folder import CERTIFICATE_FILE, KEY_FILE
 from broker.secret_file import write_file
 from broker.topics import is_id
@@ -42,8 +42,6 @@ from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from broker.identity import Role
 
 __all__ = ["Invited", "invite"]
 
@@ -193,12 +191,15 @@ class _Desk:
         key = certificates.read_request(question.request.encode())
         with Authority.at(self._directory) as authority:
             issued = authority.issue(name, role, key, wall_ms(), hosts=hosts)
+            device = role is Role.DEVICE
+            shared = authority.fleet_key_notice(wall_ms(), only=name) if device else b""
             return Answer(
                 name=name,
                 site=site,
                 seeds=tuple(seeds),
                 authority=authority.pem.decode(),
                 certificate=issued.pem,
+                fleet_key=shared.decode(),
             )
 
     def _end(self, error: EnrolmentFailed | None) -> None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["run_broker", "run_device", "run_loop"]
 
+NO_IDENTITY: Final = (
+    "%s has no identity ([tls]): bundles carry no tag, so whoever reaches its ports, or relays for it, can alter and "
+    "invent messages; for one machine or a closed network only"
+)
 REPORT_S: Final = 1.0
 """How often a broker without an agent shows its report: as often as a person looks."""
 
@@ -95,7 +99,10 @@ def run_device(config_path: Path) -> None:
         where = f"{config.broker.host}:{served.node.port}"
         if config.tls is not None:
             where += f", and by TLS on {config.tls.host}:{served.node.link_port}"
-        logging.getLogger("agent").info("%s serves MQTT on %s", config.device, where)
+        logger = logging.getLogger("agent")
+        logger.info("%s serves MQTT on %s", config.device, where)
+        if config.tls is None:
+            logger.warning(NO_IDENTITY, config.device)
 
     run_loop(serve(lambda: Device(config), tell))
 
@@ -118,6 +125,7 @@ def run_broker(
         assert isinstance(served, Node)
         sys.stdout.write(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it\n")
         sys.stdout.flush()
+        logging.getLogger("agent").warning(NO_IDENTITY, name)
         while True:
             report = node_report(served.statistics(), time.monotonic() - started)
             served.publish_nowait(NODE_TOPIC, _encode(report), retained=True)

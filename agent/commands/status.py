@@ -82,6 +82,14 @@ class Bridge(msgspec.Struct, frozen=True):
     counters: dict[str, int] = {}
 
 
+class TagsState(msgspec.Struct, frozen=True):
+    """What proves who made a bundle."""
+
+    strength: str = ""
+    fleet_key: int = 0
+    signers: int = 0
+
+
 class IdentityState(msgspec.Struct, frozen=True):
     """Who the device is to its fleet, and whom it turned away."""
 
@@ -96,6 +104,7 @@ class IdentityState(msgspec.Struct, frozen=True):
     last_refused: str = ""
     refused_notices: int = 0
     last_refused_notice: str = ""
+    tags: TagsState | None = None
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -137,6 +146,7 @@ class Report(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     dial_failures: dict[str, str] = {}
     closed_links: dict[str, str] = {}
+    refused_tags: dict[str, int] = {}
     identity: IdentityState | None = None
     """None: no identity, so links are plain MQTT."""
     hubs: tuple[Hub, ...] = ()
@@ -203,6 +213,15 @@ def render(report: Report, console: Console) -> None:
     )
     if report.identity is not None:
         _render_identity(report.identity, console)
+    else:
+        console.print(
+            "[yellow]no identity:[/yellow] bundles carry no tag, so whoever reaches this device's ports, or relays "
+            "for it, can alter and invent messages; `flockmq enroll` gives it one"
+        )
+    if report.refused_tags:
+        console.print(
+            "[yellow]bundles whose tags do not count here:[/yellow]" + _counted(report.refused_tags)
+        )
     if report.links or report.dial_failures:
         console.print(_links(report))
     else:
@@ -240,6 +259,12 @@ def _render_identity(identity: IdentityState, console: Console) -> None:
         f"[{colour}]{_text(identity.standing)}, {identity.days_left:.0f} days left[/{colour}]; "
         f"{identity.revoked} revoked by list {identity.revocations}"
     )
+    if identity.tags is not None:
+        tags = identity.tags
+        key = (
+            f"fleet key {tags.fleet_key}" if tags.fleet_key else "no fleet key yet, so it signs all"
+        )
+        console.print(f"tags: {_text(tags.strength)}, {key}, {tags.signers} other signers known")
     if identity.graced:
         console.print(
             f"[yellow]let in on expired certificates in their grace:[/yellow] {identity.graced}"

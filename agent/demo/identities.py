@@ -43,4 +43,6 @@ def make_fleet(directory: Path, fleet: str, devices: Iterable[str]) -> None:
             key = certificates.make_key()
             pem = authority.issue(name, role, key.public_key(), now_ms).pem.encode()
             key_pem = certificates.key_bytes(key)
-            write_identity(identity_of(directory, name), authority.pem, pem, key_pem)
+            device = role is Role.DEVICE
+            shared = authority.fleet_key_notice(now_ms, only=name) if device else b""
+            write_identity(identity_of(directory, name), authority.pem, pem, key_pem, shared)

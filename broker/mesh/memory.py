@@ -63,6 +63,9 @@ def _remember_relayed(
     except BundleInvalid:
         state.counters["store_damaged"] += 1
         return None
+    if state.seals is not None and not header.tag_kind:
+        state.counters["tags_refused"] += 1
+        return None  # from before this device had an identity: nobody takes it from here
     expires_ns = now_ns if not relayed.body else None
     if relayed.expires and relayed.body:
         left_ms = wall_ms_of(relayed.expires) - wall_ms_of(state.clock.read(now_ns))

@@ -27,7 +27,8 @@ class Fleet:
             issued = authority.issue(name, role, key.public_key(), now_ms, days=days)
             folder = self.directory / name
             pem = issued.pem.encode()
-            write_identity(folder, authority.pem, pem, certificates.key_bytes(key))
+            shared = authority.fleet_key_notice(now_ms, only=name) if role is Role.DEVICE else b""
+            write_identity(folder, authority.pem, pem, certificates.key_bytes(key), shared)
         return folder
 
     def renew(self, name, at_ms):

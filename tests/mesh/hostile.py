@@ -22,7 +22,9 @@ from broker.mesh.frame import (
     Ranges,
     Shape,
     Unreachable,
+    Vouch,
     Want,
+    Who,
 )
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
@@ -97,6 +99,8 @@ class Hostile:
             Shape([self.name() for _ in range(3)], [self.name() for _ in range(3)]),
             Ack(self.name(), number(), self.name(), number(), flag, number()),
             Unreachable(self.name(), number(), self.name(), number(), flag),
+            Who([abs(number()) % 2**63 or 1 for _ in range(random.randrange(3))]),
+            Vouch([(abs(number()) % 2**63 or 1, random.randbytes(40))]),
         ]
 
     def bundle(self):

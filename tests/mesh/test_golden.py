@@ -7,16 +7,21 @@ The decoder below was written from that page: it knows `struct`, a little of msg
 import hmac
 import json
 import struct
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from zlib import crc32
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tools.golden import DIRECTORY, files
 
 FRAMES = sorted(
-    path.stem for path in DIRECTORY.glob("*.json") if path.stem not in {"hashes", "envelopes"}
+    path.stem
+    for path in DIRECTORY.glob("*.json")
+    if path.stem not in {"hashes", "envelopes", "keys"}
 )
 FIELDS = {
     1: ("protocol", "device", "incarnation", "known", "clock", "heard"),
@@ -30,6 +35,8 @@ FIELDS = {
     13: ("grafts", "prunes"),
     17: ("origin", "incarnation", "to", "number", "expired", "hops"),
     18: ("origin", "incarnation", "to", "number", "retry"),
+    19: ("signers",),
+    20: ("certificates",),
 }
 """By kind of record: its fields in order, as the page names them."""
 
@@ -205,6 +212,34 @@ def test_envelopes_are_what_the_page_says():
         text = struct.pack(">BBQQQ", *head) + body
         tag = hmac.digest(key, f"{receiver}\0j-1-1\0".encode() + text, "sha256")[:16]
         assert (text + tag).hex() == golden[name]
+
+
+def tagged(name):
+    """Of a golden bundle: the header before its tag's kind, kind, tag, and the body as it travels."""
+    golden = json.loads((DIRECTORY / f"{name}.json").read_text())
+    ((_, body),) = read_frame(bytes.fromhex(golden["frame"]))
+    head = body[7 : 7 + int.from_bytes(body[5:7], "big")]
+    tag = bytes.fromhex(golden["records"][0]["tag"])
+    return head[: -len(tag) - 3], golden["records"][0]["tag_kind"], tag, body[7 + len(head) :]
+
+
+@pytest.mark.parametrize("name", ["bundle-mac", "bundle-mac-expired"])
+def test_tags_under_the_fleets_key_are_what_the_page_says(name):
+    key = bytes.fromhex(json.loads((DIRECTORY / "keys.json").read_text())["fleet_key"])
+    covered, kind, tag, body = tagged(name)
+    assert (kind, len(tag), tag[:4]) == (1, 52, (9).to_bytes(4, "big"))
+    assert not body or tag[4:36] == sha256(body).digest()
+    assert tag[36:] == hmac.digest(key, covered + b"\1" + tag[:36], "sha256")[:16]
+
+
+def test_signatures_are_what_the_page_says():
+    spki = bytes.fromhex(json.loads((DIRECTORY / "keys.json").read_text())["public_key"])
+    covered, kind, tag, body = tagged("bundle-signed")
+    assert kind == 2
+    assert int.from_bytes(tag[:8], "big") == int.from_bytes(sha256(spki).digest()[:8], "big") >> 1
+    assert tag[8:40] == sha256(body).digest()
+    said = b"flockmq bundle 1\0\2" + covered + tag[:40]
+    load_der_public_key(spki).verify(tag[40:], said, ec.ECDSA(hashes.SHA256()))
 
 
 def test_the_page_names_every_field():
