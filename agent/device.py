@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.strength import Strength
-
 from agent.addresses import parse_address
 from agent.config import resolve
 from agent.errors import AgentError
@@ -40,6 +38,7 @@ from broker.link import Neighbour
 from broker.neighbourhood import Neighbourhood, Settings
 from broker.node import Node
 from broker.store import Store
+from broker.strength import Strength
 from broker.trust import TlsAt, Trust
 
 if TYPE_CHECKING:
