@@ -487,11 +487,8 @@ class Network:
 
     def payloads(self, name: str, *, rebuild: bool | None = None) -> list[bytes]:
         """Payloads heard by a device, in order; only news, only memory, or all."""
-        return [
-            payload
-            for _, _, _, payload, was_rebuild in self.devices[name].heard
-            if rebuild is None or was_rebuild is rebuild
-        ]
+        heard = self.devices[name].heard
+        return [row[3] for row in heard if rebuild is None or row[4] is rebuild]
 
     def retained(self, name: str) -> dict[str, bytes]:
         """A device's retained values, deletions left out."""
