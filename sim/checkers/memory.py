@@ -43,7 +43,7 @@ def _sizes(mesh: Mesh) -> Iterator[tuple[str, int, int]]:
     yield "fresh topics", len(state.newest), limits.FRESH_TOPICS_MAX
     hard = limits.RETAINED_HARD_FACTOR
     yield "retained topics", len(state.retained), limits.RETAINED_TOPICS_MAX * hard
-    waiting = [stream.waiting for stream in state.kept.values()]
+    waiting = [stream.waiting for stream in state.kept.values() if stream.waiting]
     yield "bundles waiting", max(map(len, waiting), default=0), limits.WAITING_BUNDLES_MAX
     weights = (stored.weight_bytes for rows in waiting for stored in rows.values())
     slack = 2 * limits.MESSAGE_BYTES_MAX
