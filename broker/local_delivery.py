@@ -6,13 +6,16 @@ twice. Whatever must be decided or stored first waits for the mesh to deliver it
 older one reaches nobody), QoS 2, and everything of others. Once one own message of a turn waits, those after it wait,
 too, so that the order stays.
 
+A client's QoS 0 message that no neighbour and no program of this device could get goes past the mesh: it is fresh, so
+nobody asks for it later.
+
 Assumes: the mesh delivers own messages in the flush of the turn in which they were published, under the clock that
 their publish returned. On failure: nothing can fail.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.mesh.bundle import FLAG_RETAINED
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from broker.mesh.events import Deliver
 
 __all__ = ["LocalDelivery"]
+
+_CONTRACT: Final = ("flock/", "mesh/")
+"""Topics whose QoS and way the contract decides, whatever a client says."""
 
 
 class LocalDelivery:
@@ -31,6 +37,17 @@ class LocalDelivery:
         self._broker = broker
         self._routed: set[int] = set()  # clocks of own messages that sessions have
         self._waits = False
+        self.links = 0
+        """Neighbours that are linked now."""
+        self.listeners = 0
+        """Callbacks of this device's own programs."""
+
+    def past_the_mesh(self, topic: str, payload: bytes) -> bool:
+        """Route a client's QoS 0 publish, if nobody but this device's sessions could get it; False: somebody could."""
+        if self.links or self.listeners or self._waits or topic.startswith(_CONTRACT):
+            return False
+        self._broker.route(topic, payload, 0)
+        return True
 
     def published(
         self, topic: str, payload: bytes, qos: int, clock: int, *, retained: bool, unicast: bool
@@ -38,7 +55,7 @@ class LocalDelivery:
         """Route an own publish that the mesh has taken, if it need not wait for the flush."""
         if self._waits or retained or qos > 1 or unicast:
             self._waits = True
-        elif self._broker.subscribed:
+        else:
             self._routed.add(clock)
             self._broker.route(topic, payload, qos)
 

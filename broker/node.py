@@ -197,6 +197,7 @@ class Node:
     def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
         """Have every delivery of the mesh, own publishes included, in batches and in order."""
         self._subscribers.append(callback)
+        self._local.listeners += 1
 
     def watch_links(self, callback: Callable[[str, bool], None]) -> None:
         """Be told of each link that is there now (True) or is not any more, at that moment."""
@@ -331,15 +332,14 @@ class Node:
     ) -> None:
         """A client published."""
         del client_id  # who may write what is decided before
+        if not qos and not retained and self._local.past_the_mesh(topic, payload):
+            return
         self.publish_nowait(topic, payload, qos=qos, retained=retained)
 
     def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Retained values that a filter matches."""
-        mesh = self._mesh
-        return [
-            *retained_values(mesh.retained, topic_filter),
-            *retained_values(mesh.retained_local, topic_filter),
-        ]
+        held = (self._mesh.retained, self._mesh.retained_local)
+        return [value for each in held for value in retained_values(each, topic_filter)]
 
     def retained_value(self, topic: str) -> bytes | None:
         """The retained payload that all share, empty when it was deleted, None when there never was one."""
@@ -400,6 +400,7 @@ class Node:
     # Inside.
 
     def _tell_link(self, peer: str, *, up: bool) -> None:
+        self._local.links += 1 if up else -1
         for callback in self._link_watchers:
             callback(peer, up)
 

@@ -183,6 +183,7 @@ class Connection(Wire):
             self.name += f"@{allowed.holder.identity.name}"
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
+        self._exchange.bridges |= connect.bridge
         self._session.holder = allowed.holder
         self._will = connect.will
         self._parser.allow(PACKET_BYTES_MAX)

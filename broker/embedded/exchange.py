@@ -29,6 +29,7 @@ from broker.embedded.trie import Trie, first_level, valid_filter
 logger = logging.getLogger(__name__)
 
 _LINKS = "mesh"
+_PRIVATE = ("$", _LINKS[0])  # what a topic begins with that deserves a second look
 
 
 class Exchange:
@@ -50,6 +51,7 @@ class Exchange:
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
         self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
         self._durable = 0
+        self.bridges = False  # whether a session has ever been a bridge's
         self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
@@ -69,12 +71,13 @@ class Exchange:
             Refused: the node is full; nothing was published.
 
         """
-        if topic.startswith("$") or first_level(topic) == _LINKS:
+        if topic[:1] in _PRIVATE and (topic[:1] == "$" or first_level(topic) == _LINKS):
             self.counters.ignored += 1
             return
-        session = self.sessions.get(client_id)
-        if session is not None and session.bridge:
-            self._own[client_id, topic, payload] += 1
+        if self.bridges:
+            session = self.sessions.get(client_id)
+            if session is not None and session.bridge:
+                self._own[client_id, topic, payload] += 1
         self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
 
     def route(self, topic: str, payload: bytes, qos: int, *, retained: bool = False) -> None:

@@ -272,7 +272,11 @@ class PacketParser:
             first = buffer[start]
             body = start + 2
             if body > end_of_buffer or (length := buffer[start + 1]) & 0x80:
-                body, length = self._long_header(buffer, start)
+                # Two bytes of length, as most messages have, are read here, without a call.
+                if body < end_of_buffer and not (high := buffer[body]) & 0x80:
+                    body, length = body + 1, length & 0x7F | high << 7
+                else:
+                    body, length = self._long_header(buffer, start)
                 if not body:  # the header itself is cut off
                     _check_first_byte(first)
                     return

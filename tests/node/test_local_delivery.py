@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from broker.embedded import packets
 from broker.local_delivery import LocalDelivery
 from broker.mesh.bundle import Message
 from broker.mesh.events import Deliver
-from tests.node.fleet import start
+from tests.node.fleet import Listener, established, start, until
 from tests.node.test_sessions import session
 
 
@@ -46,6 +47,42 @@ def test_what_must_wait_makes_what_follows_wait():
     local.turn_ended()
     local.published("t", b"9", 0, 9, retained=False, unicast=False)
     assert sessions.routed[-1] == ("t", b"9")
+
+
+def test_only_what_nobody_else_could_get_goes_past_the_mesh():
+    sessions = Sessions()
+    local = LocalDelivery("a", sessions)
+    assert local.past_the_mesh("t", b"1")
+    assert not local.past_the_mesh("flock/v1/home/count/a/cars", b"2")
+    local.published("t", b"3", 1, 3, retained=True, unicast=False)
+    assert not local.past_the_mesh("t", b"4")  # it would overtake
+    local.turn_ended()
+    local.links = 1
+    assert not local.past_the_mesh("t", b"5")
+    local.links, local.listeners = 0, 1
+    assert not local.past_the_mesh("t", b"6")
+    assert sessions.routed == [("t", b"1")]
+
+
+def test_a_neighbour_that_comes_gets_what_is_published_from_then_on(tmp_path):
+    async def told():
+        one = await start("a", tmp_path)
+        async with session(one, clean=True, present=False) as raw:
+            raw.send(packets.encode_publish("t", b"alone"))
+            assert await raw.rest() == []
+            assert one.statistics().mesh.counters.get("published", 0) == 0
+            other = await start("b", tmp_path, [one])
+            heard = Listener(other)
+            await until(lambda: "a" in established(other) and not other.joining, "a link")
+            raw.send(packets.encode_publish("t", b"together"))
+            await until(lambda: heard.payloads("t") == [b"together"], "the message")
+            await other.stop()
+            await until(lambda: not one._local.links, "the link to go")
+            raw.send(packets.encode_subscribe(1, [("t", 0)]), packets.encode_publish("t", b"alone"))
+            assert (await raw.rest())[-1][2].endswith(b"alone")
+        await one.stop()
+
+    asyncio.run(told())
 
 
 def test_another_device_may_use_the_same_clock():
