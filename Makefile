@@ -13,7 +13,7 @@ FUZZ_SECONDS := 300
 help:
 	@echo "make demo      five devices on this machine; Ctrl-C ends them"
 	@echo "make bench     flockmq beside what one would pick instead; takes half an hour"
-	@echo "make fuzz      coverage-guided bytes into the mesh, for FUZZ_SECONDS (300)"
+	@echo "make fuzz      100,000 malformed MQTT packets, then coverage-guided bytes into the mesh, for FUZZ_SECONDS (300)"
 	@echo "make test      lint, types and all tests"
 	@echo "make sweep     simulated fleets under faults, seed after seed, until Ctrl-C or SWEEP_SECONDS"
 	@echo "make check     lint and types only"
@@ -41,6 +41,7 @@ bench: install
 	$(BIN)/python -m bench.page bench-results/*.json
 
 fuzz: install
+	$(BIN)/python -m tools.fuzz_mqtt
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt -e '.[fuzz]' \
 	  && $(BIN)/python -c 'import atheris' \
 	  || { echo "atheris has no wheel for this Python and machine; it is known to have one for CPython 3.11 on x86_64 Linux"; exit 1; }

@@ -10,6 +10,7 @@ from amqtt.broker import Broker  # type: ignore[import-untyped]
 
 from bench.role import Part
 from bench.stage import free_port, program
+from broker.commits import Durability
 from broker.node import Node
 from broker.store import Store
 
@@ -40,11 +41,12 @@ class PlainBroker:
 
 
 class Device(Part):
-    """One device with the defaults of `flockmq run`: no neighbour, no agent, acknowledged after the disk's sync."""
+    """One device with the defaults of `flockmq run`, but for the durability: no neighbour, no agent."""
 
-    async def open(self, *, state: str) -> list[int]:
+    async def open(self, *, state: str, durability: str) -> list[int]:
         """Start; returns the ports."""
-        self._node = Node("bench", Store(Path(state)), port=0, websocket_port=0)
+        kept = Durability(durability)
+        self._node = Node("bench", Store(Path(state)), port=0, websocket_port=0, durability=kept)
         await self._node.start()
         return [self._node.port, self._node.websocket_port]
 
@@ -79,8 +81,13 @@ async def _start_role(stage: Stage, name: str, module: str, **settings: Any) -> 
     return PlainBroker(role.pid, *role.opened)
 
 
-async def _flockmq(stage: Stage) -> PlainBroker:
-    return await _start_role(stage, "flockmq", "Device", state=str(stage.directory("state")))
+async def _flockmq(stage: Stage, durability: Durability = Durability.POWER) -> PlainBroker:
+    state = str(stage.directory("state"))
+    return await _start_role(stage, "flockmq", "Device", state=state, durability=durability)
+
+
+async def _flockmq_process(stage: Stage) -> PlainBroker:
+    return await _flockmq(stage, Durability.PROCESS)
 
 
 async def _amqtt(stage: Stage) -> PlainBroker:
@@ -98,5 +105,10 @@ async def _mosquitto(stage: Stage) -> PlainBroker | None:
     return PlainBroker(pid, port, websocket_port)
 
 
-BROKERS: Final = {"flockmq": _flockmq, "amqtt": _amqtt, "mosquitto": _mosquitto}
+BROKERS: Final = {
+    "flockmq": _flockmq,
+    "flockmq, durability process": _flockmq_process,
+    "amqtt": _amqtt,
+    "mosquitto": _mosquitto,
+}
 """By name, what starts it; None comes back where it is not installed."""
