@@ -283,6 +283,7 @@ def test_a_state_directory_serves_one_device(tmp_path):
         (("broker", "--name", "My Broker"), "is no id"),
         (("broker", "--neighbour", "kitchen"), "not name=host:port"),
         (("broker", "--neighbour", "broker=127.0.0.1:1"), "this broker itself"),
+        (("broker", "--neighbour", "kitchen=192.0.2.7:1883"), "is on another machine"),
         (("status", "--port", "1"), "no MQTT broker answers"),
         (("watch", "--port", "1"), "no MQTT broker answers"),
     ],

@@ -1,4 +1,4 @@
-"""Options that need more than a type: neighbours as `name=host:port`, and what a plain broker may listen on."""
+"""Options that need more than a type: neighbours as `name=host:port`, and where a plain broker may listen and dial."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parse_neighbours(own_name: str, texts: Iterable[str]) -> list[Neighbour]:
     """Neighbours from `name=host:port`.
 
     Raises:
-        ConfigError: One of them is not of that form.
+        ConfigError: One of them is not of that form, or not on this machine.
     """
     found: list[Neighbour] = []
     for text in texts:
@@ -46,5 +46,10 @@ def parse_neighbours(own_name: str, texts: Iterable[str]) -> list[Neighbour]:
             )
         if name == own_name or any(name == other.name for other in found):
             raise ConfigError(f"--neighbour {text}: {name} is this broker itself, or named twice")
+        if not is_loopback(where[0]):
+            raise ConfigError(
+                f"--neighbour {text} is on another machine, and this broker does not encrypt; "
+                "use `flockmq run` with [tls], or plain_listen = true, in device.toml"
+            )
         found.append(Neighbour(name, *where))
     return found
