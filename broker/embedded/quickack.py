@@ -21,5 +21,6 @@ def acknowledge_now(transport: asyncio.Transport | None) -> None:
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None or _QUICKACK is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return
-    with contextlib.suppress(OSError):  # the socket may just have been closed
+    # The socket may just have been closed; uvloop has no number for it then.
+    with contextlib.suppress(OSError, ValueError):
         sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
