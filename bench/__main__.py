@@ -28,6 +28,7 @@ NAMES: Final = (
     "placement",
     "durability",
     "broker",
+    "tags",
 )
 
 

@@ -24,7 +24,7 @@ from bench.systems.zenoh import Zenoh
 if TYPE_CHECKING:
     from bench.systems.row import Row, System
 
-__all__ = ["run"]
+__all__ = ["QUICK", "RATES", "Plan", "measure", "run"]
 
 RATES: Final = (200, 2_000)
 SWEEP: Final = (500, 1_000, 5_000, 10_000, 20_000)
@@ -104,10 +104,16 @@ def systems() -> list[System]:
 
 async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     """Measure."""
-    plan = QUICK if quick else Plan()
     result = Result("chain")
-    lanes: list[_Lane] = []
     chosen = [system for system in systems() if not only or system.name in only]
+    await measure(chosen, QUICK if quick else Plan(), result)
+    _compare(result)
+    return result
+
+
+async def measure(chosen: list[System], plan: Plan, result: Result) -> None:
+    """Start these systems, measure them in alternating windows, and put into `result` what was found."""
+    lanes: list[_Lane] = []
     for system in chosen:
         missing = system.missing()
         if missing is not None:
@@ -128,8 +134,6 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
         await asyncio.gather(*(lane.stage.__aexit__(None, None, None) for lane in lanes))
     for lane in lanes:
         _report(lane, result)
-    _compare(result)
-    return result
 
 
 async def _start(system: System, lanes: list[_Lane]) -> None:

@@ -10,20 +10,25 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.demo.identities import identity_of, make_fleet
 from bench.ends import TURN, WINDOW, Publishing, Reducing
 from bench.role import Part
 from bench.systems.row import Row
+from broker.credentials import system_moment
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
+from broker.strength import Strength
+from broker.trust import TlsAt, Trust
 
 if TYPE_CHECKING:
     from bench.stage import Role, Stage
 
-__all__ = ["Far", "Flockmq", "Holder", "Middle", "Near", "start_row"]
+__all__ = ["PLAIN", "Far", "Flockmq", "Holder", "Middle", "Near", "start_row"]
 
 TURNS_MAX: Final = WINDOW // TURN
 """Turns that may wait for their acknowledgements: as many as may be on their way."""
+PLAIN: Final = "plain"
 _MODULE: Final = "bench.systems.flockmq:"
 
 
@@ -32,16 +37,29 @@ class Holder:
 
     node: Node
 
-    async def start_node(self, device: str, state: str, neighbours: list[list[Any]]) -> int:
-        """Start; returns the port."""
+    async def start_node(
+        self,
+        device: str,
+        state: str,
+        neighbours: list[list[Any]],
+        identity: str | None = None,
+        tags: str | None = None,
+    ) -> int:
+        """Start; returns the port that neighbours dial. With the folder of an identity that is by mutual TLS."""
+        tls = None
+        if identity is not None:
+            trust = Trust(Path(identity), system_moment)
+            seals = trust.seals(Strength(tags)) if tags is not None else None
+            tls = TlsAt(trust, "127.0.0.1", 0, seals)
         self.node = Node(
             device,
             Store(Path(state)),
             port=0,
+            tls=tls,
             neighbours=[Neighbour(name, "127.0.0.1", port) for name, port in neighbours],
         )
         await self.node.start()
-        return self.node.port
+        return self.node.link_port
 
     async def linked(self, *, links: int) -> None:
         """Wait until so many neighbours have introduced themselves and the device has its place."""
@@ -59,18 +77,22 @@ class Holder:
 class Middle(Holder, Part):
     """The device in the middle, and any whose ends are MQTT clients."""
 
-    async def open(self, *, device: str, state: str, neighbours: list[list[Any]]) -> int:
+    async def open(
+        self, *, device: str, state: str, neighbours: list[list[Any]], **identity: Any
+    ) -> int:
         """Start; returns the port."""
-        return await self.start_node(device, state, neighbours)
+        return await self.start_node(device, state, neighbours, **identity)
 
 
 class Near(Holder, Publishing):
     """The device at the near end."""
 
-    async def connect(self, *, device: str, state: str, neighbours: list[list[Any]]) -> int:
+    async def connect(
+        self, *, device: str, state: str, neighbours: list[list[Any]], **identity: Any
+    ) -> int:
         """Start; returns the port."""
         self._unacknowledged: deque[asyncio.Future[None]] = deque()
-        return await self.start_node(device, state, neighbours)
+        return await self.start_node(device, state, neighbours, **identity)
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish one update; the topic contract makes it QoS 1."""
@@ -87,19 +109,28 @@ class Near(Holder, Publishing):
 class Far(Holder, Reducing):
     """The device at the far end."""
 
-    async def connect(self, *, device: str, state: str, neighbours: list[list[Any]]) -> int:
+    async def connect(
+        self, *, device: str, state: str, neighbours: list[list[Any]], **identity: Any
+    ) -> int:
         """Start; returns the port."""
-        port = await self.start_node(device, state, neighbours)
+        port = await self.start_node(device, state, neighbours, **identity)
         self.node.subscribe(self.reducer.take)
         return port
 
 
 async def start_row(
-    stage: Stage, near: str, far: str, ends: dict[str, str]
+    stage: Stage, near: str, far: str, ends: dict[str, str], security: str = PLAIN
 ) -> tuple[Role, Role, Role]:
     """Start three devices in a row and return when they are linked; `ends` is settings of the outer two."""
+    fleet = stage.directory("fleet")
+    if security != PLAIN:
+        make_fleet(fleet, "row", "abc")
 
     async def device(name: str, kind: str, to: list[list[Any]], settings: dict[str, str]) -> Role:
+        if security != PLAIN:
+            settings = settings | {"identity": str(identity_of(fleet, name))}
+        if security in list(Strength):
+            settings = settings | {"tags": security}
         return await stage.role(
             f"flockmq-{name}",
             _MODULE + kind,
@@ -118,9 +149,15 @@ async def start_row(
 
 
 class Flockmq:
-    """Publisher and reducer in the devices themselves."""
+    """Publisher and reducer in the devices themselves.
 
-    name = "flockmq"
+    Args:
+        security: `plain`; `tls`: links by mutual TLS, without tags; `mac` or `signed`: with these tags, too.
+    """
+
+    def __init__(self, security: str = PLAIN) -> None:
+        self.name = "flockmq" if security == PLAIN else f"flockmq, {security}"
+        self._security = security
 
     def missing(self) -> str | None:
         """It is always there."""
@@ -128,7 +165,8 @@ class Flockmq:
 
     async def start(self, stage: Stage, stamps: Path) -> Row:
         """Start three devices in a row."""
-        a, _, c = await start_row(stage, "Near", "Far", {"stamps": str(stamps)})
+        ends = {"stamps": str(stamps)}
+        a, _, c = await start_row(stage, "Near", "Far", ends, self._security)
         return Row(near=a, far=c)
 
 
