@@ -112,6 +112,7 @@ class Credentials:
             self._tell(self._revocation_topic, self._trust.revocations_pem.encode())
             if self._seals is not None:
                 self._tell(self._fleet_key_topic, self._seals.notice_pem)
+                self._save(self._seals)
             await asyncio.sleep(JUDGE_S)
 
     def _hear(self, batch: list[Delivered]) -> None:
@@ -138,6 +139,12 @@ class Credentials:
         if adopted and self._seals is not None:
             self._seals.hear_certificate(pem)
         return adopted
+
+    def _save(self, seals: FleetSeals) -> None:
+        try:
+            seals.save()
+        except SecretUnusable as error:
+            logger.warning("%s: certificates of others: %s", self._node.device, error)
 
     def _hear_renewed(self) -> None:
         """Take the renewed certificates of those who sign; what does not hold is theirs to tell."""

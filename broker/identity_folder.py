@@ -1,7 +1,7 @@
 """The folder with a device's identity.
 
 `ca.pem`: whom it trusts; `own.pem`: its certificate; `own.key`: its key; `fleet-key.pem`: the key that all devices of
-the fleet share, wrapped for it.
+the fleet share, wrapped for it; `signers.pem`: certificates of others whose bundles came.
 
 Decides the names and modes of the files, and the order in which they are written: the key before the certificate that
 needs it. On failure: `SecretUnusable`, with the way out.
@@ -23,6 +23,7 @@ __all__ = [
     "FLEET_KEY_FILE",
     "KEY_FILE",
     "REVOKED_FILE",
+    "SIGNERS_FILE",
     "write_identity",
 ]
 
@@ -31,6 +32,7 @@ CERTIFICATE_FILE: Final = "own.pem"
 KEY_FILE: Final = "own.key"
 REVOKED_FILE: Final = "revoked.json"
 FLEET_KEY_FILE: Final = "fleet-key.pem"
+SIGNERS_FILE: Final = "signers.pem"
 
 
 def write_identity(

@@ -20,6 +20,7 @@ Source: RFC 2104, FIPS 186-5.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections import OrderedDict
 from hashlib import sha256
@@ -33,9 +34,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from broker.certificates import key_number, member_of, public_key_of, read_key
 from broker.fleet_key import OVERLAP_MS, Notice, read_notice
 from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
-from broker.identity_folder import AUTHORITY_FILE, CERTIFICATE_FILE, FLEET_KEY_FILE, KEY_FILE
+from broker.identity_folder import (
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    FLEET_KEY_FILE,
+    KEY_FILE,
+    SIGNERS_FILE,
+)
 from broker.mesh.clock import LOGICAL_BITS
-from broker.mesh.tags import Fault, TagInvalid
+from broker.mesh.tags import CONTROL_LANES, Fault, TagInvalid
 from broker.secret_file import read_secret, write_file
 from broker.strength import Strength
 from broker.topics import Priority, classify
@@ -51,8 +58,6 @@ __all__ = ["FleetSeals", "SealStatistics", "mac_tag", "signed_bytes"]
 
 MAC: Final = 1
 SIGNED: Final = 2
-_CONTROL_LANES: Final = 2
-"""Lanes below it are those of control."""
 _DIGEST_BYTES: Final = 32
 _MAC_BYTES: Final = 16
 """Half of HMAC-SHA256, as RFC 2104 allows: nobody guesses 128 bits."""
@@ -64,6 +69,7 @@ _SIGNED: Final = b"flockmq bundle 1\0" + bytes((SIGNED,))
 """Before all that is signed: the same key makes signatures in TLS."""
 _SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 _FOREVER: Final = 1 << 63
+_PEM_END: Final = "-----END CERTIFICATE-----"
 SIGNERS_MAX: Final = 2_048
 """Certificates of origins that are remembered, at about 2 KB; beyond it the one not used for longest is asked for
 again."""
@@ -153,6 +159,7 @@ class FleetSeals:
         self._signers: OrderedDict[int, _Signer] = OrderedDict()
         self._expired: set[int] = set()
         """Keys whose certificates have expired, and were asked for again."""
+        self._unsaved = False
         self._ordinary: set[str] = set()
         self._keys: dict[bytes, _MacKey] = {}
         """By number, as it travels."""
@@ -167,12 +174,13 @@ class FleetSeals:
         path = directory / FLEET_KEY_FILE
         if path.exists():
             self._use(path.read_bytes())
+        self._recall()
 
     # For the mesh.
 
     def seal(self, lane: int, covered: bytes, body: bytes) -> tuple[int, bytes]:
         """Kind and bytes of the tag of an own bundle."""
-        if lane >= _CONTROL_LANES and self._strength is Strength.MAC and self._key_number:
+        if lane >= CONTROL_LANES and self._strength is Strength.MAC and self._key_number:
             return MAC, mac_tag(self._key_number, self._secret, covered, body)
         tag = self._own_number + sha256(body).digest()
         return SIGNED, tag + self._own_key.sign(signed_bytes(covered, tag), _SIGNATURE)
@@ -190,7 +198,7 @@ class FleetSeals:
             return self._check_signature(header, covered, body)
         if kind != MAC:
             return _UNTAGGED if kind == 0 else _UNKNOWN_KIND
-        if header.lane < _CONTROL_LANES or self._strength is Strength.SIGNED:
+        if header.lane < CONTROL_LANES or self._strength is Strength.SIGNED:
             return _UNSIGNED
         if len(tag) != _MAC_TAG:
             return _BAD_TAG
@@ -237,16 +245,20 @@ class FleetSeals:
 
     def check_messages(self, header: Header, messages: list[Message]) -> str | None:
         """What is wrong with messages whose bundle is genuine: what carries authority comes on its own lane only."""
-        if header.lane < _CONTROL_LANES:
+        if header.lane < CONTROL_LANES:
             return None
         unseen = {message.topic for message in messages} - self._ordinary
         for topic in unseen:
-            if classify(topic).priority is Priority.CONTROL:
+            if self.carries_authority(topic):
                 return f"{topic!r} on a lane that needs no signature"
         if len(self._ordinary) + len(unseen) > ORDINARY_MAX:
             self._ordinary.clear()
         self._ordinary |= unseen
         return None
+
+    def carries_authority(self, topic: str) -> bool:
+        """Whether what is said on a topic is believed only with the tag of a control lane."""
+        return classify(topic).priority is Priority.CONTROL
 
     def certificate(self, signer: int) -> bytes | None:
         """The certificate of a key, to be handed on; None: it is not known."""
@@ -272,6 +284,7 @@ class FleetSeals:
         if known is not None and known.until >= until:
             return number
         self._expired.discard(number)
+        self._unsaved = True
         self._signers[number] = _Signer(name, member.serial, public_key, until, certificate)
         if len(self._signers) > SIGNERS_MAX:
             oldest = next(other for other in self._signers if other != self._own)
@@ -316,6 +329,27 @@ class FleetSeals:
             return False
         write_file(self._directory / FLEET_KEY_FILE, pem, secret=True)
         return True
+
+    def save(self) -> None:
+        """Store the certificates of others, where there are new ones: after a restart they vouch for what is held.
+
+        Raises:
+            SecretUnusable: They cannot be stored.
+        """
+        if self._unsaved:
+            others = [known.der for number, known in self._signers.items() if number != self._own]
+            pem = "".join(map(ssl.DER_cert_to_PEM_cert, others))
+            write_file(self._directory / SIGNERS_FILE, pem.encode())
+            self._unsaved = False
+
+    def _recall(self) -> None:
+        """Take up what was stored. What does not hold by now is left out; it is asked for again."""
+        path = self._directory / SIGNERS_FILE
+        text = path.read_text(errors="replace") if path.exists() else ""
+        for pem in text.split(_PEM_END)[:-1]:
+            with contextlib.suppress(TagInvalid, ValueError):
+                self.learn(ssl.PEM_cert_to_DER_cert(pem.strip() + _PEM_END))
+        self._unsaved = False
 
     @property
     def notice_pem(self) -> bytes:

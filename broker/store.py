@@ -35,7 +35,7 @@ from broker.embedded.session_journal import SessionChanges
 from broker.errors import StateInUse, StoreFailed
 from broker.journal import Journal, read_journal, sync_directory, sync_file
 from broker.mesh.events import Changes, OwnBundle, Restored
-from broker.mesh.retained import Entry
+from broker.mesh.retained import Entry, Proof
 from broker.relay_table import RelayTable
 from broker.session_changes import PendingSessions
 from broker.session_table import SessionTable
@@ -73,6 +73,8 @@ CREATE TABLE IF NOT EXISTS passed (
 CREATE TABLE IF NOT EXISTS retained (
     topic TEXT PRIMARY KEY, rank INTEGER NOT NULL, clock INTEGER NOT NULL, origin TEXT NOT NULL,
     payload BLOB NOT NULL, qos INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS proof (
+    topic TEXT PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -169,6 +171,10 @@ class Store:
             first_boot=first_boot,
             relayed=self._relayed.load(database) if self._relay_log_on_disk else [],
             keeps_relayed=self._relay_log_on_disk,
+            proofs={
+                topic: Proof(head, body)
+                for topic, head, body in database.execute("SELECT * FROM proof")
+            },
         )
         self.sessions = self._session_table.load(database)
         with database:
@@ -235,6 +241,11 @@ class Store:
                 database.execute(
                     "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?)", (topic, *entry)
                 )
+            database.execute("DELETE FROM proof WHERE topic = ?", (topic,))
+        database.executemany(
+            "INSERT OR REPLACE INTO proof VALUES (?, ?, ?)",
+            [(topic, *proof) for topic, proof in changes.proofs.items()],
+        )
 
     def sync(self) -> None:
         """Make what was committed survive a power cut. Blocks for as long as the disk takes.

@@ -14,7 +14,7 @@ from broker.mesh.events import Restored
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
     from broker.mesh.events import Changes, OwnBundle
-    from broker.mesh.retained import Entry
+    from broker.mesh.retained import Entry, Proof
 
 __all__ = ["Disk"]
 
@@ -27,10 +27,15 @@ class _Content:
     own: dict[tuple[int, Position], OwnBundle] = field(default_factory=dict)
     passed: dict[tuple[str, int], Position] = field(default_factory=dict)
     retained: dict[str, Entry] = field(default_factory=dict)
+    proofs: dict[str, Proof] = field(default_factory=dict)
 
     def copy(self) -> _Content:
         return replace(
-            self, own=dict(self.own), passed=dict(self.passed), retained=dict(self.retained)
+            self,
+            own=dict(self.own),
+            passed=dict(self.passed),
+            retained=dict(self.retained),
+            proofs=dict(self.proofs),
         )
 
     def apply(self, changes: Changes) -> None:
@@ -52,6 +57,8 @@ class _Content:
                 self.retained.pop(topic, None)
             else:
                 self.retained[topic] = entry
+            self.proofs.pop(topic, None)
+        self.proofs.update(changes.proofs)
 
 
 class Disk:
@@ -103,4 +110,5 @@ class Disk:
             dict(content.passed),
             dict(content.retained),
             first,
+            proofs=dict(content.proofs),
         )

@@ -154,6 +154,8 @@ def controls() -> dict[str, tuple[str, list[bytes]]]:
         "shape": ("grafts one origin, prunes another", frame.Shape(["j-1-1"], ["j-2-2"])),
         "ack": ("", frame.Ack("j-1-1", 7, "j-2-2", 4, False, 1)),
         "who": ("asks for a certificate", frame.Who([2**63 - 1])),
+        "proofs": ("a value with the bundle in which it was said", frame.Proofs([
+            ("a/é", b"a header", b"a body")])),
         "vouch": ("answers with one", frame.Vouch([(2**63 - 1, b"a certificate in DER")])),
         "unreachable": ("", frame.Unreachable("j-1-1", 7, "j-2-2", 4, True)),
     }  # fmt: skip

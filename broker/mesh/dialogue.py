@@ -19,6 +19,7 @@ from broker.mesh.frame import (
     Have,
     Hello,
     Ping,
+    Proofs,
     Ranges,
     Shape,
     Want,
@@ -57,6 +58,7 @@ _CONTROLS: Final = (
     frame.HAVE,
     frame.SHAPE,
     frame.WHO,
+    frame.PROOFS,
 )
 
 
@@ -70,7 +72,7 @@ class Dialogue:
         self._state = state
         self._intake = intake
         self._tree = tree
-        self.reconciler = Reconciler(state, intake)
+        self.reconciler = Reconciler(state, intake, guard)
 
     def hear(self, peer: Peer, kind: int, body: bytes, now_ns: int) -> None:
         """Take a control record.
@@ -104,7 +106,7 @@ class Dialogue:
                 self._tree.hear(peer, control, now_ns)
             case Shape():
                 self._tree.hear_shape(peer, control, now_ns)
-            case Ranges() | Entries() | Ask():
+            case Ranges() | Entries() | Proofs() | Ask():
                 self.reconciler.hear(peer, control, now_ns)
             case Who():
                 self._state.vouching.answer(peer, control, now_ns)

@@ -9,7 +9,7 @@ import msgspec
 
 from broker.mesh.bundle import Position  # noqa: TC001 - msgspec reads the types of what is stored
 from broker.mesh.limits import LOG_BUNDLES_MAX
-from broker.mesh.retained import Entry  # noqa: TC001 - the same
+from broker.mesh.retained import Entry, Proof  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message
@@ -109,6 +109,8 @@ class Changes(msgspec.Struct, omit_defaults=True):
     passed: dict[tuple[str, int], Position] = {}
     retained: dict[str, Entry | None] = {}
     """By topic; None: forget it altogether."""
+    proofs: dict[str, Proof] = {}
+    """By topic: the bundle of the value that is retained now. Another value of the topic leaves none."""
     relayed: list[RelayedBundle] = []
     """In the order in which they came; only where the relay log is on disk."""
 
@@ -128,6 +130,9 @@ class Changes(msgspec.Struct, omit_defaults=True):
             self.own = [own for own in self.own if own.position > held.get(own.lane, (0, 0))]
         self.passed.update(newer.passed)
         self.retained.update(newer.retained)
+        for topic in newer.retained:
+            self.proofs.pop(topic, None)
+        self.proofs.update(newer.proofs)
         self.relayed += newer.relayed
         for bundles in (self.own, self.relayed):
             if len(bundles) > LOG_BUNDLES_MAX:
@@ -143,6 +148,7 @@ class Changes(msgspec.Struct, omit_defaults=True):
             self.own
             or self.passed
             or self.retained
+            or self.proofs
             or self.own_held
             or self.own_replaced
             or self.relayed
@@ -167,6 +173,8 @@ class Restored:
     """What the relay log held, the oldest first."""
     keeps_relayed: bool = False
     """Whether the relay log is on disk."""
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    """By topic: the bundles of retained values that carry authority."""
 
 
 class MeshFull(Exception):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from broker.mesh import frame
 from broker.mesh.allowance import Allowance
-from broker.mesh.frame import Ask, Entries, Ranges
+from broker.mesh.frame import Ask, Entries, Proofs, Ranges
 from broker.mesh.limits import (
     MS,
     RANGES_MAX,
@@ -142,15 +142,23 @@ class Exchange:
         if self.unknown or self.newer:
             ask = Ask(retained.floor, _take(self.unknown), _take(self.newer))
             return frame.encode_control(ask)
-        rows = []
+        rows: list[tuple[str, bytes, int, int, int, str]] = []
+        proven: list[tuple[str, bytes, bytes]] = []
         size = 0
-        while self.entries_due and size < RECONCILE_RECORD_BYTES:
+        while self.entries_due and size < RECONCILE_RECORD_BYTES and len(proven) < RANGES_MAX:
             topic = next(iter(self.entries_due))
+            entry, proof = retained.get(topic), retained.proof(topic)
+            if (proven and proof is None) or (rows and proof is not None):
+                break  # a record holds one kind
             del self.entries_due[topic]
-            entry = retained.get(topic)
-            if entry is not None:
+            if proof is not None:
+                proven.append((topic, *proof))
+                size += len(topic) + len(proof.head) + len(proof.body)
+            elif entry is not None:
                 rows.append((topic, entry.payload, entry.qos, *entry.version))
                 size += len(topic) + len(entry.payload) + _ROW_BYTES
+        if proven:
+            return frame.encode_control(Proofs(proven))
         return frame.encode_control(Entries(rows)) if rows else None
 
     def _ranges(self, retained: RetainedMap) -> Ranges:

@@ -37,12 +37,14 @@ __all__ = [
     "Have",
     "Hello",
     "Ping",
+    "Proofs",
     "Ranges",
     "Shape",
     "Unreachable",
     "Vouch",
     "Want",
     "Who",
+    "body_of",
     "decode_bundle",
     "decode_control",
     "decode_credit",
@@ -79,6 +81,7 @@ ACK: Final = 17
 UNREACHABLE: Final = 18
 WHO: Final = 19
 VOUCH: Final = 20
+PROOFS: Final = 21
 
 SERVED: Final = 255
 """In the place of hops: the bundle was resent on request, which says nothing of paths."""
@@ -229,6 +232,12 @@ class Vouch(msgspec.Struct, array_like=True, frozen=True):
     ]
 
 
+class Proofs(msgspec.Struct, array_like=True, frozen=True):
+    """Retained values that carry authority: topic, and header and body of the bundle in which its origin said it."""
+
+    values: list[tuple[str, bytes, bytes]]
+
+
 Control = (
     Hello
     | Digest
@@ -243,6 +252,7 @@ Control = (
     | Unreachable
     | Who
     | Vouch
+    | Proofs
 )
 _KINDS: Final[dict[type, int]] = {
     Hello: HELLO,
@@ -258,6 +268,7 @@ _KINDS: Final[dict[type, int]] = {
     Unreachable: UNREACHABLE,
     Who: WHO,
     Vouch: VOUCH,
+    Proofs: PROOFS,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoders: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
@@ -273,6 +284,11 @@ def record(kind: int, body: bytes) -> bytes:
 def encode_control(control: Control) -> bytes:
     """A control message as a record."""
     return record(_KINDS[type(control)], _encoder.encode(control))
+
+
+def body_of(control: Control) -> bytes:
+    """What a record of a control message holds, to be decoded again later."""
+    return _encoder.encode(control)
 
 
 def decode_control(kind: int, body: bytes) -> Control:
@@ -302,6 +318,8 @@ def decode_control(kind: int, body: bytes) -> Control:
             raise FrameInvalid("grafts and prunes of too many origins")
         case Who(signers=rows) if len(rows) > VOUCHED_MAX:
             raise FrameInvalid("request for too many certificates")
+        case Proofs(values=rows) if len(rows) > RANGES_MAX:
+            raise FrameInvalid("too many retained values")
         case Vouch(certificates=rows) if len(rows) > VOUCHED_MAX:
             raise FrameInvalid("too many certificates")
         case _:

@@ -112,7 +112,7 @@ class Intake:
         state.clock.observe(header.clock, now_ns)
         self._tree.first(peer, stored)
         self._tree.forward(stored, now_ns, but=peer)
-        self.hand_on(header, messages, remaining_ms)
+        self.hand_on(stored, messages, remaining_ms)
 
     def _seen(self, peer: str, header: Header, hops: int) -> bool:
         """Note that a neighbour has a fresh bundle. True when it is here already, or comes too late."""
@@ -231,13 +231,13 @@ class Intake:
         if messages is None:
             messages = decode_body(stored.header, stored.body)
         rebuild = rebuild or self._guard.is_memory(stored.header)
-        self.hand_on(stored.header, messages, remaining_ms, rebuild=rebuild)
+        self.hand_on(stored, messages, remaining_ms, rebuild=rebuild)
 
     def hand_on(
-        self, header: Header, messages: list[Message], remaining_ms: int, *, rebuild: bool = False
+        self, stored: Stored, messages: list[Message], remaining_ms: int, *, rebuild: bool = False
     ) -> None:
         """Deliver what of these messages is neither expired nor superseded."""
-        state = self._state
+        state, header = self._state, stored.header
         origin, wanted = header.origin, messages
         # One pass per question, and none where it cannot arise: this is the hot path of every device.
         age_ms = header.lifetime_ms - remaining_ms if header.lifetime_ms else 0
@@ -255,6 +255,7 @@ class Intake:
                     else not fresh or self._is_newest(origin, m)
                 )
             ]
+            state.note_proofs(stored, wanted)
         state.deliver(origin, header.incarnation, wanted, rebuild=rebuild)
 
     def retain(self, origin: str, message: Message, *, given: bool = False) -> bool:

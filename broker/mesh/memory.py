@@ -43,6 +43,8 @@ def remember(state: State, intake: Intake, restored: Restored, now_ns: int) -> N
             flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
             message = Message(entry.clock, flags, 0, entry.rank, topic, entry.payload)
             state.deliver(entry.origin, 0, [message], rebuild=True)
+        if (proof := restored.proofs.get(topic)) is not None:
+            state.retained.prove(topic, entry.version, proof)
     for own in restored.own:
         _remember_own(state, intake, own, now_ns)
     for lane in sorted({own.lane for own in restored.own}):
@@ -79,7 +81,7 @@ def _remember_relayed(
         state.vector.touch(lost)
     remaining_ms = stored.remaining_ms(now_ns)
     if remaining_ms:
-        intake.hand_on(header, messages, remaining_ms, rebuild=True)
+        intake.hand_on(stored, messages, remaining_ms, rebuild=True)
     return header.stream
 
 
@@ -104,4 +106,4 @@ def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> 
     state.kept[header.stream].accept(stored)
     remaining_ms = stored.remaining_ms(now_ns)
     if remaining_ms:
-        intake.hand_on(header, messages, remaining_ms, rebuild=True)
+        intake.hand_on(stored, messages, remaining_ms, rebuild=True)

@@ -230,6 +230,7 @@ class Mesh:
                     OwnBundle(header.lane, header.position, stored.head, stored.body)
                 )
             self._tree.forward(stored, now_ns)
+            state.note_proofs(stored, messages)
             state.deliver(state.device, header.incarnation, messages)
 
     def link_up(self, peer: str, now_ns: int) -> None:
@@ -431,6 +432,8 @@ class Mesh:
             try:
                 if parked.kind == frame.BUNDLE:
                     self._intake.bundle(parked.peer, parked.data, parked.since_ns)
+                elif parked.kind == frame.PROOFS:
+                    self._dialogue.hear(bringer, parked.kind, parked.data, now_ns)
                 else:
                     self._unicast.hear(bringer, parked.kind, parked.data, parked.since_ns)
             except FrameInvalid as error:

@@ -26,25 +26,32 @@ from broker.mesh.bundle import (
     FLAG_RETAINED,
     INTEGER_MAX,
     QOS_SHIFT,
+    BundleInvalid,
     Message,
     body_bytes_estimate,
+    decode_body,
+    decode_header,
     is_device,
     is_private,
     lane_of,
 )
 from broker.mesh.exchange import owe
-from broker.mesh.frame import Ask, Entries, FrameInvalid, Ranges
+from broker.mesh.frame import SERVED, Ask, Entries, FrameInvalid, Proofs, Ranges
 from broker.mesh.horizon import horizon_of
 from broker.mesh.limits import (
     CLOCK_MAX,
     MESSAGE_BYTES_MAX,
     TOPIC_BYTES_MAX,
+    WORK_PROOF,
 )
+from broker.mesh.log import Stored
 from broker.mesh.ranges import DIGITS, HASH_MASK, WIDTH, contains
 from broker.mesh.streams import START
+from broker.mesh.tags import CONTROL_LANES
 
 if TYPE_CHECKING:
     from broker.mesh.frame import Digest
+    from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.ranges import Range
@@ -54,16 +61,18 @@ if TYPE_CHECKING:
 __all__ = ["Reconciler"]
 
 _WORK: Final = "ranges and retained values"
+_CONTROL: Final = 0
 _NORMAL: Final = 2
-"""Priority of a value that its origin asserts again; the core does not know the topic's own."""
+"""Priority of a value that its origin asserts again; of the topic's own the core knows only where it is control."""
 
 
 class Reconciler:
     """Decides when to reconcile, and answers."""
 
-    __slots__ = ("_intake", "_state")
+    __slots__ = ("_guard", "_intake", "_state")
 
-    def __init__(self, state: State, intake: Intake) -> None:
+    def __init__(self, state: State, intake: Intake, guard: Guard) -> None:
+        self._guard = guard
         self._state = state
         self._intake = intake
 
@@ -114,7 +123,7 @@ class Reconciler:
 
     # What.
 
-    def hear(self, peer: Peer, control: Ranges | Entries | Ask, now_ns: int) -> None:
+    def hear(self, peer: Peer, control: Ranges | Entries | Proofs | Ask, now_ns: int) -> None:
         """Take a record of an exchange.
 
         Raises:
@@ -139,6 +148,10 @@ class Reconciler:
             case Entries(entries=rows):
                 exchange.work.charge(len(rows), _WORK, now_ns)
                 self._take_entries(peer, rows)
+            case Proofs(values=values):
+                exchange.work.charge(WORK_PROOF * len(values), _WORK, now_ns)
+                for topic, head, body in values:
+                    self._take_proof(peer, topic, head, body, now_ns)
 
     def _compare_sums(self, peer: Peer, within: Range, packed: bytes, now_ns: int) -> None:
         digits, prefix = within
@@ -182,16 +195,48 @@ class Reconciler:
                 or not is_device(origin)
             ):
                 raise FrameInvalid("retained value outside its limits")
-        state = self._state
+        state, seals = self._state, self._state.seals
         for topic, payload, qos, rank, clock, origin in rows:
+            if seals is not None and seals.carries_authority(topic):
+                state.counters["retained_unproven"] += 1
+                continue
             message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
-            if self._intake.retain(origin, message, given=True):
-                state.counters["reconciled"] += 1
-                state.deliver(origin, 0, [message])
-                self._pass_on(peer, topic, clock)
-            held = state.retained.get(topic)
-            if held is not None and held.version == (rank, clock, origin):
-                peer.exchange.entries_due.pop(topic, None)
+            self._take(peer, origin, message)
+
+    def _take_proof(self, peer: Peer, topic: str, head: bytes, body: bytes, now_ns: int) -> None:
+        """Take a value as its origin said it. The rest of its bundle may have been deleted since."""
+        try:
+            header = decode_header(head)
+            if header.to or header.lifetime_ms or header.lane >= CONTROL_LANES or not body:
+                raise FrameInvalid("a bundle that proves no retained value")
+            again = frame.body_of(Proofs([(topic, head, body)]))
+            if not self._guard.is_genuine(
+                peer.name, frame.PROOFS, again, header, head, body, now_ns
+            ):
+                return
+            messages = decode_body(header, body)
+        except BundleInvalid as error:
+            raise FrameInvalid(str(error)) from None
+        said = [message for message in messages if message.retained and message.topic == topic]
+        if not said:
+            raise FrameInvalid("a bundle that does not say the value that it is to prove")
+        stored = Stored(header, head, body, None, SERVED)
+        self._take(peer, header.origin, said[-1], stored)
+
+    def _take(
+        self, peer: Peer, origin: str, message: Message, stored: Stored | None = None
+    ) -> None:
+        """Take a value that a neighbour gave, in the bundle in which it was said if there is need of it."""
+        state, topic, clock = self._state, message.topic, message.clock
+        if self._intake.retain(origin, message, given=True):
+            if stored is not None:
+                state.note_proofs(stored, [message])
+            state.counters["reconciled"] += 1
+            state.deliver(origin, 0, [message])
+            self._pass_on(peer, topic, clock)
+        held = state.retained.get(topic)
+        if held is not None and held.version == (message.rank, clock, origin):
+            peer.exchange.entries_due.pop(topic, None)
 
     def _pass_on(self, peer: Peer, topic: str, clock: int) -> None:
         """Give news to the other neighbours, except what may be a challenge there."""
@@ -236,7 +281,9 @@ class Reconciler:
         if self._intake.retain(state.device, message):
             state.counters["retained_asserted"] += 1
             size = body_bytes_estimate(topic, entry.payload)
-            state.origin.add(lane_of(_NORMAL, kept=entry.qos > 0), message, size)
+            authority = state.seals is not None and state.seals.carries_authority(topic)
+            priority = _CONTROL if authority else _NORMAL
+            state.origin.add(lane_of(priority, kept=entry.qos > 0), message, size)
 
     def _drop(self, topic: str, entry: Entry) -> None:
         """Forget an entry that was deleted elsewhere so long ago that nobody remembers; it is a deletion here."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import topic_hash
 from broker.mesh.limits import (
+    PROOFS_BYTES_MAX,
     RETAINED_BYTES_MAX,
     RETAINED_HARD_FACTOR,
     RETAINED_TOPICS_MAX,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from broker.mesh.ranges import Range
 
-__all__ = ["Comparison", "Entry", "RetainedMap", "Row", "Version"]
+__all__ = ["Comparison", "Entry", "Proof", "RetainedMap", "Row", "Version"]
 
 Version = tuple[int, int, str]
 """(rank, clock, origin)."""
@@ -52,6 +53,13 @@ class Entry(NamedTuple):
         return (self.rank, self.clock, self.origin)
 
 
+class Proof(NamedTuple):
+    """The bundle in which a value was said, with its origin's tag."""
+
+    head: bytes
+    body: bytes
+
+
 class Comparison(NamedTuple):
     """What differs between this map and another in one range."""
 
@@ -71,12 +79,24 @@ def _mark(topic: str, entry: Entry) -> int:
 class RetainedMap:
     """Topic to entry, with fingerprints over ranges of topic hashes."""
 
-    __slots__ = ("_bytes", "_entries", "_evicted", "_oldest", "_ranges", "floor", "live")
+    __slots__ = (
+        "_bytes",
+        "_entries",
+        "_evicted",
+        "_oldest",
+        "_proofs",
+        "_proofs_bytes",
+        "_ranges",
+        "floor",
+        "live",
+    )
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._ranges = RangeTree()
         self._bytes = 0
+        self._proofs: dict[str, Proof] = {}
+        self._proofs_bytes = 0
         self._evicted: list[str] = []
         self._oldest: list[tuple[bool, Version, str]] | None = None
         """A heap of what goes first, only while the map is about full; rows may be out of date."""
@@ -135,6 +155,7 @@ class RetainedMap:
         if present is not None:
             self._bytes -= len(topic) + len(present.payload)
             self.live -= bool(present.payload)
+            self._forget_proof(topic)
         self._entries[topic] = entry
         self._ranges.put(key, topic, _mark(topic, entry))
         self._bytes += len(topic) + len(entry.payload)
@@ -152,6 +173,7 @@ class RetainedMap:
     def drop(self, topic: str) -> None:
         """Forget a topic altogether."""
         entry = self._entries.pop(topic)
+        self._forget_proof(topic)
         self._ranges.remove(topic_hash(topic))
         self._bytes -= len(topic) + len(entry.payload)
         self.live -= bool(entry.payload)
@@ -165,6 +187,29 @@ class RetainedMap:
         for topic in old:
             self.drop(topic)
         return old
+
+    # What proves who said it.
+
+    def prove(self, topic: str, version: Version, proof: Proof) -> bool:
+        """Keep the bundle of a value, if that is the one that is here. Beyond the bound the oldest goes."""
+        entry = self._entries.get(topic)
+        if entry is None or entry.version != version:
+            return False
+        self._forget_proof(topic)
+        self._proofs[topic] = proof
+        self._proofs_bytes += len(proof.head) + len(proof.body)
+        while self._proofs_bytes > PROOFS_BYTES_MAX:
+            self._forget_proof(next(iter(self._proofs)))
+        return True
+
+    def proof(self, topic: str) -> Proof | None:
+        """The bundle of a value, where it is known."""
+        return self._proofs.get(topic)
+
+    def _forget_proof(self, topic: str) -> None:
+        proof = self._proofs.pop(topic, None)
+        if proof is not None:
+            self._proofs_bytes -= len(proof.head) + len(proof.body)
 
     # Comparing with another map.
 

@@ -35,9 +35,10 @@ from broker.mesh.limits import (
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.repair import Repair
-from broker.mesh.retained import RetainedMap
+from broker.mesh.retained import Proof, RetainedMap
 from broker.mesh.routes import Routes
 from broker.mesh.streams import FreshStream, KeptStream
+from broker.mesh.tags import CONTROL_LANES
 from broker.mesh.vector import Vector
 from broker.mesh.vouching import Vouching
 
@@ -219,6 +220,18 @@ class State:
         if self.keeps_relayed and stored.header.origin != self.device:
             expires = 0 if stored.expires_ns is None else self.clock.read(stored.expires_ns)
             self.changes.relayed.append(RelayedBundle(stored.head, stored.body, expires))
+
+    def note_proofs(self, stored: Stored, messages: list[Message]) -> None:
+        """Keep a bundle that says retained values which nobody would believe without it."""
+        header = stored.header
+        if self.seals is None or header.lane >= CONTROL_LANES or header.lifetime_ms:
+            return
+        proof = Proof(stored.head, stored.body)
+        for message in messages:
+            if message.retained:
+                version = (message.rank, message.clock, header.origin)
+                if self.retained.prove(message.topic, version, proof):
+                    self.changes.proofs[message.topic] = proof
 
     def measure_backlog(self) -> None:
         """Note how much is queued for the neighbour that is furthest behind, of those that still read."""

@@ -19,7 +19,10 @@ from broker.mesh.bundle import TAG_HEAD_BYTES, Header, encode_header
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message
 
-__all__ = ["Fault", "Seals", "TagInvalid", "covered_by", "sealed"]
+__all__ = ["CONTROL_LANES", "Fault", "Seals", "TagInvalid", "covered_by", "sealed"]
+
+CONTROL_LANES: Final = 2
+"""Lanes below it, those of priority 0, carry authority: their tags are such as no relay can make."""
 
 _HEAD: Final = struct.Struct(">BH")
 
@@ -56,6 +59,10 @@ class Seals(Protocol):
 
     def check_messages(self, header: Header, messages: list[Message]) -> str | None:
         """What is wrong with messages whose bundle is genuine: some topics need a lane whose tags are stronger."""
+        ...
+
+    def carries_authority(self, topic: str) -> bool:
+        """Whether what is said on a topic is believed only with the tag of a control lane."""
         ...
 
     def certificate(self, signer: int) -> bytes | None:

@@ -25,6 +25,8 @@ class Dishonest:
 
     def seals(self, name, strength=None):
         """A device's: made anew with each boot."""
+        if name in self.made:
+            self.made[name].save()
         self.made[name] = self.fleet.trust(name).seals(strength or self.strength)
         return self.made[name]
 
@@ -60,7 +62,10 @@ class Dishonest:
         """A bundle like another one, one further in its stream, with another payload, sealed by `seals` or untagged."""
         message = Message(stored.header.clock, 2, stored.header.lifetime_ms, 0, "t", payload)
         changes = {"topic": "t", "sequence": stored.header.sequence + 1} | changes
-        message = Message(message.clock, 2, message.lifetime_ms, 0, changes.pop("topic"), payload)
+        flags = 2 | changes.pop("retained", False)
+        message = Message(
+            message.clock, flags, message.lifetime_ms, 0, changes.pop("topic"), payload
+        )
         body, compressed = encode_body([message])
         header = stored.header._replace(
             body_bytes=len(body), compressed=compressed, messages=1, tag_kind=0, tag=b"", **changes

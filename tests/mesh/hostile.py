@@ -19,6 +19,7 @@ from broker.mesh.frame import (
     Entries,
     Have,
     Ping,
+    Proofs,
     Ranges,
     Shape,
     Unreachable,
@@ -100,6 +101,7 @@ class Hostile:
             Ack(self.name(), number(), self.name(), number(), flag, number()),
             Unreachable(self.name(), number(), self.name(), number(), flag),
             Who([abs(number()) % 2**63 or 1 for _ in range(random.randrange(3))]),
+            Proofs([(self.name(), random.randbytes(50), random.randbytes(9))]),
             Vouch([(abs(number()) % 2**63 or 1, random.randbytes(40))]),
         ]
 

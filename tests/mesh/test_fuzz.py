@@ -60,6 +60,7 @@ controls = st.one_of(
     st.builds(frame.Shape, st.lists(names, max_size=4), st.lists(names, max_size=4)),
     st.builds(frame.Ack, names, numbers, names, numbers, st.booleans(), numbers),
     st.builds(frame.Unreachable, names, numbers, names, numbers, st.booleans()),
+    st.builds(frame.Proofs, rows(topics, st.binary(max_size=60), st.binary(max_size=9))),
     st.builds(frame.Who, st.lists(st.integers(1, 2**63 - 1), max_size=20)),
     st.builds(frame.Vouch, rows(st.integers(1, 2**63 - 1), st.binary(max_size=9))),
 )  # fmt: skip

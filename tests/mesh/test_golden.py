@@ -37,6 +37,7 @@ FIELDS = {
     18: ("origin", "incarnation", "to", "number", "retry"),
     19: ("signers",),
     20: ("certificates",),
+    21: ("values",),
 }
 """By kind of record: its fields in order, as the page names them."""
 
