@@ -82,7 +82,9 @@ def sealed(header: Header, body: bytes, seals: Seals | None) -> tuple[Header, by
     """The header of an own bundle with its tag, and its bytes."""
     if seals is None:
         return header, encode_header(header)
-    covered = encode_header(header._replace(tag_kind=0, tag=b""))[:-TAG_HEAD_BYTES]
+    if header.tag_kind:
+        header = header._replace(tag_kind=0, tag=b"")
+    covered = encode_header(header)[:-TAG_HEAD_BYTES]
     kind, tag = seals.seal(header.lane, covered, body)
     header = header._replace(tag_kind=kind, tag=tag)
     return header, b"".join((covered, _HEAD.pack(kind, len(tag)), tag))
