@@ -25,6 +25,7 @@ _CLIENT_COUNTERS: Final = (
     "slow_consumers",
     "malformed",
     "ignored",
+    "forbidden",
     "refused",
     "connections_refused",
     "timed_out",
@@ -72,6 +73,7 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
             **clients,
         },
         "last_slow_client": counters.last_slow_consumer,
+        "last_forbidden": counters.last_forbidden,
     }
 
 

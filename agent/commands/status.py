@@ -164,6 +164,7 @@ class Report(msgspec.Struct, frozen=True):
     last_invalid: str = ""
     last_problem: str = ""
     last_slow_client: str = ""
+    last_forbidden: str = ""
     last_loss: str = ""
 
 
@@ -240,6 +241,12 @@ def render(report: Report, console: Console) -> None:
         times = report.counters.get("lost_for_good", 1)
         console.print(
             f"[red]lost for good {times} times, the last:[/red] {_text(report.last_loss)}"
+        )
+    if report.last_forbidden:
+        times = report.counters.get("clients_forbidden", 1)
+        console.print(
+            f"[yellow]publishes on topics that are not the client's to write: {times}, the last:[/yellow] "
+            + _text(report.last_forbidden)
         )
     if report.last_slow_client:
         times = report.counters.get("clients_slow_consumers", 1)

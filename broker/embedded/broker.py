@@ -118,7 +118,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
                 },
             )
         )
-        self._exchange = Exchange(ingress, device, limits)
+        self._exchange = Exchange(ingress, device, limits, secured=tls is not None)
         self._exchange.restore(sessions)
         self._wires = Wires(limits, self._exchange.counters)
         self._trust = tls.trust if tls is not None else None
@@ -323,7 +323,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
         Mends: amqtt puts it into a central queue without a bound.
         """
-        self._exchange.publish("", topic, data, qos or 0, retained=False)
+        self._exchange.publish(None, topic, data, qos or 0, retained=False)
         self._exchange.ingress.request_flush()
 
     async def retain_message(
@@ -337,7 +337,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
         Mends: amqtt keeps a second retained store, in memory and without a bound.
         """
-        self._exchange.publish("", topic_name or "", bytes(data or b""), qos or 0, retained=True)
+        self._exchange.publish(None, topic_name or "", bytes(data or b""), qos or 0, retained=True)
         self._exchange.ingress.request_flush()
 
 

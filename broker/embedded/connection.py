@@ -130,7 +130,7 @@ class Connection(Wire):
         if will is not None:
             try:
                 self._exchange.publish(
-                    self.name, will.topic, will.payload, will.qos, retained=will.retained
+                    session, will.topic, will.payload, will.qos, retained=will.retained
                 )
             except Refused:
                 self._counters.refused += 1
@@ -183,8 +183,8 @@ class Connection(Wire):
             self.name += f"@{allowed.holder.identity.name}"
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
-        self._exchange.bridges |= connect.bridge
         self._session.holder = allowed.holder
+        self._session.writable.clear()
         self._will = connect.will
         self._parser.allow(PACKET_BYTES_MAX)
         self.write(packets.encode_connack(ACCEPTED, session_present=present))
@@ -211,7 +211,7 @@ class Connection(Wire):
             if len(session.incoming) >= self._limits.incoming_qos2_max:
                 raise MalformedPacket("too many QoS 2 messages that it does not release")
         try:
-            self._exchange.publish(self.name, topic, payload, qos, retained=flags & 1 == 1)
+            self._exchange.publish(session, topic, payload, qos, retained=flags & 1 == 1)
         except Refused:
             if qos:
                 self._try_later(flags, body)

@@ -25,19 +25,27 @@ from broker.embedded.session import Message, Output, Session
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
+from broker.permissions import client_may
 
 logger = logging.getLogger(__name__)
 
 _LINKS = "mesh"
+_SHOWN_CHARACTERS = 80  # of a topic that somebody may not write
 _PRIVATE = ("$", _LINKS[0])  # what a topic begins with that deserves a second look
 
 
 class Exchange:
-    """All sessions of one broker. `device` is the broker's own name, as links spell it."""
+    """All sessions of one broker.
 
-    def __init__(self, ingress: Ingress, device: str, limits: Limits) -> None:
+    `device` is the broker's own name, as links spell it; `secured`, whether its fleet has identities.
+    """
+
+    def __init__(
+        self, ingress: Ingress, device: str, limits: Limits, *, secured: bool = False
+    ) -> None:
         self.ingress = ingress
         self.device = device
+        self.secured = secured
         self.limits = limits
         self.counters = Counters()
         self.journal = SessionJournal()
@@ -51,7 +59,6 @@ class Exchange:
         self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
         self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
         self._durable = 0
-        self.bridges = False  # whether a session has ever been a bridge's
         self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
@@ -59,13 +66,13 @@ class Exchange:
     # -- messages ------------------------------------------------------------------------------
 
     def publish(
-        self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
+        self, session: Session | None, topic: str, payload: bytes, qos: int, *, retained: bool
     ) -> None:
-        """Hand a client's publish to the node.
+        """Hand a client's publish to the node; None: a plugin's, which is a program on the device.
 
-        A topic under `mesh/` or starting with `$` is counted and goes nowhere. The client still
-        gets its acknowledgement: MQTT 3.1.1 offers only that or the end of the connection
-        (3.3.5).
+        A topic under `mesh/` or starting with `$`, or one that is not the client's to write, is
+        counted and goes nowhere. The client still gets its acknowledgement: MQTT 3.1.1 offers only
+        that or the end of the connection (3.3.5).
 
         Raises:
             Refused: the node is full; nothing was published.
@@ -74,11 +81,26 @@ class Exchange:
         if topic[:1] in _PRIVATE and (topic[:1] == "$" or first_level(topic) == _LINKS):
             self.counters.ignored += 1
             return
-        if self.bridges:
-            session = self.sessions.get(client_id)
-            if session is not None and session.bridge:
+        client_id = ""
+        if session is not None:
+            client_id = session.client_id
+            if topic not in session.writable and not self._may_write(session, topic):
+                return
+            if session.bridge:
                 self._own[client_id, topic, payload] += 1
         self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
+
+    def _may_write(self, session: Session, topic: str) -> bool:
+        identity = None if session.holder is None else session.holder.identity
+        if not client_may(topic, self.device, identity, secured=self.secured):
+            self.counters.forbidden += 1
+            who = session.client_id if identity is None else f"{identity.role} {identity.name}"
+            self.counters.last_forbidden = f"{topic[:_SHOWN_CHARACTERS]} by {who}"
+            return False
+        if len(session.writable) >= self.limits.writable_topics_max:
+            session.writable.clear()
+        session.writable.add(topic)
+        return True
 
     def route(self, topic: str, payload: bytes, qos: int, *, retained: bool = False) -> None:
         """Deliver a live message to the sessions that subscribed.

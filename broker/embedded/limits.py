@@ -60,6 +60,8 @@ class Limits:
     # Persistent sessions without a connection keep memory; past this the one longest away goes.
     sessions_max: int = 1024
     subscriptions_per_session_max: int = 1024
+    # Topics that a session was found to be free to write; emptied when full, finding out takes 2 us.
+    writable_topics_max: int = 1024
     # Of all sessions together. A fleet's debugging tools make tens, ten applications hundreds; the
     # broker is measured with 10,000. A level of its own costs 370 bytes (measured), so filters as
     # deep as they may be are bounded by the second figure, to 37 MB.

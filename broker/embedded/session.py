@@ -73,6 +73,7 @@ class Session:
         self.replaying = False  # retained messages were on their way when the device went down
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
         self.holder: Holder | None = None  # who the client is, if a certificate says it
+        self.writable: set[str] = set()  # topics that the client was found to be free to write
         self.dirty = False
         self.hasty = False  # whether the exchange has it among those to write before the flush
         self.output: Output | None = None

@@ -22,6 +22,8 @@ class Counters:
     slow_consumers: int = 0  # connections ended because a client does not keep up
     malformed: int = 0  # connections ended because of what a client sent
     ignored: int = 0  # publishes on topics that clients may not write: $... and mesh/...
+    forbidden: int = 0  # publishes on topics that are not the client's to write
+    last_forbidden: str = ""  # the last one's topic, and who it was
     refused: int = 0  # publishes lost at QoS 0, or clients given up on, because the node was full
     connections_refused: int = 0  # over the limit of connections, or of their rate
     handshakes_dropped: int = 0  # of TLS, the oldest of too many at once

@@ -255,3 +255,11 @@ async def test_qos2_messages_that_are_never_released_are_bounded() -> None:
         found = await pub.closed()
         assert len(node.published) == 3
         assert all(kind == packets.PUBREC for kind, _, _ in found)
+
+
+async def test_the_topics_that_a_session_may_write_are_remembered_up_to_a_limit() -> None:
+    async with running(limits=Limits(writable_topics_max=3)) as node, client(node, "c") as raw:
+        for number in range(1, 11):
+            raw.send(publish(f"t/{number}", b"x", 1, packet_id=number))
+            await raw.expect(packets.PUBACK)
+            assert 0 < len(node.broker._exchange.sessions["c"].writable) <= 3

@@ -384,3 +384,45 @@ def test_mosquitto_s_own_clients_are_served(fleet, tmp_path):
             return out
 
     assert run(story()) == b"home/lamp on\n"
+
+
+def publishing(topic, payload, packet_id):
+    body = packets.string_field(topic) + packet_id.to_bytes(2, "big") + payload
+    return bytes((0x32, len(body))) + body
+
+
+def test_each_publishes_what_its_role_allows_and_nothing_else(fleet, tmp_path):
+    for name, role in (("desk", Role.OPERATOR), ("screen", Role.VIEWER), ("b", Role.DEVICE)):
+        fleet.join(name, role)
+    topics = {
+        "model": "flock/v1/town/model/occupancy",
+        "own": "flock/v1/town/task/a/lamp",
+        "other": "flock/v1/town/task/b/lamp",
+        "free": "home/lamp",
+    }
+
+    async def said(node, port, tls, name):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        writer.write(packets.encode_connect(f"client-{name}", 10))
+        assert (await reader.readexactly(4))[3] == 0
+        for packet_id, topic in enumerate(topics.values(), 1):
+            writer.write(publishing(topic, name.encode(), packet_id))
+            assert await reader.readexactly(4) == b"\x40\x02" + packet_id.to_bytes(2, "big")
+        writer.close()
+        held = {what: node.retained_value(topic) for what, topic in topics.items()}
+        return {what for what, payload in held.items() if payload == name.encode()}
+
+    async def story():
+        async with running(("a", tmp_path, fleet.tls("a"))) as (a,):
+            heard = Listener(a)
+            found = {"program": await said(a, a.port, None, "program")}
+            for name in ("desk", "screen", "b"):
+                found[name] = await said(a, a.link_port, context(fleet, name), name)
+            free = heard.payloads("home/lamp")
+            return found, free, a.statistics().broker.counters
+
+    found, free, counters = run(story())
+    assert found == {"program": {"own"}, "desk": {"model"}, "screen": set(), "b": set()}
+    assert free == [b"program", b"desk", b"b"]
+    assert counters.forbidden == 2 + 2 + 4 + 3
+    assert counters.last_forbidden == "flock/v1/town/task/b/lamp by device b"
