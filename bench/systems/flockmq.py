@@ -14,6 +14,7 @@ from agent.demo.identities import identity_of, make_fleet
 from bench.ends import TURN, WINDOW, Publishing, Reducing
 from bench.role import Part
 from bench.systems.row import Row
+from bench.traffic import OBSERVER
 from broker.credentials import system_moment
 from broker.link import Neighbour
 from broker.node import Node
@@ -141,7 +142,7 @@ async def start_row(
         )
 
     b = await device("b", "Middle", [], {})
-    a = await device("a", near, [["b", b.opened]], ends)
+    a = await device(OBSERVER, near, [["b", b.opened]], ends)
     c = await device("c", far, [["b", b.opened]], ends)
     for role, links in ((a, 1), (b, 2), (c, 1)):
         await role.ask("linked", links=links)
