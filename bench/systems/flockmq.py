@@ -125,7 +125,7 @@ async def start_row(
     """Start three devices in a row and return when they are linked; `ends` is settings of the outer two."""
     fleet = stage.directory("fleet")
     if security != PLAIN:
-        make_fleet(fleet, "row", "abc")
+        make_fleet(fleet, "row", (OBSERVER, "b", "c"))
 
     async def device(name: str, kind: str, to: list[list[Any]], settings: dict[str, str]) -> Role:
         if security != PLAIN:
