@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.addresses import parse_address
 from agent.config import resolve
 from agent.errors import AgentError
-from agent.forecast import SENSOR_NAME
-from agent.forecasting import Forecasting
 from agent.messages import Obstacle, PayloadInvalid, decode, encode
 from agent.obstacles import ObstacleBook
 from agent.presence import Presence
 from agent.publisher import Publisher
 from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
+from agent.sensors.sensor import SENSOR_NAME
 from agent.world import World
 from broker import topics
 from broker.commits import Durability
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from agent.config import Config
+    from agent.forecasting import Forecasting
     from agent.observer import Observer
     from agent.sensors.sensor import Observation, Sensor, Sighting
     from broker.node import Delivered
@@ -80,6 +80,8 @@ class Device:
         self.world = World(config.site, config.device)
         self._forecasting: Forecasting | None = None
         if config.model is not None:
+            from agent.forecasting import Forecasting  # noqa: PLC0415 - numpy has 12 MB
+
             self._forecasting = Forecasting(config.device, config.model, self.world, observer)
         tls = _identity(config)
         self.node = Node(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from agent.errors import ModelMissing
 from agent.infer.features import APPROACHES, HORIZON_S, PHASES, FeatureWindow
 from agent.infer.features import Reading as Row
+from agent.sensors.sensor import SENSOR_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +30,6 @@ __all__ = ["Features", "Judge", "Judged", "TrafficFeatures", "make"]
 
 PENDING_MAX: Final = 256
 """Forecasts whose moment has not come: a horizon of 30 s at 1 Hz, eight times over."""
-SENSOR_NAME: Final = "junction"
 STALE_S: Final = 5.0
 """Trace seconds after which a neighbour's reading says nothing of now: a sixth of the horizon. Guess."""
 

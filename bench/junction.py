@@ -17,13 +17,13 @@ import numpy as np
 
 from agent.config import BrokerConfig, Config, ModelConfig, SensorConfig
 from agent.device import Device
-from agent.forecast import SENSOR_NAME, Judge, make
+from agent.forecast import Judge, make
 from agent.infer.features import INPUT_SHAPE
 from agent.infer.tflite import find_runtime
 from agent.messages import Inference, Reading, decode, encode
 from agent.models.shipped import ModelFiles
 from agent.sensors import trace
-from agent.sensors.sensor import Observation
+from agent.sensors.sensor import SENSOR_NAME, Observation
 from agent.world import World
 from bench.role import Part
 from broker import topics

@@ -5,14 +5,18 @@ A sensor of one's own is a module with a `make(device, options)` that returns a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from agent.messages import Reading
 
-__all__ = ["Observation", "Sensor", "SensorFactory", "Sighting"]
+__all__ = ["SENSOR_NAME", "Observation", "Sensor", "SensorFactory", "Sighting"]
+
+
+SENSOR_NAME: Final = "junction"
+"""What a device's one sensor is called in topics."""
 
 
 class Sighting(NamedTuple):
