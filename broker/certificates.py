@@ -4,8 +4,8 @@ Decides the forms. Keys are of elliptic curve P-256: of what TLS 1.3 offers it i
 microcontrollers, browsers and so every MQTT client takes; Ed25519 certificates are refused by the latter two. Only
 a device's certificate may serve as a server's, so a viewer cannot stand in for a device.
 
-Assumes that times are right; who calls knows them. On failure: `CertificateInvalid`. Costs 9 MB of memory once it is
-imported, so a device does that only when there is something to verify (identity.py reads certificates without it).
+Assumes that times are right; who calls knows them. On failure: `CertificateInvalid`. Costs 12 MB of memory once it is
+imported, so only devices do that, for the tags of bundles (identity.py reads certificates without it).
 
 Source: RFC 5280 for certificates and revocation lists, RFC 2986 for requests, SPIFFE for the URI names.
 """

@@ -180,16 +180,16 @@ class FleetSeals:
 
     def seal(self, lane: int, covered: bytes, body: bytes) -> tuple[int, bytes]:
         """Kind and bytes of the tag of an own bundle."""
-        if lane >= CONTROL_LANES and self._strength is Strength.MAC and self._key_number:
+        if self._macs(lane):
             return MAC, mac_tag(self._key_number, self._secret, covered, body)
         tag = self._own_number + sha256(body).digest()
         return SIGNED, tag + self._own_key.sign(signed_bytes(covered, tag), _SIGNATURE)
 
     def is_current(self, header: Header) -> bool:
         """Whether an own bundle's tag is one that would be made today."""
-        if header.tag_kind == SIGNED:
-            return header.tag.startswith(self._own_number)
-        return header.tag_kind == MAC and header.tag[:4] == self._key_number
+        if self._macs(header.lane):
+            return header.tag_kind == MAC and header.tag[:4] == self._key_number
+        return header.tag_kind == SIGNED and header.tag[:8] == self._own_number
 
     def check(self, header: Header, covered: bytes, body: bytes) -> Fault | None:
         """What is wrong with a bundle that came."""
@@ -364,6 +364,10 @@ class FleetSeals:
         """What there is to say to people."""
         newest = self._notice.keys[-1].number if self._notice.keys else 0
         return SealStatistics(self._strength.value, newest, len(self._signers) - 1)
+
+    def _macs(self, lane: int) -> bool:
+        """Whether own bundles of a lane are tagged under the fleet's key."""
+        return lane >= CONTROL_LANES and self._strength is Strength.MAC and bool(self._key_number)
 
     def _use(self, pem: bytes) -> bool:
         authority, _ = public_key_of(self._authority)

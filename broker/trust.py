@@ -202,7 +202,7 @@ class Trust:
             IdentityUnusable: Its files do not fit together.
             SecretUnusable: Others may read its key.
         """
-        from broker.seals import FleetSeals  # noqa: PLC0415 - 13 MB that who only looks on need not have
+        from broker.seals import FleetSeals  # noqa: PLC0415 - 12 MB that who only looks on need not have
 
         fleet, name, _ = self.identity
         try:
@@ -306,7 +306,7 @@ class Trust:
         """
         if pem.decode(errors="replace") == self._revoked.pem:
             return False
-        from broker.certificates import revoked_serials  # noqa: PLC0415 - 9 MB, needed a few times a year
+        from broker.certificates import revoked_serials  # noqa: PLC0415 - 12 MB that who only looks on need not have
 
         authority_pem = (self._directory / AUTHORITY_FILE).read_bytes()
         number, serials = revoked_serials(pem, authority_pem)

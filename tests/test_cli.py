@@ -226,6 +226,7 @@ def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
         assert report["site"] == "town"
         shown = flockmq("status", "-p", port).stdout
         assert "lot-1 of site town, incarnation " in shown
+        assert "no identity: bundles carry no tag" in shown
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0

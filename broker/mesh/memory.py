@@ -24,7 +24,7 @@ from broker.mesh.events import Changes, OwnBundle, RelayedBundle, Restored
 from broker.mesh.frame import SERVED
 from broker.mesh.limits import MS
 from broker.mesh.log import Stored
-from broker.mesh.tags import sealed
+from broker.mesh.tags import covered_by, sealed
 
 if TYPE_CHECKING:
     from broker.mesh.intake import Intake
@@ -65,9 +65,11 @@ def _remember_relayed(
     except BundleInvalid:
         state.counters["store_damaged"] += 1
         return None
-    if state.seals is not None and not header.tag_kind:
-        state.counters["tags_refused"] += 1
-        return None  # from before this device had an identity: nobody takes it from here
+    if state.seals is not None:
+        fault = state.seals.check(header, covered_by(header, relayed.head), relayed.body)
+        if fault is not None and fault.blamed:
+            state.counters["tags_refused"] += 1
+            return None  # from before the fleet's tags were as they are: nobody takes it from here
     expires_ns = now_ns if not relayed.body else None
     if relayed.expires and relayed.body:
         left_ms = wall_ms_of(relayed.expires) - wall_ms_of(state.clock.read(now_ns))

@@ -38,6 +38,16 @@ def test_a_result_replaces_the_last_one_and_leaves_the_prose(tmp_path, monkeypat
 
 def test_the_page_has_a_place_for_every_benchmark():
     text = page.PAGE.read_text()
-    for name in ("machine", "chain", "fleet", "overhead", "heal", "slow", "idle", "placement"):
+    for name in (
+        "machine",
+        "chain",
+        "fleet",
+        "overhead",
+        "heal",
+        "slow",
+        "idle",
+        "placement",
+        "tags",
+    ):
         assert f"<!-- {name} -->" in text
         assert f"<!-- /{name} -->" in text

@@ -57,6 +57,14 @@ def test_a_fleet_from_nothing_to_revoked(here):
             good("ca", "renew", "lot-2", *via, cwd=here)
             until(held, lambda now: now != before)
 
+            assert "key is number 2 now" in good("ca", "rotate-key", *via, cwd=here)
+            for port in (plain, other):
+                until(
+                    lambda port=port: report(port),
+                    lambda r: r["identity"]["tags"]["fleet_key"] == 2,
+                )
+            assert "tags: mac, fleet key 2, 1 other signers known" in good("status", "-p", plain)
+
             assert "revoked 2 certificates" in good("ca", "revoke", "lot-2", *via, cwd=here)
             alone = until(lambda: report(plain), lambda r: not r["links"])
             assert alone["identity"]["revoked"] == 2

@@ -465,6 +465,22 @@ def test_stamps_far_in_the_future_are_signed_by_nobody_for_longer_than_a_certifi
 # Keys that change.
 
 
+def test_a_fleet_that_takes_to_signing_tags_anew_what_its_devices_have_stored(tmp_path):
+    it = Dishonest(tmp_path, Strength.MAC)
+    it.network.partition([("a", "r")])
+    it.network.publish("a", "t", b"under the key", qos=1)
+    it.strength = Strength.SIGNED
+    for name in "arb":
+        it.network.kill(name)
+        it.network.boot(name)
+    it.network.connect(("r", "b"))
+    it.network.heal()
+    it.network.run(5_000)
+    assert it.network.payloads("b") == [b"under the key"]
+    assert not it.bad("r")
+    assert not it.bad("b")
+
+
 def test_a_device_takes_its_own_bundles_up_again_under_todays_keys(tmp_path):
     fleet = Fleet(tmp_path, now_ms=WALL_MS)
     for name in "ab":
