@@ -30,6 +30,7 @@ from broker.mesh.frame import (
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
 from broker.mesh.parts import split
+from broker.mesh.tags import sealed
 
 NOW_NS = 10**12
 POSSIBLE = (1, 2, 5, 100, 10_000)
@@ -42,10 +43,11 @@ class Hostile:
     """Frames out of a seed.
 
     `devices`: names that it uses besides ones that it makes up; `only`: it talks of one kind (`Header`: bundles), and
-    says nothing for which its link would be closed at once.
+    says nothing for which its link would be closed at once; `seals`: by which it tags bundles.
     """
 
-    def __init__(self, random, devices, *, only=None):
+    def __init__(self, random, devices, *, only=None, seals=()):
+        self.seals = seals
         self.random = random
         self.devices = devices
         self.only = only
@@ -124,9 +126,10 @@ class Hostile:
         )  # fmt: skip
         remaining_ms = random.choice((1, lifetime_ms)) if lifetime_ms else NEVER
         kind = frame.UNICAST if to else frame.BUNDLE
-        return frame.encode_bundle(
-            encode_header(header), body, remaining_ms, random.choice((0, 3, 255)), kind
-        )
+        head = encode_header(header)
+        if self.seals and random.random() < 0.9:
+            head = sealed(header, body, random.choice(self.seals))[1]
+        return frame.encode_bundle(head, body, remaining_ms, random.choice((0, 3, 255)), kind)
 
     def record(self):
         """Any record but a hello; of the one kind that it is to talk of."""
@@ -160,10 +163,15 @@ class Hostile:
 class Driver:
     """The driver of device `a`, with a budget per neighbour."""
 
-    def __init__(self, random, restored=None):
+    def __init__(self, random, restored=None, seals=None):
         self.now_ns = NOW_NS
         self.mesh = Mesh(
-            "a", random, now_ns=self.now_ns, wall_ms=1_700_000_000_000, restored=restored
+            "a",
+            random,
+            now_ns=self.now_ns,
+            wall_ms=1_700_000_000_000,
+            restored=restored,
+            seals=seals,
         )
         self.budgets = {}
         self.events = []

@@ -16,6 +16,8 @@ from broker.mesh.limits import (
     WORK_MAX,
     WORK_QUESTION,
 )
+from broker.strength import Strength
+from tests.identity.fleet import Fleet
 from tests.mesh.hostile import Driver, Hostile, containers
 
 SMALL = {
@@ -101,6 +103,36 @@ def test_nothing_grows_while_a_hostile_neighbour_talks(small, budget, only):
         if step % 100 == 99:
             driver.take_events()
             assert {path: size for path, size in containers(driver.mesh) if size > 120} == {}
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+@pytest.mark.parametrize("only", [None, Header])
+def test_nothing_grows_while_a_device_of_the_fleet_tags_whatever_it_makes_up(
+    small, monkeypatch, tmp_path, strength, only
+):
+    monkeypatch.setattr("broker.seals.ORDINARY_MAX", 20)
+    monkeypatch.setattr("broker.mesh.vouching.PARKED_MAX", 20)
+    monkeypatch.setattr("broker.mesh.vouching.WHO_ASKED_MAX", 20)
+    fleet, stranger = Fleet(tmp_path), Fleet(tmp_path / "stranger", "other")
+    seals = {name: fleet.trust(name).seals(strength) for name in "ah"}
+    random = Random(7)
+    driver = Driver(random, seals=seals["a"])
+    by = [seals["h"], stranger.trust("h").seals(strength)]
+    hostile = Hostile(random, ["a", "g", "h"], only=only, seals=by)
+    for _ in range(400):
+        if "h" not in driver.budgets:
+            introduce(driver, "h")
+        for _ in range(4):
+            driver.receive("h", hostile.frame())
+        driver.wait(random.choice((0, 1, 20, 200)))
+    driver.take_events()
+    state = driver.mesh._state
+    if only is Header:
+        assert state.counters["tags_refused"] > 100
+        if strength is Strength.SIGNED:
+            assert {origin for origin, _ in (*state.fresh, *state.kept)} <= {"h"}
+    assert {path: size for path, size in containers(state.vouching) if size > 20} == {}
+    assert {path: size for path, size in containers(driver.mesh) if size > 120} == {}
 
 
 NESTED = b"\x91" * 50_000 + b"\x01"
