@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from broker.mesh import log as log_module
 from broker.mesh import outbox as outbox_module
 from broker.mesh.bundle import Header, lane_of
-from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, MS, WAITING_BUNDLES_MAX
+from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, MS, TICK_MS, WAITING_BUNDLES_MAX
 from broker.mesh.log import Log, Stored
 from broker.mesh.outbox import Outbox
 from broker.mesh.streams import FreshStream, KeptStream, Verdict
@@ -119,10 +119,10 @@ def test_the_log_holds_what_fits_and_says_from_where_on(sequences, after, upto, 
 
 def test_an_expired_body_is_let_go_and_its_header_stays():
     log = Log()
-    short, long = stored(1, 1, expires_ns=5), stored(1, 2, expires_ns=50)
+    short, long = stored(1, 1, expires_ns=5), stored(1, 2, expires_ns=3 * TICK_MS * MS)
     log.add(short)
     log.add(long)
-    log.expire(10)
+    log.expire(TICK_MS * MS)
     assert (short.body, len(long.body)) == (b"", 10)
     assert log.between(("o", KEPT), (0, 0), (9, 9)) == [short, long]
     assert log.size_bytes == 10
