@@ -59,7 +59,7 @@ VALID = {
 }
 
 UNTYPED = {
-    "call", "reply", "chunk", "bridge", "certificate", "revocation", "local", "frame",
+    "call", "reply", "chunk", "bridge", "certificate", "revocation", "fleet-key", "local", "frame",
     "announcement", "other",
 }  # fmt: skip
 """Classes whose payloads have a reader of their own."""

@@ -164,8 +164,17 @@ class Loss(Checker):
             and message.serial not in hearing.doubtful
             and message.at_ns >= hearing.born_ns
             and not self._reported(name, message)
+            and not self._is_past(name, message)
             and not (message.forgotten and self._begun_anew(name, message))
         )
+
+    def _is_past(self, name: str, message: Published) -> bool:
+        """Whether the device was a newcomer then, and has begun after the message: it is memory to it, at best."""
+        mesh = self._network.devices[name].mesh
+        if mesh is None or message.at_ns > self._delivery.hearing[name].born_ns + NEWCOMER_NS:
+            return False
+        lane, position = message.places[-1]
+        return mesh._state.log.held_after.get((message.origin, lane), (0, 0)) >= position
 
     def _begun_anew(self, name: str, message: Published) -> bool:
         """Whether the device has passed the beginning of a publisher that did not know of the message any more."""
