@@ -264,4 +264,4 @@ class _FlatOut:
 def _send_all(raw: socket.socket, data: bytes) -> None:
     raw.setblocking(True)  # noqa: FBT003 - the socket module's own
     raw.sendall(data)
-    raw.setblocking(False)  # noqa: FBT003
+    raw.setblocking(False)  # noqa: FBT003 - the socket module's own

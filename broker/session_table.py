@@ -83,6 +83,6 @@ CREATE TABLE IF NOT EXISTS session_incoming (
             rows = [values for _, values in group]
             if verb == "forget":
                 for table in _TABLES:
-                    database.executemany(f"DELETE FROM {table} WHERE client_id = ?", rows)  # noqa: S608
+                    database.executemany(f"DELETE FROM {table} WHERE client_id = ?", rows)  # noqa: S608 - names from above
             else:
                 database.executemany(_VERBS[verb], rows)

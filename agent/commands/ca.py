@@ -161,7 +161,7 @@ def keep(directory: Path, via: str) -> None:
         except (NoDevice, AuthorityUnusable) as error:
             sys.stderr.write(f"flockmq ca keep: {error}\n")
             pause_s = KEEP_AGAIN_S
-        time.sleep(pause_s)
+        time.sleep(pause_s)  # a program of its own, with nothing else to do
 
 
 def _tell(directory: Path, via: str | None) -> None:
