@@ -65,7 +65,7 @@ class Commits:
     Args:
         store: Where to.
         durability: What an acknowledgement promises.
-        advanced: Called when `durable` has grown, or a sync has failed.
+        flush: Requests a flush: when `durable` has grown, a sync has failed, or somebody waits.
         tell: Called with a problem, as a sentence.
     """
 
@@ -73,12 +73,12 @@ class Commits:
         self,
         store: Store,
         durability: Durability,
-        advanced: Callable[[], None],
+        flush: Callable[[], None],
         tell: Callable[[str], None],
     ) -> None:
         self._store = store
         self._durability = durability
-        self._advanced = advanced
+        self._flush = flush
         self._tell = tell
         self._unstored: Changes | None = None
         self._syncing: asyncio.Task[None] | None = None
@@ -124,11 +124,17 @@ class Commits:
         whole, self._broken = not self._broken, False
         return whole
 
-    def wanted(self) -> asyncio.Future[None]:
-        """What ends when everything published so far is acknowledged; a flush must follow."""
+    async def committed(self) -> None:
+        """Return when everything published so far is acknowledged.
+
+        Raises:
+            StoreFailed: The disk could not be written, or not be synced.
+        """
         if self._wanted is None:
             self._wanted = asyncio.get_running_loop().create_future()
-        return self._wanted
+        wanted = self._wanted
+        self._flush()
+        await asyncio.shield(wanted)
 
     async def keep(self) -> None:
         """Have the store checkpoint now and then, for ever."""
@@ -178,7 +184,7 @@ class Commits:
             self.durable = max(self.durable, upto)
             self._release()
             self._go_on()
-        self._advanced()
+        self._flush()
         await self._pause(min(SYNC_PAUSES * (time.monotonic() - began_s), SYNC_PAUSE_MAX_S))
         self._syncing = None
         if not self._broken:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from broker.bridge import Bridge, BridgeOwner
-from broker.hub import Hub, HubOwner
+from broker.bridge import Bridge
+from broker.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
     from random import Random
 
-    from broker.bridge import BridgeAt, BridgeStatistics
-    from broker.hub import HubAt, HubStatistics
+    from broker.bridge import BridgeAt, BridgeOwner, BridgeStatistics
+    from broker.hub import HubAt, HubOwner, HubStatistics
 
 __all__ = ["Foreign"]
-
-
-class ForeignOwner(HubOwner, BridgeOwner, Protocol):
-    """What hubs and bridges ask of their device; the node."""
 
 
 class Foreign:
@@ -26,7 +22,8 @@ class Foreign:
 
     Args:
         device: Its id.
-        owner: The node.
+        linkage: Takes the links that hubs make.
+        node: Takes and gives what crosses bridges.
         hubs: Where it meets others.
         bridges: Whose clients it joins to the mesh.
         random: Jitter.
@@ -35,13 +32,14 @@ class Foreign:
     def __init__(
         self,
         device: str,
-        owner: ForeignOwner,
+        linkage: HubOwner,
+        node: BridgeOwner,
         hubs: Sequence[HubAt],
         bridges: Sequence[BridgeAt],
         random: Random,
     ) -> None:
-        self.hubs = [Hub(device, at, owner, random) for at in hubs]
-        self.bridges = [Bridge(device, at, owner, random) for at in bridges]
+        self.hubs = [Hub(device, at, linkage, random) for at in hubs]
+        self.bridges = [Bridge(device, at, node, random) for at in bridges]
 
     def runs(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What is to be run, with a name."""
@@ -56,9 +54,9 @@ class Foreign:
             bridge.leave()
         return bool(self.bridges)
 
-    def link_lost(self, peer: str) -> None:
-        """There is no link to a device any more."""
-        for hub in self.hubs:
+    def link_changed(self, peer: str, up: bool) -> None:  # noqa: FBT001 - called for each link
+        """A link has come up, or gone."""
+        for hub in self.hubs if not up else ():
             hub.link_lost(peer)
 
     def hub_statistics(self) -> tuple[HubStatistics, ...]:

@@ -42,6 +42,10 @@ class LocalDelivery:
         self.listeners = 0
         """Callbacks of this device's own programs."""
 
+    def link_changed(self, peer: str, up: bool) -> None:  # noqa: ARG002, FBT001 - called for each link
+        """A link has come up, or gone."""
+        self.links += 1 if up else -1
+
     def past_the_mesh(self, topic: str, payload: bytes) -> bool:
         """Route a client's QoS 0 publish, if nobody but this device's sessions could get it; False: somebody could."""
         if self.links or self.listeners or self._waits or topic.startswith(_CONTRACT):

@@ -1,7 +1,8 @@
-"""One device's driver: a mesh, its links, an embedded broker, a store, and the agent's subscriptions.
+"""One device's driver: a mesh, its links, an embedded broker and a store, put together, and what programs ask of them.
 
-Decides nothing of the protocol. Whatever arrives in one turn of the event loop is flushed together, in the order that
-the mesh's promise rests on: seal, send, commit, deliver, acknowledge. See docs/architecture.md, "One turn".
+Decides nothing of the protocol. It takes what this device publishes, in process (`publish`) or by MQTT (the `Ingress`
+of the embedded broker). What comes over links goes through `linkage.py`. How a turn of the event loop ends, with
+everything sent, stored, delivered and acknowledged, stands in `turn.py`.
 
 When the disk cannot be written, the node goes on without acknowledging anything, says so in its statistics, and tries
 again with the next turn (`commits.py`).
@@ -10,34 +11,26 @@ again with the next turn (`commits.py`).
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from broker.commits import Commits, Durability
-from broker.delivered import Delivered, batch_of
+from broker.delivered import Delivered
 from broker.embedded.broker import EmbeddedBroker
 from broker.errors import Refused
 from broker.foreign import Foreign
-from broker.links import Links
+from broker.linkage import Linkage
 from broker.local_delivery import LocalDelivery
-from broker.mesh.events import (
-    CloseLink,
-    Deliver,
-    Event,
-    Gap,
-    MeshFull,
-    Misbehaved,
-    Undelivered,
-)
+from broker.mesh.events import MeshFull
 from broker.mesh.mesh import Mesh
-from broker.node_statistics import NodeStatistics
+from broker.node_statistics import NodeStatistics, node_statistics
 from broker.radio import Radio
 from broker.retained_values import retained_values
 from broker.topics import CALL_DEADLINE_MS, Route, parse, place
 from broker.troubles import Troubles
-from broker.wall_clock import is_synchronised, wall_ms
+from broker.turn import Turn
+from broker.wall_clock import keep_wall_clock, set_wall_clock, wall_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -46,20 +39,15 @@ if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
     from broker.hub import HubAt
     from broker.link import Neighbour
+    from broker.mesh.events import Undelivered
     from broker.store import Store
     from broker.trust import TlsAt
 
 __all__ = ["Delivered", "Node", "NodeStatistics"]
 
-logger = logging.getLogger(__name__)
-
 _LOCAL: Final = Route.LOCAL
 _UNICAST: Final = Route.UNICAST
 """Bound here: each look into an enumeration costs 70 ns, and these are taken for every publish."""
-UNSENT_HIGH_BYTES: Final = 128 * 1024
-"""What a link's socket may hold before the mesh keeps the rest: two frames."""
-WALL_CLOCK_S: Final = 1.0
-"""How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
 
 
 class Node:
@@ -98,7 +86,7 @@ class Node:
         self.radio = Radio()
         self._troubles = Troubles(device)
         self._commits = Commits(store, durability, self.request_flush, self._troubles.problem)
-        self._random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
+        random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
         restored = store.boot()
         self._broker = EmbeddedBroker(
             self,
@@ -112,26 +100,30 @@ class Node:
         self._local = LocalDelivery(device, self._broker)
         self._mesh = Mesh(
             device,
-            self._random,
+            random,
             now_ns=time.monotonic_ns(),
             wall_ms=wall_ms(),
             restored=restored,
             seals=tls.seals if tls is not None else None,
         )
-        self._mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
+        set_wall_clock(self._mesh)
         self._neighbours = list(neighbours)
-        self.links = Links(device, self, self.radio, self._random, tls.trust if tls else None)
-        self._subscribers: list[Callable[[list[Delivered]], None]] = []
-        self._foreign = Foreign(device, self, hubs, bridges, self._random)
-        self._link_watchers: list[Callable[[str, bool], None]] = []
-        self._undelivered_watchers: list[Callable[[Undelivered], None]] = []
+        trust = tls.trust if tls is not None else None
+        self._linkage = Linkage(device, self._mesh, self.radio, random, trust, self.request_flush)
+        self.links = self._linkage.links
+        self._turn = Turn(
+            device,
+            self._mesh,
+            self.links,
+            self._broker,
+            self._local,
+            self._commits,
+            self._troubles,
+        )
+        self._foreign = Foreign(device, self._linkage, self, hubs, bridges, random)
+        self.watch_links(self._local.link_changed)
+        self.watch_links(self._foreign.link_changed)
         self._tasks: list[asyncio.Task[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
-        self._flush_due = False
-        self._eased = asyncio.Event()
-        self._events: list[Event] = []
-        self._closed = False
 
     # Life.
 
@@ -146,31 +138,26 @@ class Node:
             self.dial(neighbour)
         for name, coroutine in self._foreign.runs():
             self._spawn(coroutine, name)
-        self._spawn(self._keep_clock(), "clock")
+        self._spawn(keep_wall_clock(self._mesh), "clock")
         self._spawn(self._commits.keep(), "disk")
         self.request_flush()
 
     async def stop(self) -> None:
         """Close everything. What was published before is stored."""
         if self._foreign.leave():
-            self._flush()  # so that others hear that a bridge is free
-        self._closed = True
-        self._eased.set()
+            self._turn.flush()  # so that others hear that a bridge is free
+        self._turn.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
         await self.links.close()
         await self._broker.shutdown()
-        self._flush()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._turn.flush()
         await self._commits.close()
 
     def dial(self, neighbour: Neighbour) -> None:
         """Keep a link to this neighbour up from now on."""
-        self.links.dial(neighbour, self)
+        self._linkage.dial(neighbour)
 
     @property
     def port(self) -> int:
@@ -196,16 +183,15 @@ class Node:
 
     def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
         """Have every delivery of the mesh, own publishes included, in batches and in order."""
-        self._subscribers.append(callback)
-        self._local.listeners += 1
+        self._turn.subscribe(callback)
 
     def watch_links(self, callback: Callable[[str, bool], None]) -> None:
         """Be told of each link that is there now (True) or is not any more, at that moment."""
-        self._link_watchers.append(callback)
+        self._linkage.watch(callback)
 
     def watch_undelivered(self, callback: Callable[[Undelivered], None]) -> None:
         """Be told of own unicast of which nobody knows, at its deadline, that it arrived."""
-        self._undelivered_watchers.append(callback)
+        self._turn.watch_undelivered(callback)
 
     def publish_nowait(
         self,
@@ -253,8 +239,8 @@ class Node:
         except MeshFull as error:
             raise Refused(str(error)) from None
         self._local.published(topic, payload, qos, clock, retained=retained, unicast=unicast)
-        if not self._flush_due:
-            self.request_flush()
+        if not self._turn.due:
+            self._turn.request()
         return clock
 
     async def publish(
@@ -279,8 +265,7 @@ class Node:
             topic, payload, qos=qos, retained=retained, deadline_ms=deadline_ms
         )
         await self.committed()
-        while self._mesh.pressed and not self._closed:
-            await self._eased.wait()
+        await self._turn.ease()
         return clock
 
     async def committed(self) -> None:
@@ -289,9 +274,7 @@ class Node:
         Raises:
             StoreFailed: The disk could not be written, or not be synced.
         """
-        wanted = self._commits.wanted()
-        self.request_flush()
-        await asyncio.shield(wanted)
+        await self._commits.committed()
 
     def clock(self) -> int:
         """The hybrid clock's present: milliseconds since 1970 << 16."""
@@ -309,23 +292,11 @@ class Node:
 
     def statistics(self) -> NodeStatistics:
         """What was counted so far."""
-        return NodeStatistics(
-            mesh=self._mesh.statistics(),
-            broker=self._broker.statistics(),
-            commits=self._commits.commits,
-            commits_failed=self._commits.failed,
-            syncs=self._commits.syncs,
-            syncs_failed=self._commits.syncs_failed,
-            gaps=self._troubles.gaps,
-            last_gap=self._troubles.last_gap,
-            last_problem=self._troubles.last_problem or self.links.refused,
-            dial_failures=self.links.failures(),
-            closed_links=dict(self._troubles.closed_links),
-            hubs=self._foreign.hub_statistics(),
-            bridges=self._foreign.bridge_statistics(),
+        return node_statistics(
+            self._mesh, self._broker, self._commits, self._troubles, self.links, self._foreign
         )
 
-    # For the embedded broker (Ingress) and the dialled links.
+    # For the embedded broker: its Ingress.
 
     def client_publish(
         self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
@@ -352,147 +323,22 @@ class Node:
 
     def link_attached(self, peer: str, pipe: Pipe) -> None:
         """A neighbour has dialled."""
-        self.links.attach(peer, pipe, dialled_by=peer)
-
-    def link_dialled(self, peer: str, pipe: Pipe) -> None:
-        """A neighbour has answered."""
-        self.links.attach(peer, pipe, dialled_by=self.device)
-
-    def wants_link(self, peer: str) -> bool:
-        """Whether there is no link to a device, and one would be taken."""
-        return self.links.wants(peer)
-
-    def link_at_hub(self, peer: str, pipe: Pipe, rank: int) -> None:
-        """A device was met at a hub."""
-        self.links.attach_at_hub(peer, pipe, rank)
+        self._linkage.link_attached(peer, pipe)
 
     def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
-        """A neighbour sent a frame."""
-        if self.links.holds(peer, pipe):
-            self._mesh.receive(peer, frame, time.monotonic_ns())
-            self.request_flush()
+        """A neighbour that has dialled sent a frame."""
+        self._linkage.link_frame(peer, pipe, frame)
 
     def link_detached(self, peer: str, pipe: Pipe) -> None:
-        """A link's connection is gone."""
-        self.links.detached(peer, pipe)
-
-    # For the links.
-
-    def link_is_up(self, peer: str) -> None:
-        """There is a link to a neighbour now."""
-        self._mesh.link_up(peer, time.monotonic_ns())
-        self._tell_link(peer, up=True)
-        self.request_flush()
-
-    def link_is_down(self, peer: str) -> None:
-        """There is none any more."""
-        self._mesh.link_down(peer, time.monotonic_ns())
-        self._tell_link(peer, up=False)
-        self._foreign.link_lost(peer)
-        self.request_flush()
+        """The connection of one that had dialled is gone."""
+        self._linkage.link_detached(peer, pipe)
 
     def request_flush(self) -> None:
         """End this turn with a flush."""
-        if not self._flush_due and not self._closed:
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not self._turn.due:
+            self._turn.request()
 
     # Inside.
-
-    def _tell_link(self, peer: str, *, up: bool) -> None:
-        self._local.links += 1 if up else -1
-        for callback in self._link_watchers:
-            callback(peer, up)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        now_ns = time.monotonic_ns()
-        self._mesh.seal(now_ns)
-        commits = self._commits
-        if self._mesh.stores_first:
-            self._route()
-            self._commit()
-        for peer, pipe in self.links.audible():
-            room = UNSENT_HIGH_BYTES - pipe.unsent_bytes
-            frames = self._mesh.frames_to_send(peer, room, now_ns)
-            if frames:
-                pipe.send(frames)
-        self._route()
-        self._local.turn_ended()
-        committed = self._commit()
-        self._hand_out()
-        self._broker.flush(
-            committed=committed,
-            pressed=self._mesh.pressed,
-            turn=commits.turn,
-            durable=commits.durable,
-        )
-        (self._eased.clear if self._mesh.pressed and not self._closed else self._eased.set)()
-        if not self._closed:
-            self._arm(now_ns)
-
-    def _route(self) -> None:
-        """Give MQTT sessions what was delivered, so that theirs is stored with the position that passed it."""
-        while (event := self._mesh.next_event()) is not None:
-            self._events.append(event)
-            if isinstance(event, Deliver):
-                self._local.delivered(event)
-
-    def _commit(self) -> bool:
-        committed = self._commits.commit(self._mesh.take_changes(), self._broker.take_changes())
-        if not committed:
-            self._broker.changes_lost()
-        return committed
-
-    def _hand_out(self) -> None:
-        events, self._events = self._events, []
-        for event in events:
-            match event:
-                case Deliver():
-                    self._deliver(event)
-                case CloseLink():
-                    self._troubles.link_closed(event)
-                    self.links.drop(event.peer)
-                case Gap():
-                    self._troubles.gap(event)
-                case Undelivered(to, _, _, reason):
-                    self._troubles.problem(f"not delivered to {to}: {reason}")
-                    for callback in self._undelivered_watchers:
-                        callback(event)
-                case Misbehaved(peer, reason):
-                    self._troubles.problem(f"bad frame from {peer}: {reason}")
-
-    def _deliver(self, event: Deliver) -> None:
-        if not self._subscribers:
-            return
-        batch = batch_of(event)
-        for callback in self._subscribers:
-            try:
-                callback(batch)
-            except Exception:
-                # The agent's fault must not stop the mesh; its message is lost to that agent only.
-                logger.exception("%s: a subscriber failed", self.device)
-
-    def _arm(self, now_ns: int) -> None:
-        due_ns = self._mesh.next_timer()
-        if self._timer is not None and due_ns >= self._timer_ns:
-            return  # it fires early, finds nothing due, and is set again; cheaper than every turn
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_ns, delay_s = due_ns, max(0.0, (due_ns - now_ns) / 1e9)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._mesh.handle_timer(time.monotonic_ns())
-        self._flush()
-
-    async def _keep_clock(self) -> None:
-        while True:
-            await asyncio.sleep(WALL_CLOCK_S)
-            self._mesh.set_wall_clock(
-                wall_ms(), time.monotonic_ns(), synchronised=is_synchronised()
-            )
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
         loop = asyncio.get_running_loop()

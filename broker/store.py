@@ -24,7 +24,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import secrets
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Final
@@ -34,8 +33,8 @@ import msgspec
 from broker.embedded.session_journal import SessionChanges
 from broker.errors import StateInUse, StoreFailed
 from broker.journal import Journal, read_journal, sync_directory, sync_file
-from broker.mesh.events import Changes, OwnBundle, Restored
-from broker.mesh.retained import Entry, Proof
+from broker.mesh.events import Changes
+from broker.mesh_table import MeshTable
 from broker.relay_table import RelayTable
 from broker.session_changes import PendingSessions
 from broker.session_table import SessionTable
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.embedded.session_journal import StoredSession
+    from broker.mesh.events import Restored
 
 __all__ = ["Store"]
 
@@ -56,29 +56,8 @@ JOURNAL_BYTES_MIN: Final = 4 * 1024 * 1024
 """With so much in the journal a checkpoint is due, and need not wait for its time. As much again is held in memory."""
 JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """While checkpoints fail the journal grows up to here; then nothing is committed any more. Guess."""
-FIRST_INCARNATION_MAX: Final = 1 << 24
-"""Where a device without memory begins, at random; leaves 4 billion boots above."""
-
-_decode_own: Final = msgspec.msgpack.Decoder(list[OwnBundle]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[Changes, SessionChanges | None]).decode
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS number (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS own (
-    lane INTEGER, folded INTEGER, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    bundles BLOB NOT NULL, PRIMARY KEY (lane, folded));
-CREATE TABLE IF NOT EXISTS own_held (
-    lane INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS passed (
-    origin TEXT, lane INTEGER, incarnation INTEGER NOT NULL, sequence INTEGER NOT NULL,
-    PRIMARY KEY (origin, lane)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS retained (
-    topic TEXT PRIMARY KEY, rank INTEGER NOT NULL, clock INTEGER NOT NULL, origin TEXT NOT NULL,
-    payload BLOB NOT NULL, qos INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS proof (
-    topic TEXT PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
-"""
 
 
 class Store:
@@ -94,6 +73,7 @@ class Store:
     """
 
     def __init__(self, directory: Path, *, relay_log_on_disk: bool = False) -> None:
+        self._mesh_table = MeshTable()
         self._relayed = RelayTable()
         self._session_table = SessionTable()
         self.sessions: list[StoredSession] = []
@@ -141,58 +121,17 @@ class Store:
     def _boot(self) -> Restored:
         database = self._database
         last = self._fold_left()
-        numbers = dict(database.execute("SELECT name, value FROM number"))
-        first_boot = "incarnation" not in numbers
-        # A device that lost its disk must not take up a number that it has used before.
-        incarnation = (
-            secrets.randbelow(FIRST_INCARNATION_MAX) + 1
-            if first_boot
-            else numbers["incarnation"] + 1
-        )
-        restored = Restored(
-            incarnation=incarnation,
-            clock_bound=numbers.get("clock_bound", 0),
-            known_since=numbers.get("known_since"),
-            own=self._own(database),
-            passed={
-                (origin, lane): (incarnation_of, sequence)
-                for origin, lane, incarnation_of, sequence in database.execute(
-                    "SELECT * FROM passed"
-                )
-            },
-            retained={
-                topic: Entry(rank, clock, origin, payload, qos)
-                for topic, rank, clock, origin, payload, qos in database.execute(
-                    "SELECT * FROM retained"
-                )
-            },
-            first_boot=first_boot,
-            relayed=self._relayed.load(database) if self._relay_log_on_disk else [],
-            keeps_relayed=self._relay_log_on_disk,
-            proofs={
-                topic: Proof(head, body)
-                for topic, head, body in database.execute("SELECT * FROM proof")
-            },
-        )
+        restored = self._mesh_table.load(database)
+        if self._relay_log_on_disk:
+            restored.relayed = self._relayed.load(database)
+            restored.keeps_relayed = True
         self.sessions = self._session_table.load(database)
         with database:
-            self._set(database, "incarnation", incarnation)
+            self._mesh_table.set_number(database, "incarnation", restored.incarnation)
             if not self._relay_log_on_disk:
                 self._relayed.clear(database)
         self._begin_journal(last + 1)
         return restored
-
-    @staticmethod
-    def _own(database: sqlite3.Connection) -> list[OwnBundle]:
-        """Own bundles that no neighbour is known to hold, in order."""
-        held = {lane: upto for lane, *upto in database.execute("SELECT * FROM own_held")}
-        rows = database.execute("SELECT bundles FROM own ORDER BY lane, folded")
-        return [
-            own
-            for (bundles,) in rows
-            for own in _decode_own(bundles)
-            if list(own.position) > held.get(own.lane, [])
-        ]
 
     def commit(self, changes: Changes, sessions: SessionChanges | None = None) -> None:
         """Store what a turn changed, in the mesh and in MQTT sessions, all or nothing.
@@ -217,51 +156,6 @@ class Store:
     def crowded(self) -> bool:
         """Whether a checkpoint had better not wait."""
         return self._journals[-1].size_bytes > JOURNAL_BYTES_MIN
-
-    def _write(self, database: sqlite3.Connection, changes: Changes, upto: int) -> None:
-        if changes.incarnation is not None:
-            self._set(database, "incarnation", changes.incarnation)
-        if changes.clock_bound is not None:
-            self._set(database, "clock_bound", changes.clock_bound)
-        if changes.known_since is not None:
-            self._set(database, "known_since", changes.known_since)
-        if changes.own_replaced:
-            database.execute("DELETE FROM own")
-        by_lane: dict[int, list[OwnBundle]] = {}
-        for own in changes.own:
-            by_lane.setdefault(own.lane, []).append(own)
-        # A row for each lane and not for each bundle: every row makes the thread ask for the interpreter's lock again,
-        # and at 20,000 bundles a second that held the event loop up by 200 ms (measured).
-        for lane, bundles in by_lane.items():
-            database.execute(
-                "INSERT INTO own VALUES (?, ?, ?, ?, ?)",
-                (lane, upto, *bundles[-1].position, _encode(bundles)),
-            )
-        for lane, held in changes.own_held.items():
-            database.execute(
-                "DELETE FROM own WHERE lane = ? AND (incarnation, sequence) <= (?, ?)",
-                (lane, *held),
-            )
-            database.execute("INSERT OR REPLACE INTO own_held VALUES (?, ?, ?)", (lane, *held))
-        if changes.passed:
-            database.executemany(
-                "INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?)",
-                [(*stream, *position) for stream, position in changes.passed.items()],
-            )
-        if changes.relayed:
-            self._relayed.add(database, changes.relayed)
-        for topic, entry in changes.retained.items():
-            if entry is None:
-                database.execute("DELETE FROM retained WHERE topic = ?", (topic,))
-            else:
-                database.execute(
-                    "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?)", (topic, *entry)
-                )
-            database.execute("DELETE FROM proof WHERE topic = ?", (topic,))
-        database.executemany(
-            "INSERT OR REPLACE INTO proof VALUES (?, ?, ?)",
-            [(topic, *proof) for topic, proof in changes.proofs.items()],
-        )
 
     def sync(self) -> None:
         """Make what was committed survive a power cut. Blocks for as long as the disk takes.
@@ -338,9 +232,11 @@ class Store:
     def _fold(self, changes: Changes, sessions: PendingSessions, upto: int) -> None:
         """Put changes into the database, durably, and note up to which journal they go."""
         with self._database as database:
-            self._write(database, changes, upto)
+            self._mesh_table.write(database, changes, upto)
+            if changes.relayed:
+                self._relayed.add(database, changes.relayed)
             self._session_table.write(database, sessions.changes())
-            self._set(database, "folded", upto)
+            self._mesh_table.set_number(database, "folded", upto)
 
     def _fold_left(self) -> int:
         """Fold the journals that the last process left, and delete them; returns the number of the last."""
@@ -399,7 +295,7 @@ class Store:
             if version not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it has version {version}, this program {VERSION}")
             database.executescript(
-                _SCHEMA
+                MeshTable.SCHEMA
                 + RelayTable.SCHEMA
                 + SessionTable.SCHEMA
                 + f"PRAGMA user_version = {VERSION};"
@@ -420,7 +316,3 @@ class Store:
             self._path.with_name(FILE + suffix).unlink(missing_ok=True)
         for path in self._journal_paths().values():
             path.replace(path.with_name(path.name + ".damaged"))
-
-    @staticmethod
-    def _set(database: sqlite3.Connection, name: str, value: int) -> None:
-        database.execute("INSERT OR REPLACE INTO number VALUES (?, ?)", (name, value))

@@ -5,11 +5,21 @@ kernel (`adjtimex`), which is what NTP daemons report to. Where it cannot be ask
 synchronised, which is the harmless answer.
 """
 
+from __future__ import annotations
+
+import asyncio
 import ctypes
 import functools
 import time
+from typing import TYPE_CHECKING
 
-__all__ = ["is_synchronised", "wall_ms"]
+if TYPE_CHECKING:
+    from broker.mesh.mesh import Mesh
+
+__all__ = ["is_synchronised", "keep_wall_clock", "set_wall_clock", "wall_ms"]
+
+_LOOK_S = 1.0
+"""How often the wall clock is looked at; it matters to hybrid stamps by milliseconds only."""
 
 _TIMEX_BYTES = 256
 """struct timex is 208 bytes on 64-bit Linux; zeros mean: only read."""
@@ -38,3 +48,15 @@ def is_synchronised() -> bool:
     except (OSError, AttributeError):
         return False
     return 0 <= state < _TIME_ERROR
+
+
+def set_wall_clock(mesh: Mesh) -> None:
+    """Tell a mesh what the wall clock shows."""
+    mesh.set_wall_clock(wall_ms(), time.monotonic_ns(), synchronised=is_synchronised())
+
+
+async def keep_wall_clock(mesh: Mesh) -> None:
+    """Tell it again and again; cancel to stop."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        set_wall_clock(mesh)

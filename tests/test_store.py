@@ -9,7 +9,8 @@ import pytest
 from broker.errors import StateInUse, StoreFailed
 from broker.mesh.events import Changes, OwnBundle, RelayedBundle
 from broker.mesh.retained import Entry
-from broker.store import FIRST_INCARNATION_MAX, Store
+from broker.mesh_table import FIRST_INCARNATION_MAX
+from broker.store import Store
 from tests.power import Disk, FullDisk
 
 

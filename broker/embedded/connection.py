@@ -100,7 +100,7 @@ class Connection(Wire):
 
     def _will_answer(self) -> bool:
         # A neighbour's dialler has Nagle's algorithm switched off and waits for nothing.
-        return self._pipe is not None or (self._session is not None and self._session.answers_wait)
+        return self._pipe is not None or (self._session is not None and self._session.answers.due)
 
     def pause_writing(self) -> None:
         """Hold QoS 0 back: the client does not read as fast as we write."""
@@ -204,11 +204,11 @@ class Connection(Wire):
         topic, payload, packet_id = packets.parse_publish(flags, body)
         qos = flags >> 1 & 3
         if qos == 2:
-            if packet_id in session.incoming:  # a repetition of what we have
-                session.hold(packets.PUBREC, packet_id)
+            if packet_id in session.answers.incoming:  # a repetition of what we have
+                session.answers.hold(packets.PUBREC, packet_id)
                 self._exchange.touch(session)
                 return
-            if len(session.incoming) >= self._limits.incoming_qos2_max:
+            if len(session.answers.incoming) >= self._limits.incoming_qos2_max:
                 raise MalformedPacket("too many QoS 2 messages that it does not release")
         try:
             self._exchange.publish(session, topic, payload, qos, retained=flags & 1 == 1)
@@ -222,7 +222,7 @@ class Connection(Wire):
         self._counters.messages_in += 1
         self._published = True
         if qos:
-            session.hold(packets.PUBACK if qos == 1 else packets.PUBREC, packet_id)
+            session.answers.hold(packets.PUBACK if qos == 1 else packets.PUBREC, packet_id)
             self._exchange.touch(session)
 
     def _try_later(self, flags: int, body: bytes) -> None:
@@ -268,7 +268,7 @@ class Connection(Wire):
 
     def _on_pubrel(self, session: Session, body: bytes) -> None:
         packet_id = packets.parse_packet_id(body)
-        session.release(packet_id)
+        session.answers.release(packet_id)
         self._exchange.touch(session)
 
     # -- the rest ------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ class Connection(Wire):
 
     def _subscribed(self, session: Session, suback: bytes, peer: str | None) -> None:
         if peer is None or self._pipe is not None:
-            session.reply_stored(suback)
+            session.answers.reply_stored(suback)
             self._exchange.touch(session)
             return
         self.write(suback)  # before the first frame, which may come within link_attached
@@ -341,13 +341,13 @@ class Connection(Wire):
                 self.end("a link without its subscription is none")
                 return
             self._exchange.unsubscribe(session, topic_filter)
-        session.reply_stored(packets.encode_ack(packets.UNSUBACK, packet_id))
+        session.answers.reply_stored(packets.encode_ack(packets.UNSUBACK, packet_id))
         self._exchange.touch(session)
 
     def _on_pingreq(self, session: Session, body: bytes) -> None:
         if body:
             raise MalformedPacket("a PINGREQ with a body")
-        session.reply(packets.PINGRESP_PACKET)
+        session.answers.reply(packets.PINGRESP_PACKET)
         self._exchange.touch(session)
 
     def _on_disconnect(self, session: Session, body: bytes) -> None:  # noqa: ARG002 - a handler

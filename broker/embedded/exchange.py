@@ -182,9 +182,9 @@ class Exchange:
         for session in dirty:
             session.dirty = False
             session.flush(committed=committed, acknowledge=not wait, turn=turn, durable=durable)
-            if session.owes:
+            if session.answers.owed:
                 self._owed.append(session)
-            if session.awaits_disk:
+            if session.answers.await_disk:
                 self._awaited[session] = None
             if session.goes_on:
                 self.touch(session)

@@ -11,8 +11,8 @@ Decides: what is written next, what waits, what is dropped.
   oldest message goes.
 - Retained messages for a new subscription go first, as fast as window and socket allow. Live
   messages wait behind them, so that nobody gets the past after the present.
-- Acknowledgements of what the client published wait for the node's commit. A session that is
-  persistent notes each change in the journal, and its other answers wait as well.
+- Answers to what the client sent go before messages, when `answers.py` lets them.
+- A session that is persistent notes each change in the journal.
 
 Assumes: `output` is written to from one event loop, and `flush` follows every change. On failure:
 none of the methods raises; a client that breaks the rules of acknowledgement is answered as the
@@ -27,8 +27,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from broker.embedded.answers import Answers
 from broker.embedded.limits import Limits
-from broker.embedded.packets import PUBCOMP, PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
+from broker.embedded.packets import PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.window import Window
@@ -78,18 +79,11 @@ class Session:
         self.hasty = False  # whether the exchange has it among those to write before the flush
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}
-        self.incoming: set[int] = set()  # QoS 2 packet ids that the client has not released
+        self.answers = Answers(client_id, journal)
         self._limits = limits
         self._counters = counters
         self._journal = journal
-        self._held: list[bytes] = []  # PUBACK and PUBREC that wait for the commit
-        self._held_replies: list[bytes] = []  # other answers that wait for it
-        # Both, where they wait for the sync of a turn.
-        self._unsynced: deque[tuple[int, list[bytes], list[bytes]]] = deque()
-        self._uncommitted: list[int] = []  # the QoS 2 ids among them
-        self._acknowledgements: list[bytes] = []  # committed, and not written while somebody lags
         self._lags = False
-        self._replies: list[bytes] = []
         self._ready: list[bytes] = []  # PUBLISH for the next write
         self._ready_bytes = 0
         self._fresh: deque[bytes] = deque()  # QoS 0 that waits for the socket
@@ -108,11 +102,11 @@ class Session:
         self.output = output
         self._congested = False
         # Left by packets that were handled after the last connection was cut off.
-        self._forget_answers()
+        self.answers.forget()
         self._ready.clear()
         self._ready_bytes = 0
         for packet in self._window.again():
-            (self._ready if packet[0] >> 4 == PUBLISH else self._replies).append(packet)
+            (self._ready if packet[0] >> 4 == PUBLISH else self.answers.ready).append(packet)
         self._blocked = False
 
     def detach(self) -> None:
@@ -120,7 +114,7 @@ class Session:
         self._lag(now=False)
         self.output = None
         self._blocked = True
-        self._forget_answers()
+        self.answers.forget()
         self._ready.clear()
         self._ready_bytes = 0
         self._fresh.clear()
@@ -136,21 +130,6 @@ class Session:
         """Learn that the socket has filled, or that it has drained."""
         self._congested = now
         self._blocked = self._blocked or now
-
-    @property
-    def answers_wait(self) -> bool:
-        """Whether the next flush answers the client."""
-        return bool(self._held or self._held_replies or self._acknowledgements or self._replies)
-
-    @property
-    def owes(self) -> bool:
-        """Whether acknowledgements were left out of the last flush."""
-        return bool(self._acknowledgements)
-
-    @property
-    def awaits_disk(self) -> bool:
-        """Whether acknowledgements wait for a later turn's word that they are durable."""
-        return bool(self._unsynced)
 
     @property
     def more_waits(self) -> bool:
@@ -198,41 +177,11 @@ class Session:
 
     # -- what the client says ------------------------------------------------------------------
 
-    def reply(self, packet: bytes) -> None:
-        """Answer the client with the next write."""
-        self._replies.append(packet)
-
-    def reply_stored(self, packet: bytes) -> None:
-        """Answer the client, once what the answer confirms is durable if the session is to survive."""
-        if self._journal is None:
-            self._replies.append(packet)
-        else:
-            self._journal.binding = True
-            self._held_replies.append(packet)
-
-    def hold(self, packet_type: int, packet_id: int) -> None:
-        """Answer a PUBLISH with PUBACK or PUBREC once the node has made it durable."""
-        self._held.append(encode_ack(packet_type, packet_id))
-        if packet_type == PUBREC and packet_id not in self.incoming:
-            self.incoming.add(packet_id)
-            self._uncommitted.append(packet_id)
-            if self._journal is not None:
-                self._journal.binding = True
-                self._journal.add("take", self.client_id, packet_id)
-
-    def release(self, packet_id: int) -> None:
-        """Take a PUBREL: the id is free, and PUBCOMP says so."""
-        if packet_id in self.incoming:
-            self.incoming.remove(packet_id)
-            if self._journal is not None:
-                self._journal.add("release", self.client_id, packet_id)
-        self.reply_stored(encode_ack(PUBCOMP, packet_id))
-
     def client_acknowledges(self, packet_type: int, packet_id: int) -> None:
         """Take a PUBACK, PUBREC or PUBCOMP for a message that was delivered."""
         if packet_type == PUBREC:
             # Answered for unknown ids too: after a restart this is how the client gets rid of one.
-            self.reply_stored(encode_ack(PUBREL, packet_id))
+            self.answers.reply_stored(encode_ack(PUBREL, packet_id))
         self._window.acknowledge(packet_type, packet_id)
 
     # -- writing -------------------------------------------------------------------------------
@@ -242,42 +191,29 @@ class Session:
 
         A persistent session writes what `prepare` has chosen.
 
-        Without `acknowledge`, PUBACK and PUBREC stay for a later flush (see `owes`), and those of
-        turns after `durable` until it has come to them (see `awaits_disk`).
+        Without `acknowledge`, PUBACK and PUBREC stay for a later flush (`Answers.owed`), and those of
+        turns after `durable` until it has come to them (`Answers.await_disk`).
 
         Without a commit, what waits for it is forgotten, so that the client's repetition counts
         as new, and the client is cut off.
         """
-        if not committed and (
-            self._held or self._held_replies or self._uncommitted or self._unsynced
-        ):
-            self.incoming.difference_update(self._uncommitted)
-            self._uncommitted.clear()
-            self._forget_answers()
+        answers = self.answers
+        if not committed and answers.lose():
             if self.output is not None:
                 self._counters.not_committed += 1
                 self.output.drop("what it published could not be kept")
                 self.detach()
             return
-        self._uncommitted.clear()
-        if self._held or self._held_replies:
-            self._unsynced.append((turn, self._held, self._held_replies))
-            self._held, self._held_replies = [], []
-        while self._unsynced and self._unsynced[0][0] <= durable:
-            _, acknowledgements, replies = self._unsynced.popleft()
-            self._acknowledgements += acknowledgements
-            self._replies += replies
-        if acknowledge:
-            self._replies += self._acknowledgements
-            self._acknowledgements.clear()
+        if answers.wait:
+            answers.turn_ended(turn, durable, acknowledge=acknowledge)
         while (output := self.output) is not None:
             if self._journal is None and (self._queue or self._blocked):
                 self._pump()
-            if not (self._ready or self._replies):
+            if not (self._ready or answers.ready):
                 return
             self._counters.messages_out += len(self._ready)
-            data = b"".join((*self._replies, *self._ready))
-            self._replies.clear()
+            data = b"".join((*answers.ready, *self._ready))
+            answers.ready.clear()
             self._ready.clear()
             self._ready_bytes = 0
             output.write(data)
@@ -287,8 +223,8 @@ class Session:
         self.hasty = False
         if self._ready and self._journal is None and self.output is not None:
             self._counters.messages_out += len(self._ready)
-            data = b"".join((*self._replies, *self._ready))
-            self._replies.clear()
+            data = b"".join((*self.answers.ready, *self._ready))
+            self.answers.ready.clear()
             self._ready.clear()
             self._ready_bytes = 0
             self.output.write(data)
@@ -333,13 +269,6 @@ class Session:
             self._fresh.clear()
             self._fresh_bytes = 0
             self._blocked = False
-
-    def _forget_answers(self) -> None:
-        self._held.clear()
-        self._held_replies.clear()
-        self._unsynced.clear()
-        self._acknowledgements.clear()
-        self._replies.clear()
 
     def _spill(self) -> None:
         """Put the QoS 0 of this turn, too much for one write, into the queue that sheds."""
@@ -404,7 +333,7 @@ class Session:
     def restore(self, stored: StoredSession) -> None:
         """Take up what a session was before a restart."""
         self.subscriptions = dict(stored.filters)
-        self.incoming = set(stored.incoming)
+        self.answers.incoming = set(stored.incoming)
         self.replaying = stored.replaying
         for message in stored.messages:
             if message.packet_id:
@@ -426,7 +355,7 @@ class Session:
             ("queue", (name, serial, 0, 0, flags, topic_field, payload))
             for flags, topic_field, payload, serial in self._queue
         ]
-        found += [("take", (name, packet_id)) for packet_id in self.incoming]
+        found += [("take", (name, packet_id)) for packet_id in self.answers.incoming]
         return found
 
     # -- the end -------------------------------------------------------------------------------

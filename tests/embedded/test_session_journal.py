@@ -40,7 +40,7 @@ def described(exchange):
         if not session.clean:
             found[name] = (
                 session.subscriptions,
-                session.incoming,
+                session.answers.incoming,
                 session.replaying,
                 session._window._frames,
                 [entry[:3] for entry in session._queue],
@@ -80,8 +80,8 @@ class World:
             lambda: session.client_acknowledges(packets.PUBACK, packet_id),
             lambda: session.client_acknowledges(packets.PUBREC, packet_id),
             lambda: session.client_acknowledges(packets.PUBCOMP, packet_id),
-            lambda: session.hold(packets.PUBREC, packet_id),
-            lambda: session.release(packet_id),
+            lambda: session.answers.hold(packets.PUBREC, packet_id),
+            lambda: session.answers.release(packet_id),
             lambda: exchange.leave(session, self.node),
             lambda: session.congested(now=packet_id % 2 == 0),
         ]

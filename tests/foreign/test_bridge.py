@@ -77,7 +77,7 @@ async def pair(directory, *bridges):
         yield a, b
     finally:
         for node in (a, b):
-            if not node._closed:
+            if not node._turn.closed:
                 await node.stop()
 
 

@@ -82,5 +82,5 @@ async def graph(directory, edges):
         yield nodes
     finally:
         for node in nodes.values():
-            if not node._closed:
+            if not node._turn.closed:
                 await node.stop()
