@@ -242,7 +242,7 @@ class Dialogue:
             peer.say_record(frame.record(frame.RESYNC, b""))
             return
         if state.rebuilding:
-            rows = state.repair.rebuild_ranges(peer, state.log, now_ns)
+            rows = state.rebuild.ranges(peer, now_ns)
             for want in state.repair.pages(rows):
                 peer.say(want)
         self.reconciler.hear_digest(peer, digest, now_ns)

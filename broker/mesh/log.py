@@ -15,11 +15,11 @@ from broker.mesh.frame import NEVER
 from broker.mesh.limits import LOG_BUNDLES_MAX, LOG_BYTES_MAX, MS, TICK_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from broker.mesh.bundle import Header, Message, Position
 
-__all__ = ["Log", "Stored"]
+__all__ = ["Log", "Stored", "holes_between"]
 
 Stream = tuple[str, int]
 
@@ -55,6 +55,21 @@ class Stored:
             return NEVER
         left_ns = self.expires_ns - now_ns
         return -(-left_ns // MS) if left_ns > 0 else 0
+
+
+def holes_between(
+    bundles: Iterable[Stored], after: Position, upto: Position
+) -> list[tuple[Position, Position]]:
+    """What is missing of (after, upto] where these bundles, in order, are there; as (after, up to)."""
+    holes: list[tuple[Position, Position]] = []
+    for stored in bundles:
+        before = stored.header.before
+        if before > after:
+            holes.append((after, before))
+        after = max(after, stored.header.position)
+    if upto > after:
+        holes.append((after, upto))
+    return holes
 
 
 class _Held:
@@ -165,6 +180,12 @@ class Log:
         if held is None:
             return []
         return held.between(after, upto)
+
+    def holes(
+        self, stream: Stream, after: Position, upto: Position
+    ) -> list[tuple[Position, Position]]:
+        """What is not held of a stream in (after, upto]."""
+        return holes_between(self.between(stream, after, upto), after, upto)
 
     def tail_after(self, stream: Stream, bytes_max: int, bundles_max: int) -> Position:
         """The position after which a stream's newest bundles are within these bounds together."""

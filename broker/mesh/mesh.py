@@ -249,6 +249,7 @@ class Mesh:
         if link is not None:
             self._state.acquaintances.remember(link, self._state.repair.ahead_in(link))
             self._state.repair.forget_peer(peer)
+            self._state.rebuild.forget_peer(peer)
             self._state.routes.forget_peer(peer)
             self._unicast.lost_by(peer, now_ns)
             self._tree.forget_peer(peer)

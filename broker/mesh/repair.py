@@ -22,8 +22,6 @@ from broker.mesh.limits import (
     GAP_WAIT_MS,
     GRAFT_MS,
     MS,
-    REBUILD_ASKS_MAX,
-    REBUILD_RETRY_MS,
     STREAMS_MAX,
     WANT_DELAY_MS,
     WANT_FRUITLESS_MAX,
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
     from broker.mesh.bundle import Position
     from broker.mesh.frame import Digest
-    from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream
 
@@ -103,8 +100,6 @@ class Repair:
         "_holes",
         "_names",
         "_peers",
-        "_rebuild_asked",
-        "_rebuilding",
         "_streams",
         "found",
         "wants",
@@ -116,8 +111,6 @@ class Repair:
         self._holes: dict[Stream, _Hole] = {}
         self._names: dict[Stream, Stream] = {}
         """Names of streams, so that what all neighbours say of one is held once."""
-        self._rebuilding: dict[Stream, None] = {}
-        self._rebuild_asked: dict[Stream, tuple[int | None, str, Position, int]] = {}
         self.wants = 0
         self.found = 0
         """Holes that came to light by digests and not by what follows them."""
@@ -194,28 +187,6 @@ class Repair:
         hole.due_ns = min(hole.due_ns, due_ns)
         hole.graft = hole.graft or graft
 
-    def note_rebuilding(self, stream: Stream) -> None:
-        """What is before this stream's position is lost memory."""
-        self._rebuilding[stream] = None
-
-    def rebuild_ranges(self, peer: Peer, log: Log, now_ns: int) -> list[Range]:
-        """What the neighbour holds of this device's lost memory and nobody was asked for yet."""
-        rows: list[Range] = []
-        for stream in self._rebuilding:
-            mine, (position, held) = self._streams[stream], peer.theirs.get(stream, (START, START))
-            floor = log.held_after.get(stream, START)
-            if mine.rebuild_upto == START or not held < floor <= position:
-                continue
-            asked_ns, _, asked_held, asks = self._rebuild_asked.get(stream, (None, "", floor, 0))
-            recent = asked_ns is not None and now_ns - asked_ns < REBUILD_RETRY_MS * MS
-            if (recent and held >= asked_held) or asks >= REBUILD_ASKS_MAX:
-                continue
-            upto = min(asked_held, floor) if recent else floor
-            in_vain = peer.held_back and stream[0] == peer.name
-            self._rebuild_asked[stream] = (now_ns, peer.name, held, asks + (not in_vain))
-            rows.append((*stream, *held, *upto))
-        return rows
-
     def ahead_in(self, peer: Peer) -> list[Stream]:
         """The streams in which a neighbour's digests put it further than this device: each is a hole."""
         return [
@@ -231,7 +202,6 @@ class Repair:
             if hole.asked_of == name:
                 hole.asked_of, hole.due_ns = "", 0
             del hole.fruitless[name]
-        self._rebuild_asked = {s: ask for s, ask in self._rebuild_asked.items() if ask[1] != name}
 
     def forget(self, stream: Stream) -> None:
         """There is no room to follow a stream."""
@@ -298,7 +268,6 @@ class Repair:
         if peer is None:
             name = self._choose(stream, hole, position, ahead)
             if name is None:
-                # Streams of which nothing has come may be claims that lie; they are looked at seldom.
                 hole.due_ns = now_ns + GAP_WAIT_MS * MS
                 return
             peer = self._peers[name]
@@ -319,7 +288,9 @@ class Repair:
             if hole.graft:
                 hole.graft = False
                 todo.grafts.append((stream[0], peer.name))
-        hole.due_ns = now_ns + self._patience_ns(peer, stream)
+        # Streams of which nothing has come may be claims that lie; they are looked at seldom.
+        seldom = mine is None and hole.hopeless_ns is not None
+        hole.due_ns = now_ns + (GAP_WAIT_MS * MS if seldom else self._patience_ns(peer, stream))
 
     def _patience_ns(self, peer: Peer, stream: Stream) -> int:
         """How long an answer may take."""
@@ -346,11 +317,14 @@ class Repair:
     ) -> str | None:
         """Whom to ask: not the one asked last, if there is another that can help.
 
-        Where nobody claims to hold it, each in turn: one may hold it behind a hole of its own.
+        Where nobody claims to hold it, each in turn: one may hold it behind a hole of its own. Of a stream of which
+        nothing has come, only those who say that they went past what they do not hold.
         """
         able = self._able(stream[0], hole, position, ahead)
         if not able and stream in self._streams:
             able = [name for name, peer in self._peers.items() if peer.established]
+        elif not able:
+            able = [name for name, (_, held) in ahead.items() if held > position]
         if not able:
             return None
         able.sort()

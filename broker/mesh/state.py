@@ -34,6 +34,7 @@ from broker.mesh.limits import (
 )
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
+from broker.mesh.rebuild import Rebuild
 from broker.mesh.repair import Repair
 from broker.mesh.retained import Proof, RetainedMap
 from broker.mesh.routes import Routes
@@ -119,6 +120,7 @@ class State:
         self.acquaintances = Acquaintances()
         self.vector = Vector(self.kept, self.log)
         self.repair = Repair(self.kept, self.peers)
+        self.rebuild = Rebuild(self.kept, self.log)
         self.routes = Routes(self.peers)
         self.flights = Flights()
         self.windows: OrderedDict[tuple[str, int], Window] = OrderedDict()
@@ -153,7 +155,7 @@ class State:
         """Start a stream at a position whose past is memory, to be asked for as `rebuild`."""
         self.kept[stream] = KeptStream(position, rebuild=self.rebuilding)
         if self.rebuilding:
-            self.repair.note_rebuilding(stream)
+            self.rebuild.note(stream)
         self.log.held_after[stream] = position
         self.hear_of(stream[0], position[0])
         self.mark_passed(stream)

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, LOG_BUNDLES_MAX, WAITING_BUNDLES_MAX
+from broker.mesh.log import holes_between
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
@@ -108,16 +109,8 @@ class KeptStream:
 
     def holes(self, upto: Position, at_most: int) -> list[tuple[Position, Position]]:
         """What is missing up to a position, as (after, up to), between what waits; the nearest first."""
-        holes: list[tuple[Position, Position]] = []
-        after = self.position
-        for position in sorted(self.waiting):
-            before = self.waiting[position].header.before
-            if before > after:
-                holes.append((after, before))
-            after = max(after, position)
-        if upto > after:
-            holes.append((after, upto))
-        return holes[:at_most]
+        waiting = (self.waiting[position] for position in sorted(self.waiting))
+        return holes_between(waiting, self.position, upto)[:at_most]
 
     def jump(self, to: Position) -> Position:
         """Give up what is missing up to `to`, but nothing that waits here. Returns how far it went."""

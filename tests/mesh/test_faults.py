@@ -230,44 +230,6 @@ def test_a_lost_disk_that_only_a_neighbours_neighbour_knows_of_mutes_nobody():
         assert network.devices[name].bad == []
 
 
-def two_newcomers_in_a_row():
-    """`x` and, behind it, `y` have just met each other and `a`, which has published before."""
-    network = Network("axy", [("a", "x"), ("x", "y")])
-    for name in "xy":
-        network.kill(name, disk_lost=True)
-    network.run(4_000)
-    publish_all(network, "a", numbered(5, b"past"))
-    network.run(500)
-    network.boot("x")
-    network.boot("y")
-    network.connect(("x", "y"))
-    network.connect(("a", "x"))
-    return network
-
-
-def test_a_joiner_behind_a_joiner_takes_the_past_as_memory():
-    network = two_newcomers_in_a_row()
-    network.run(20_000)
-    assert news(network, "y") == []
-    assert network.devices["y"].mesh._state.waiting_bytes == 0
-    assert sorted(network.payloads("y", rebuild=True)) == numbered(5, b"past")
-
-
-def test_memory_comes_back_though_the_first_link_takes_minutes():
-    network = Network("ab", [("a", "b")])
-    network.run(4_000)
-    publish_all(network, "a", numbered(3))
-    network.run(500)
-    network.kill("b")
-    network.devices["b"].heard.clear()
-    network.partition([("a", "b")])
-    network.restart("b")
-    network.run(300_000)
-    network.heal()
-    network.run(2_000)
-    assert network.payloads("b", rebuild=True) == numbered(3)
-
-
 def test_one_clock_a_year_ahead_does_not_silence_the_fleet_when_all_are_put_right():
     network = Network("abc", [("a", "b"), ("b", "c")])
     for name, device in network.devices.items():
@@ -299,20 +261,6 @@ def test_a_clock_that_nobody_mends_is_held_back_for_a_while_and_at_a_bounded_cos
     network.run(20_000)
     assert len(news(network, "b")) == 20
     assert device.mesh.statistics().peers[0].bytes_out < 20 * 20 * 10_500
-
-
-def test_memory_that_is_held_back_for_its_clock_comes_when_that_is_over():
-    network = Network("ab", [("a", "b")])
-    network.run(4_000)
-    network.set_wall_clock("a", skew_ms=3 * 24 * 3600 * 1000, synchronised=False)
-    publish_all(network, "a", [b"past"])
-    network.kill("b", disk_lost=True)
-    network.run(100)
-    network.restart("b")
-    network.run(20_000)
-    assert network.payloads("b") == []
-    network.run(20_000)
-    assert network.payloads("b", rebuild=True) == [b"past"]
 
 
 def test_an_own_message_on_a_topic_is_not_followed_by_an_older_one_of_another():
@@ -349,19 +297,6 @@ def test_deletions_are_not_told_for_ever_to_a_device_whose_clock_is_far_ahead():
     device.mesh.set_wall_clock(wall_ms, network.now_ns, synchronised=False)
     network.run(60_000)
     assert network.payloads("a").count(b"") <= 1
-
-
-def test_news_that_waits_behind_a_newcomers_past_is_news():
-    network = two_newcomers_in_a_row()
-    publish_all(network, "a", numbered(5, b"new"), 1)
-    network.run(20_000)
-    for name in "xy":
-        heard = network.payloads(name)
-        assert sorted(heard) == sorted([*numbered(5, b"past"), *numbered(5, b"new")])
-        late = news(network, name)
-        assert late
-        assert late == numbered(5, b"new")[-len(late) :]
-        assert network.devices[name].mesh._state.waiting_bytes == 0
 
 
 def test_what_one_neighbour_held_in_memory_survives_the_restart_of_both():
