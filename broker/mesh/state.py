@@ -156,7 +156,8 @@ class State:
         self.kept[stream] = KeptStream(position, rebuild=self.rebuilding)
         if self.rebuilding:
             self.rebuild.note(stream)
-        self.log.held_after[stream] = position
+        # What waited may have left the log already.
+        self.log.held_after[stream] = max(position, self.log.held_after.get(stream, position))
         self.hear_of(stream[0], position[0])
         self.mark_passed(stream)
 

@@ -113,3 +113,17 @@ def test_news_that_waits_behind_a_newcomers_past_is_news():
         assert late
         assert late == numbered(5, b"new")[-len(late) :]
         assert network.devices[name].mesh._state.waiting_bytes == 0
+
+
+def test_a_newcomer_claims_nothing_that_its_log_let_go_before_it_had_joined():
+    network = two_newcomers_in_a_row()
+    publish_all(network, "a", numbered(5), 1)
+    mesh = network.devices["y"].running
+    while not len(mesh._state.log):
+        network.run(0.1)
+    assert mesh.joining
+    stream = mesh._state.log._evict_oldest()
+    gone = mesh._state.log.held_after[stream]
+    network.run(20_000)
+    assert mesh._state.kept[stream].position > gone
+    assert mesh._state.vector.entry(stream)[1] >= gone
