@@ -179,13 +179,16 @@ class Turn:
     def _arm(self, now_ns: int) -> None:
         due_ns = self._mesh.next_timer()
         if self._timer is not None and due_ns >= self._timer_ns:
-            return  # it fires early, finds nothing due, and is set again; cheaper than every turn
+            return  # it fires early and is set again; cheaper than every turn
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns, delay_s = due_ns, max(0.0, (due_ns - now_ns) / 1e9)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._mesh.handle_timer(time.monotonic_ns())
-        self.flush()
+        self._timer, now_ns = None, time.monotonic_ns()
+        if self._mesh.next_timer() > now_ns:
+            self._arm(now_ns)  # what it was set for has been put off: no turn for that
+        else:
+            self._mesh.handle_timer(now_ns)
+            self.flush()

@@ -187,7 +187,10 @@ UNICAST_RESEND_MAX_MS: Final = 2_000
 TICK_MS: Final = 1_000
 """Housekeeping: expiry of logged bodies, end of joining and rebuilding."""
 PING_MS: Final = 500
-"""Round-trip probe of each link, half as often while it is answered; four may be lost before SILENCE_MS."""
+"""Probe of a link, half as often while it is answered, and not while the neighbour speaks; two may be lost before
+SILENCE_MS."""
+RTT_MS: Final = 5_000
+"""A neighbour that speaks is asked for its round trip so often: a path seldom changes faster. Guess."""
 SILENCE_MS: Final = 2_000
 """A link that says nothing for so long is closed and dialled again. TCP alone would wait for minutes."""
 DIGEST_MS: Final = 1_000

@@ -279,7 +279,7 @@ class Mesh:
         for peer in state.peers.values():
             if now_ns - peer.heard_ns >= SILENCE_MS * MS:
                 state.close_link(peer, f"silent for {SILENCE_MS} ms")
-            if now_ns >= peer.next_ping_ns:
+            if now_ns >= peer.ping_due_ns:
                 peer.ping(now_ns)
                 if not peer.established:
                     self._dialogue.say_hello(peer, now_ns)

@@ -28,6 +28,7 @@ from broker.mesh.limits import (
     MS,
     PING_MS,
     RECORDS_MAX,
+    RTT_MS,
     SILENCE_MS,
     STALL_MS,
     STREAMS_MAX,
@@ -92,6 +93,8 @@ class Peer:
         self.heard_ns = now_ns
         self.next_ping_ns = now_ns + PING_MS * MS
         self.rtt_ns: int | None = None
+        self._measured_ns = now_ns
+        """When it last answered a ping."""
         self.bad: deque[int] = deque(maxlen=BAD_FRAMES_MAX)
         self.closing = False
         self.raised = False
@@ -150,11 +153,20 @@ class Peer:
         """An answer to a ping came back."""
         rtt_ns = now_ns - sent_ns
         if 0 <= rtt_ns < SILENCE_MS * MS:
+            self._measured_ns = now_ns
             self.next_ping_ns = max(self.next_ping_ns, sent_ns + 2 * PING_MS * MS)
             past = self.rtt_ns
             self.rtt_ns = (
                 rtt_ns if past is None else (past * (_RTT_WEIGHT - 1) + rtt_ns) // _RTT_WEIGHT
             )
+
+    @property
+    def ping_due_ns(self) -> int:
+        """When it is to be pinged: who speaks is there, so only for the round trip, now and then."""
+        if self.rtt_ns is None or self._stalled_ns is not None:  # a ping brings lost credit back
+            return self.next_ping_ns
+        quiet_ns = self.heard_ns + 2 * PING_MS * MS
+        return max(self.next_ping_ns, min(quiet_ns, self._measured_ns + RTT_MS * MS))
 
     # What it has, and what it is told.
 
@@ -253,7 +265,7 @@ class Peer:
         if self.credit.due(room_bytes):
             return 0
         # Compared one by one: this is asked of every neighbour after every turn.
-        next_ns = self.next_ping_ns
+        next_ns = self.ping_due_ns
         silent_ns = self.heard_ns + SILENCE_MS * MS
         if silent_ns < next_ns and not self.closing:
             next_ns = silent_ns
