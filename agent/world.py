@@ -135,17 +135,19 @@ class World:
 
     def apply(self, message: Applied, now_ns: int) -> Outcome:
         """Take in one message."""
-        place = self._places.get(message.topic) or self._place(message.topic)
-        outcome = place.take(place, message, now_ns)
-        place.counts[outcome] = place.counts.get(outcome, 0) + 1
-        if outcome is _APPLIED and not message.rebuild:
-            self._newest_ns = now_ns
-        return outcome
+        return self.apply_batch((message,), now_ns)[0]
 
     def apply_batch(self, messages: Iterable[Applied], now_ns: int) -> list[Outcome]:
         """Take in messages. Returns what became of each, in their order."""
-        apply = self.apply
-        return [apply(message, now_ns) for message in messages]
+        places, outcomes = self._places, []
+        for message in messages:
+            place = places.get(message.topic) or self._place(message.topic)
+            outcome = place.take(place, message, now_ns)
+            outcomes.append(outcome)
+            place.counts[outcome] = place.counts.get(outcome, 0) + 1
+            if outcome is _APPLIED and not message.rebuild:
+                self._newest_ns = now_ns
+        return outcomes
 
     def expire(self, at_clock: int) -> int:
         """Tell the time, as a hybrid clock; obstacles that expired by then go. Returns how many."""
