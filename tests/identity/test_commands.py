@@ -5,23 +5,9 @@ import stat
 
 import pytest
 
-from agent.cli import main
 from tests.identity.device import good, report, running, until, write_config
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Calls the program within this process, which takes a tenth of the time: exit status and what it said."""
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["flockmq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import msgspec
 import pytest
 
-from agent.cli import main
 from agent.config import load
 from broker import certificates
 from broker.enrolment import (
@@ -94,19 +93,6 @@ def test_a_proof_is_for_one_request_and_one_authority():
 
 
 # Over TLS.
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Calls the program within this process: exit status and what it said."""
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["flockmq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture
