@@ -60,6 +60,8 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
         "hubs": [hub._asdict() for hub in statistics.hubs],
         "bridges": [bridge._asdict() for bridge in statistics.bridges],
         "refused_tags": mesh.refused_tags,
+        "refused_messages": mesh.refused_messages,
+        "last_refused_message": mesh.last_refused_message,
         "counters": {
             **mesh.counters,
             "retained": mesh.retained,

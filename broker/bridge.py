@@ -24,6 +24,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -35,6 +36,7 @@ from broker.errors import Refused
 from broker.lookup import Lookup
 from broker.mqtt_client import Backoff, BrokerRefuses, Client, connect
 from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
+from broker.permissions import client_may
 from broker.topics import bridge_topic, topic_matches
 
 if TYPE_CHECKING:
@@ -102,9 +104,12 @@ class Bridge:
         at: Which broker, and what crosses.
         owner: The node.
         random: Jitter.
+        secured: Whether the device belongs to a fleet with identities.
     """
 
-    def __init__(self, device: str, at: BridgeAt, owner: BridgeOwner, random: Random) -> None:
+    def __init__(
+        self, device: str, at: BridgeAt, owner: BridgeOwner, random: Random, *, secured: bool
+    ) -> None:
         self._device = device
         self._at = at
         self._owner = owner
@@ -114,7 +119,9 @@ class Bridge:
         self._claims = Claims(device, time.monotonic_ns())
         self._claim_topic = bridge_topic(site=at.site, device=device, name=at.name)
         self._window = Window()
-        self._inward = Inward(at.inward, owner, self, self._via)
+        # Whoever speaks at the foreign broker speaks through this device, as a program on it does.
+        may_write = partial(client_may, device=device, client=None, secured=secured)
+        self._inward = Inward(at.inward, owner, self, self._via, may_write)
         self._client: Client | None = None
         self._plain = False
         self._subscribed = False

@@ -1,8 +1,9 @@
 """A bridge's inward half: messages of a foreign broker into the mesh, each acknowledged once it is stored.
 
 Decides what is taken. Messages are taken in order; while the mesh refuses, they wait unacknowledged. Not taken, and
-counted: what the mesh cannot carry, topics of devices' and brokers' own, the bridge's own echoes. Retained values that
-a subscription brings are news only where the mesh has none, or another and does not send that topic out.
+counted: what the mesh cannot carry, topics of devices' and brokers' own, what a program on the device might not publish
+either (no other device would believe it), the bridge's own echoes. Retained values that a subscription brings are news
+only where the mesh has none, or another and does not send that topic out.
 
 Known limits: where both sides have a value for a topic that crosses both ways, nothing says which is newer, and the
 mesh's goes for both. At a broker that does not know the bridge bit, a retained topic that is new there is found by
@@ -23,6 +24,8 @@ from broker.errors import MalformedPacket, Refused, StoreFailed
 from broker.topics import topic_matches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.mqtt_client import Client
 
 __all__ = ["Filter", "Inward", "InwardOwner", "stays"]
@@ -89,10 +92,16 @@ class Inward:
         owner: The node.
         outward: The other half.
         via: The bridge's mark in messages.
+        may_write: Whether what comes through this device may be published on a topic.
     """
 
     def __init__(
-        self, filters: tuple[Filter, ...], owner: InwardOwner, outward: Outward, via: int
+        self,
+        filters: tuple[Filter, ...],
+        owner: InwardOwner,
+        outward: Outward,
+        via: int,
+        may_write: Callable[[str], bool],
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.subscribed = False
@@ -101,6 +110,7 @@ class Inward:
         self._owner = owner
         self._outward = outward
         self._via = via
+        self._may_write = may_write
         self._echoes = Echoes()
         self._client: Client | None = None
         self._plain = False
@@ -192,6 +202,9 @@ class Inward:
         topic, payload, qos, retained, _ = message
         if not topic or stays(topic) or len(payload) > MESSAGE_BYTES_MAX:
             self.counters["in_ignored"] += 1
+            return
+        if not self._may_write(topic):
+            self.counters["in_forbidden"] += 1
             return
         if self._plain and self._echoes.is_echo(topic, payload, time.monotonic_ns()):
             self.counters["echoes"] += 1

@@ -27,6 +27,7 @@ class Foreign:
         hubs: Where it meets others.
         bridges: Whose clients it joins to the mesh.
         random: Jitter.
+        secured: Whether the device belongs to a fleet with identities.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Foreign:
         hubs: Sequence[HubAt],
         bridges: Sequence[BridgeAt],
         random: Random,
+        *,
+        secured: bool,
     ) -> None:
         self.hubs = [Hub(device, at, linkage, random) for at in hubs]
-        self.bridges = [Bridge(device, at, node, random) for at in bridges]
+        self.bridges = [Bridge(device, at, node, random, secured=secured) for at in bridges]
 
     def runs(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What is to be run, with a name."""

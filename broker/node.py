@@ -120,7 +120,9 @@ class Node:
             self._commits,
             self._troubles,
         )
-        self._foreign = Foreign(device, self._linkage, self, hubs, bridges, random)
+        self._foreign = Foreign(
+            device, self._linkage, self, hubs, bridges, random, secured=tls is not None
+        )
         self.watch_links(self._local.link_changed)
         self.watch_links(self._foreign.link_changed)
         self._tasks: list[asyncio.Task[None]] = []

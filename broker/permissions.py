@@ -5,8 +5,9 @@ speaks for the device, an operator decides for the fleet, a viewer only looks on
 origin of a bundle (`origin_may`): its own topics, of others only that they are lost, and calls in its own name. The
 first is asked where a message enters, the second by every receiver, since an origin may be dishonest.
 
-What operators write enters through whichever device they are connected to, so as to `model/` the origin proves nothing;
-manifests, certificates and revocation lists carry signatures of their own.
+Origins are devices: no other certificate makes a tag that counts. What operators write enters through whichever device
+they are connected to, so as to `model/` the origin proves nothing. Certificates, revocation lists and notices of the
+fleet's key carry signatures of their own; of a manifest nothing shows yet that an operator wrote it.
 
 Assumes that a client's identity was verified by TLS, and an origin by its bundle's tag. Pure. Never raises: what cannot
 be read is not allowed to be an exception from a rule.
@@ -20,12 +21,14 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from broker.identity import Role
-from broker.topics import TABLE, classify, parse
+from broker.mesh.tags import CONTROL_LANES, Ruling
+from broker.topics import TABLE, Priority, classify, parse
 
 if TYPE_CHECKING:
     from broker.identity import Identity
+    from broker.mesh.bundle import Message
 
-__all__ = ["client_may", "origin_may"]
+__all__ = ["OriginPermissions", "carries_authority", "client_may", "origin_may"]
 
 
 class _Writer(Enum):
@@ -46,6 +49,10 @@ def _writer(written_by: str) -> _Writer:
     return max(fitting, key=lambda writer: len(writer.value))
 
 
+KNOWN_TOPICS_MAX: Final = 20_000
+"""Topics of all origins together that need not be looked at again, at about 100 bytes; emptied when full, since a look
+costs 3 us."""
+_NONE: Final[frozenset[str]] = frozenset()
 _WRITERS: Final = {row.name: _writer(row.written_by) for row in TABLE}
 
 
@@ -78,16 +85,70 @@ def client_may(topic: str, device: str, client: Identity | None, *, secured: boo
 
 def origin_may(origin: str, topic: str, payload: bytes) -> bool:
     """Whether a device may be the origin of a message."""
-    row = classify(topic)
-    match _WRITERS[row.name]:
+    return _is_its_own(origin, topic) or _says_lost(origin, topic, payload)
+
+
+def carries_authority(topic: str) -> bool:
+    """Whether what is said on a topic is believed only with the tag of a control lane."""
+    return classify(topic).priority is Priority.CONTROL
+
+
+def _is_its_own(origin: str, topic: str) -> bool:
+    """Whether a device may say on a topic whatever it likes."""
+    match _WRITERS[classify(topic).name]:
         case _Writer.DEVICE:
-            return parse(topic)["device"] == origin or (
-                row.name == "status" and _is_lost(payload, origin)
-            )
+            return parse(topic)["device"] == origin
         case _Writer.FROM:
             return parse(topic)["from"] == origin
         case _:
             return True
+
+
+class OriginPermissions:
+    """What of the bundles that arrive is their origins' to say; asked for each bundle, so what is known is remembered.
+
+    Only what is allowed is: whoever says what is not its own to say pays for the look at it.
+    """
+
+    __slots__ = ("_count", "_known")
+
+    def __init__(self) -> None:
+        self._known: dict[str, set[str]] = {}
+        """By origin: topics that carry no authority, on which it may say whatever it likes."""
+        self._count = 0
+
+    def rule(self, origin: str, lane: int, messages: list[Message]) -> Ruling | None:
+        """What of a genuine bundle does not count; None: all of it does."""
+        if lane < CONTROL_LANES:  # few, and each has cost a signature to check
+            unseen = {message.topic for message in messages}
+        else:
+            unseen = {message.topic for message in messages} - self._known.get(origin, _NONE)
+            if not unseen:
+                return None
+            misplaced = next(filter(carries_authority, unseen), "")
+            if misplaced:
+                return Ruling(misplaced, [], messages)
+        foreign = {topic for topic in unseen if not _is_its_own(origin, topic)}
+        if lane >= CONTROL_LANES:
+            self._remember(origin, unseen - foreign)
+        if not foreign:
+            return None
+        allowed: list[Message] = []
+        refused: list[Message] = []
+        for message in messages:
+            topic = message.topic
+            fine = topic not in foreign or _says_lost(origin, topic, message.payload)
+            (allowed if fine else refused).append(message)
+        return Ruling("", allowed, refused) if refused else None
+
+    def _remember(self, origin: str, topics: set[str]) -> None:
+        if not topics:
+            return
+        if self._count + len(topics) > KNOWN_TOPICS_MAX:
+            self._known.clear()
+            self._count = 0
+        self._known.setdefault(origin, set()).update(topics)
+        self._count += len(topics)
 
 
 class _Lost(msgspec.Struct):
@@ -98,7 +159,10 @@ class _Lost(msgspec.Struct):
 _read_lost: Final = msgspec.json.Decoder(_Lost).decode
 
 
-def _is_lost(payload: bytes, by: str) -> bool:
+def _says_lost(by: str, topic: str, payload: bytes) -> bool:
+    """Whether a message calls a device lost, in the name of the one that says it."""
+    if classify(topic).name != "status":
+        return False
     try:
         return _read_lost(payload).by == by
     except (ValueError, RecursionError):

@@ -43,9 +43,9 @@ from broker.identity_folder import (
 )
 from broker.mesh.clock import LOGICAL_BITS
 from broker.mesh.tags import CONTROL_LANES, Fault, TagInvalid
+from broker.permissions import OriginPermissions, carries_authority, origin_may
 from broker.secret_file import read_secret, write_file
 from broker.strength import Strength
-from broker.topics import Priority, classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from broker.certificates import PublicKey
     from broker.mesh.bundle import Header, Message
+    from broker.mesh.tags import Ruling
 
 __all__ = ["FleetSeals", "SealStatistics", "mac_tag", "signed_bytes"]
 
@@ -73,8 +74,6 @@ _PEM_END: Final = "-----END CERTIFICATE-----"
 SIGNERS_MAX: Final = 2_048
 """Certificates of origins that are remembered, at about 2 KB; beyond it the one not used for longest is asked for
 again."""
-ORDINARY_MAX: Final = 20_000
-"""Topics that are known not to need a signature."""
 
 _UNTAGGED: Final = Fault(
     "it has no tag; has its device, or the neighbour, an identity?", blamed=True
@@ -160,7 +159,7 @@ class FleetSeals:
         self._expired: set[int] = set()
         """Keys whose certificates have expired, and were asked for again."""
         self._unsaved = False
-        self._ordinary: set[str] = set()
+        self._permissions = OriginPermissions()
         self._keys: dict[bytes, _MacKey] = {}
         """By number, as it travels."""
         self._key_number = b""
@@ -198,7 +197,7 @@ class FleetSeals:
             return self._check_signature(header, covered, body)
         if kind != MAC:
             return _UNTAGGED if kind == 0 else _UNKNOWN_KIND
-        if header.lane < CONTROL_LANES or self._strength is Strength.SIGNED:
+        if self.proves(header.lane):
             return _UNSIGNED
         if len(tag) != _MAC_TAG:
             return _BAD_TAG
@@ -243,22 +242,21 @@ class FleetSeals:
         self._signers.move_to_end(number)
         return None
 
-    def check_messages(self, header: Header, messages: list[Message]) -> str | None:
-        """What is wrong with messages whose bundle is genuine: what carries authority comes on its own lane only."""
-        if header.lane < CONTROL_LANES:
-            return None
-        unseen = {message.topic for message in messages} - self._ordinary
-        for topic in unseen:
-            if self.carries_authority(topic):
-                return f"{topic!r} on a lane that needs no signature"
-        if len(self._ordinary) + len(unseen) > ORDINARY_MAX:
-            self._ordinary.clear()
-        self._ordinary |= unseen
-        return None
+    def rule(self, header: Header, messages: list[Message]) -> Ruling | None:
+        """What of a genuine bundle does not count; None: all of it does."""
+        return self._permissions.rule(header.origin, header.lane, messages)
+
+    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+        """Whether a retained value may be its origin's."""
+        return origin_may(origin, topic, payload)
+
+    def proves(self, lane: int) -> bool:
+        """Whether tags of a lane are believed only where nobody but the origin can make them."""
+        return lane < CONTROL_LANES or self._strength is Strength.SIGNED
 
     def carries_authority(self, topic: str) -> bool:
         """Whether what is said on a topic is believed only with the tag of a control lane."""
-        return classify(topic).priority is Priority.CONTROL
+        return carries_authority(topic)
 
     def certificate(self, signer: int) -> bytes | None:
         """The certificate of a key, to be handed on; None: it is not known."""

@@ -147,6 +147,8 @@ class Report(msgspec.Struct, frozen=True):
     dial_failures: dict[str, str] = {}
     closed_links: dict[str, str] = {}
     refused_tags: dict[str, int] = {}
+    refused_messages: dict[str, int] = {}
+    last_refused_message: str = ""
     identity: IdentityState | None = None
     """None: no identity, so links are plain MQTT."""
     hubs: tuple[Hub, ...] = ()
@@ -222,6 +224,11 @@ def render(report: Report, console: Console) -> None:
     if report.refused_tags:
         console.print(
             "[yellow]bundles whose tags do not count here:[/yellow]" + _counted(report.refused_tags)
+        )
+    if report.refused_messages:
+        console.print(
+            "[yellow]messages on topics that are not their origin's to write:[/yellow]"
+            f"{_counted(report.refused_messages)}, the last: {_text(report.last_refused_message)}"
         )
     if report.links or report.dial_failures:
         console.print(_links(report))

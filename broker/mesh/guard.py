@@ -1,8 +1,12 @@
-"""What is let in of what arrives: bundles that are genuine, and not yesterday's.
+"""What is let in of what arrives: bundles that are genuine, what of them is its origin's to say, and not yesterday's.
 
 Decides by the integrity tag whether a bundle is its origin's (`tags.py`), before it changes anything but what is
 believed of the neighbour that brought it. A neighbour that forwards what it cannot have checked has sent a bad frame;
 where it may honestly know other keys than this device, the bundle is dropped and counted.
+
+What an origin may say is the topic contract's to know (`Seals.rule`). What it may not is delivered to nobody and
+changes nothing, but its bundle goes on as it came, each receiver refusing the same: its sequence must not become a
+hole, the rest of it counts, and its origin might as well have filled it with what it may say.
 
 Replay. Of a stream that is known, positions tell old from new. Where they do not, stamps do, since the tag covers them
 and not what is left of the lifetime: what is REPLAYED_MS past its lifetime closes its sequence and is not delivered; a
@@ -83,13 +87,53 @@ class Guard:
         state.refused_tags[fault.reason] += 1
         return False
 
-    def check_messages(self, header: Header, messages: list[Message]) -> None:
-        """Raise FrameInvalid where messages are not what a bundle of this lane may hold."""
-        if self._seals is not None:
-            reason = self._seals.check_messages(header, messages)
-            if reason is not None:
-                self._state.counters["tags_refused"] += 1
-                raise FrameInvalid(f"a bundle of {header.origin}: {reason}")
+    # Who may say what.
+
+    def admit(
+        self, peer: str, header: Header, messages: list[Message], now_ns: int
+    ) -> list[Message]:
+        """Those messages of a genuine bundle that count; the others are counted, and told.
+
+        Who brought it need not know better, unless it is the origin itself, and proves it.
+
+        Raises:
+            FrameInvalid: None of them may count on this lane, and the neighbour must have been able to tell.
+        """
+        ruling = self._seals.rule(header, messages) if self._seals is not None else None
+        if ruling is None:
+            return messages
+        origin, state = header.origin, self._state
+        if ruling.misplaced:
+            state.counters["tags_refused"] += 1
+            raise FrameInvalid(
+                f"a bundle of {origin}: {ruling.misplaced!r} on a lane that needs no signature"
+            )
+        topic = ruling.refused[0].topic
+        self.refuse(origin, topic, len(ruling.refused))
+        if origin == peer and self.proves(header.lane):
+            state.blame(state.peers[peer], f"it says {topic!r}, which is not its to say", now_ns)
+        return ruling.allowed
+
+    def allowed(self, header: Header, messages: list[Message]) -> list[Message]:
+        """The same of a bundle that has been let in before."""
+        ruling = self._seals.rule(header, messages) if self._seals is not None else None
+        return messages if ruling is None else ruling.allowed
+
+    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+        """Whether a retained value may be its origin's; if not, it is counted."""
+        if self._seals is None or self._seals.may_say(origin, topic, payload):
+            return True
+        self.refuse(origin, topic)
+        return False
+
+    def refuse(self, origin: str, topic: str, count: int = 1) -> None:
+        """Count what does not count."""
+        self._state.counters["messages_refused"] += count
+        self._state.refusals.note(origin, topic, count)
+
+    def proves(self, lane: int) -> bool:
+        """Whether what comes on a lane can be nobody's but its origin's."""
+        return self._seals is not None and self._seals.proves(lane)
 
     # Replay.
 

@@ -108,7 +108,7 @@ class Intake:
         if not remaining_ms:
             state.counters["expired"] += header.messages
             return
-        messages = self._decode(stored)
+        messages = self._decode(peer, stored, now_ns)
         state.clock.observe(header.clock, now_ns)
         self._tree.first(peer, stored)
         self._tree.forward(stored, now_ns, but=peer)
@@ -149,7 +149,7 @@ class Intake:
         ):
             state.counters["waiting_full"] += 1
             return
-        messages = self._decode(stored) if remaining_ms else None
+        messages = self._decode(peer, stored, now_ns) if remaining_ms else None
         if stream.follows(header.position):
             stored.messages = (
                 messages  # what must wait is decoded again: it may be far larger than it travels
@@ -178,13 +178,12 @@ class Intake:
             state.counters["waiting_full"] += 1
         state.waiting_bytes += stream.waiting_bytes - before
 
-    def _decode(self, stored: Stored) -> list[Message]:
+    def _decode(self, peer: str, stored: Stored, now_ns: int) -> list[Message]:
         try:
             messages = decode_body(stored.header, stored.body)
         except BundleInvalid as error:
             raise FrameInvalid(str(error)) from None
-        self._guard.check_messages(stored.header, messages)
-        return messages
+        return self._guard.admit(peer, stored.header, messages, now_ns)
 
     def _copy(self, peer: str, header: Header, hops: int) -> None:
         """A neighbour brought what was here already: it leads to the origin too, and need not push."""
@@ -229,7 +228,7 @@ class Intake:
             self._state.counters["expired"] += stored.header.messages
             return
         if messages is None:
-            messages = decode_body(stored.header, stored.body)
+            messages = self._guard.allowed(stored.header, decode_body(stored.header, stored.body))
         rebuild = rebuild or self._guard.is_memory(stored.header)
         self.hand_on(stored, messages, remaining_ms, rebuild=rebuild)
 

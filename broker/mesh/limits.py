@@ -48,6 +48,9 @@ REPLAYED_MS: Final = 60_000
 """What is stamped so far before the present, or before the end of its lifetime, is yesterday's. A device without time
 learns it from its first neighbour; only what it said before is stamped in the past. Guess."""
 
+REFUSED_ORIGINS_MAX: Final = 32
+"""Devices whose messages that are not theirs to say are counted by name. As many as a person reads. Guess."""
+
 # What is remembered
 STREAMS_MAX: Final = 20_000
 """(origin, lane) pairs: 2,000 devices with every lane in use. About 300 bytes each."""

@@ -4,7 +4,8 @@ Decides what a restarted device knows at once: its positions, its retained map, 
 was known to hold, which wait in the log for a link. Where the relay log is on disk, the bundles of others are in the
 log again, too, and the floors stand as deep as what is held is complete. A stored bundle that does not decode is passed
 over and counted. Own bundles whose tags are of other keys than today's, or have none, get new ones; what is on the
-disk of this device is believed otherwise.
+disk of this device is believed otherwise, except what nobody else would take: from before the fleet had its identities
+there may be values that were not their origin's to say, and maps would never agree about them.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from broker.mesh.log import Stored
 from broker.mesh.tags import covered_by, sealed
 
 if TYPE_CHECKING:
+    from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.state import State
 
 __all__ = ["remember"]
 
 
-def remember(state: State, intake: Intake, restored: Restored, now_ns: int) -> None:
+def remember(state: State, intake: Intake, guard: Guard, restored: Restored, now_ns: int) -> None:
     """Fill a new mesh with what the store gave back."""
     for stream, position in restored.passed.items():
         state.settle(stream, position)
     state.changes = Changes()
     for topic, entry in restored.retained.items():
+        if not guard.may_say(entry.origin, topic, entry.payload):
+            state.changes.retained[topic] = None
+            continue
         if state.retained.merge(topic, entry) and entry.payload:
             flags = entry.qos << QOS_SHIFT | FLAG_RETAINED
             message = Message(entry.clock, flags, 0, entry.rank, topic, entry.payload)
@@ -46,17 +51,19 @@ def remember(state: State, intake: Intake, restored: Restored, now_ns: int) -> N
         if (proof := restored.proofs.get(topic)) is not None:
             state.retained.prove(topic, entry.version, proof)
     for own in restored.own:
-        _remember_own(state, intake, own, now_ns)
+        _remember_own(state, intake, guard, own, now_ns)
     for lane in sorted({own.lane for own in restored.own}):
         state.log.lower_floor((state.device, lane))
-    streams = {_remember_relayed(state, intake, relayed, now_ns) for relayed in restored.relayed}
+    streams = {
+        _remember_relayed(state, intake, guard, relayed, now_ns) for relayed in restored.relayed
+    }
     for stream in sorted(stream for stream in streams if stream is not None):
         state.log.lower_floor(stream)
         state.vector.touch(stream)
 
 
 def _remember_relayed(
-    state: State, intake: Intake, relayed: RelayedBundle, now_ns: int
+    state: State, intake: Intake, guard: Guard, relayed: RelayedBundle, now_ns: int
 ) -> tuple[str, int] | None:
     """Put a bundle into the log again; returns its stream, or None if it is of no use."""
     try:
@@ -83,11 +90,11 @@ def _remember_relayed(
         state.vector.touch(lost)
     remaining_ms = stored.remaining_ms(now_ns)
     if remaining_ms:
-        intake.hand_on(stored, messages, remaining_ms, rebuild=True)
+        intake.hand_on(stored, guard.allowed(header, messages), remaining_ms, rebuild=True)
     return header.stream
 
 
-def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> None:
+def _remember_own(state: State, intake: Intake, guard: Guard, own: OwnBundle, now_ns: int) -> None:
     try:
         header = decode_header(own.head)
         messages = decode_body(header, own.body)
@@ -108,4 +115,4 @@ def _remember_own(state: State, intake: Intake, own: OwnBundle, now_ns: int) -> 
     state.kept[header.stream].accept(stored)
     remaining_ms = stored.remaining_ms(now_ns)
     if remaining_ms:
-        intake.hand_on(stored, messages, remaining_ms, rebuild=True)
+        intake.hand_on(stored, guard.allowed(header, messages), remaining_ms, rebuild=True)

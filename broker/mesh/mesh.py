@@ -53,13 +53,13 @@ from broker.mesh.memory import remember
 from broker.mesh.pace import Pace
 from broker.mesh.peer import Peer
 from broker.mesh.retained import Entry, RetainedMap
-from broker.mesh.state import State, Statistics
+from broker.mesh.state import State
 from broker.mesh.streams import KeptStream
 from broker.mesh.tree import Tree
 from broker.mesh.unicast import Unicast, check_unicast
 
 if TYPE_CHECKING:
-    from broker.mesh.state import Choice
+    from broker.mesh.state import Choice, Statistics
     from broker.mesh.tags import Seals
 
 __all__ = ["Mesh"]
@@ -101,7 +101,7 @@ class Mesh:
         self._next_tick_ns = now_ns + TICK_MS * MS
         self.set_wall_clock(wall_ms, now_ns, synchronised=False)
         self._state.clock.pass_bound(now_ns)
-        remember(self._state, self._intake, restored, now_ns)
+        remember(self._state, self._intake, guard, restored, now_ns)
 
     # What the driver tells.
 
@@ -385,20 +385,7 @@ class Mesh:
 
     def statistics(self) -> Statistics:
         """What was counted so far."""
-        state = self._state
-        return Statistics(
-            device=state.device,
-            incarnation=state.origin.incarnation,
-            joining=state.joining,
-            counters={**dict(sorted(state.counters.items())), "wants": state.repair.wants},
-            refused_tags=dict(sorted(state.refused_tags.items())),
-            flights=len(state.flights),
-            streams=len(state.kept) + len(state.fresh),
-            log_bundles=len(state.log),
-            log_bytes=state.log.size_bytes,
-            retained=state.retained.live,
-            peers=tuple(state.peers[name].statistics() for name in sorted(state.peers)),
-        )
+        return self._state.statistics()
 
     # Inside.
 

@@ -200,6 +200,8 @@ class Reconciler:
             if seals is not None and seals.carries_authority(topic):
                 state.counters["retained_unproven"] += 1
                 continue
+            if not self._guard.may_say(origin, topic, payload):
+                continue
             message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
             self._take(peer, origin, message)
 
@@ -220,6 +222,8 @@ class Reconciler:
         said = [message for message in messages if message.retained and message.topic == topic]
         if not said:
             raise FrameInvalid("a bundle that does not say the value that it is to prove")
+        if not self._guard.may_say(header.origin, topic, said[-1].payload):
+            return
         stored = Stored(header, head, body, None, SERVED)
         self._take(peer, header.origin, said[-1], stored)
 

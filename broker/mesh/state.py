@@ -35,6 +35,7 @@ from broker.mesh.limits import (
 from broker.mesh.log import Log
 from broker.mesh.origin import Origin
 from broker.mesh.rebuild import Rebuild
+from broker.mesh.refusals import Refusals
 from broker.mesh.repair import Repair
 from broker.mesh.retained import Proof, RetainedMap
 from broker.mesh.routes import Routes
@@ -78,6 +79,9 @@ class Statistics:
     counters: dict[str, int]
     refused_tags: dict[str, int]
     """By reason: bundles whose tags do not count here, brought by neighbours that could not know."""
+    refused_messages: dict[str, int]
+    """By origin: messages that were not its to say."""
+    last_refused_message: str
     flights: int
     """Own unicast bundles under way."""
     streams: int
@@ -134,6 +138,7 @@ class State:
         self.counters: Counter[str] = Counter()
         self.refused_tags: Counter[str] = Counter()
         """By reason: bundles that were dropped for their tags, where no neighbour was to blame."""
+        self.refusals = Refusals()
         self.waiting_bytes = 0
         self.backlog_bytes = 0
         """Queued for the slowest neighbour that still reads."""
@@ -253,3 +258,21 @@ class State:
         if messages:
             self.counters["rebuilt" if rebuild else "delivered"] += len(messages)
             self.events.append(Deliver(origin, incarnation, messages, rebuild))
+
+    def statistics(self) -> Statistics:
+        """What was counted so far."""
+        return Statistics(
+            device=self.device,
+            incarnation=self.origin.incarnation,
+            joining=self.joining,
+            counters={**dict(sorted(self.counters.items())), "wants": self.repair.wants},
+            refused_tags=dict(sorted(self.refused_tags.items())),
+            refused_messages=dict(sorted(self.refusals.by_origin.items())),
+            last_refused_message=self.refusals.last,
+            flights=len(self.flights),
+            streams=len(self.kept) + len(self.fresh),
+            log_bundles=len(self.log),
+            log_bytes=self.log.size_bytes,
+            retained=self.retained.live,
+            peers=tuple(self.peers[name].statistics() for name in sorted(self.peers)),
+        )

@@ -19,7 +19,7 @@ from broker.mesh.bundle import TAG_HEAD_BYTES, Header, encode_header
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message
 
-__all__ = ["CONTROL_LANES", "Fault", "Seals", "TagInvalid", "covered_by", "sealed"]
+__all__ = ["CONTROL_LANES", "Fault", "Ruling", "Seals", "TagInvalid", "covered_by", "sealed"]
 
 CONTROL_LANES: Final = 2
 """Lanes below it, those of priority 0, carry authority: their tags are such as no relay can make."""
@@ -42,8 +42,18 @@ class Fault(NamedTuple):
     """The key whose certificate is missing here; 0: none is."""
 
 
+class Ruling(NamedTuple):
+    """Of a genuine bundle in which something is said that does not count."""
+
+    misplaced: str
+    """A topic that needs a lane whose tags are stronger: nothing of the bundle counts. Empty: there is none."""
+    allowed: list[Message]
+    refused: list[Message]
+    """What is not its origin's to say; the rest counts."""
+
+
 class Seals(Protocol):
-    """Makes and checks tags."""
+    """Makes and checks tags, and knows who may say what."""
 
     def seal(self, lane: int, covered: bytes, body: bytes) -> tuple[int, bytes]:
         """Kind and bytes of the tag of an own bundle."""
@@ -57,8 +67,19 @@ class Seals(Protocol):
         """What is wrong with a bundle that came. An empty body was left out, since it has expired."""
         ...
 
-    def check_messages(self, header: Header, messages: list[Message]) -> str | None:
-        """What is wrong with messages whose bundle is genuine: some topics need a lane whose tags are stronger."""
+    def rule(self, header: Header, messages: list[Message]) -> Ruling | None:
+        """What of a genuine bundle does not count; None: all of it does.
+
+        The same on every device, whatever it knows of the origin, or retained maps would never agree.
+        """
+        ...
+
+    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+        """Whether a retained value may be its origin's. The same on every device, too."""
+        ...
+
+    def proves(self, lane: int) -> bool:
+        """Whether tags of a lane are believed only where nobody but the origin can make them."""
         ...
 
     def carries_authority(self, topic: str) -> bool:

@@ -234,12 +234,12 @@ class Unicast:
         elif expired:
             state.counters["expired"] += header.messages
         else:
-            self._deliver(stored, now_ns)
+            self._deliver(link.name, stored, now_ns)
             window.add(number)
         state.routes.copy(header.origin, link.name)
         link.say(Ack(*header.flight, expired, 1))
 
-    def _deliver(self, stored: Stored, now_ns: int) -> None:
+    def _deliver(self, peer: str, stored: Stored, now_ns: int) -> None:
         state, header = self._state, stored.header
         try:
             messages = decode_body(header, stored.body)
@@ -247,7 +247,7 @@ class Unicast:
             raise FrameInvalid(str(error)) from None
         if any(message.retained for message in messages):
             raise FrameInvalid("unicast that claims to be retained")
-        self._guard.check_messages(header, messages)
+        messages = self._guard.admit(peer, header, messages, now_ns)
         state.clock.observe(header.clock, now_ns)
         state.deliver(header.origin, header.incarnation, messages)
 

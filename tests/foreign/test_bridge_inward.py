@@ -1,6 +1,7 @@
 """A bridge's inward half without a broker: what is taken, when it is acknowledged."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -8,6 +9,7 @@ from broker import bridge_inward
 from broker.bridge_inward import INCOMING_MAX, Filter, Inward
 from broker.embedded import packets
 from broker.errors import MalformedPacket, Refused, StoreFailed
+from broker.permissions import client_may
 from tests.node.fleet import until
 
 
@@ -74,7 +76,8 @@ class Wire:
 
 def parts(*, plain=False, subscribed=True):
     mesh, out, wire = Mesh(), Out(), Wire()
-    inward = Inward((Filter("#", 1),), mesh, out, 7)
+    may_write = partial(client_may, device="a", client=None, secured=True)
+    inward = Inward((Filter("#", 1),), mesh, out, 7, may_write)
     inward.open(wire, plain=plain, subscribed=subscribed)
     return mesh, out, wire, inward
 
@@ -181,6 +184,19 @@ def test_what_the_mesh_cannot_carry_is_acknowledged_and_counted(topic, payload):
         await until(lambda: wire.acknowledged == [1], "the acknowledgement")
         assert mesh.published == []
         assert inward.counters["in_ignored"] == 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("topic", ["count/b/cars", "model/occupancy", "call/a/door/c/1"])
+def test_nobody_behind_a_bridge_speaks_for_another_device_or_an_operator(topic):
+    async def story():
+        mesh, _, wire, inward = parts()
+        come(inward, f"flock/v1/town/{topic}", b"1", 1)
+        come(inward, "flock/v1/town/count/a/machines", b"1", 2)
+        await until(lambda: wire.acknowledged == [1, 2], "the acknowledgements")
+        assert [topic for topic, *_ in mesh.published] == ["flock/v1/town/count/a/machines"]
+        assert inward.counters["in_forbidden"] == 1
 
     asyncio.run(story())
 

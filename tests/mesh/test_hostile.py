@@ -110,7 +110,7 @@ def test_nothing_grows_while_a_hostile_neighbour_talks(small, budget, only):
 def test_nothing_grows_while_a_device_of_the_fleet_tags_whatever_it_makes_up(
     small, monkeypatch, tmp_path, strength, only
 ):
-    monkeypatch.setattr("broker.seals.ORDINARY_MAX", 20)
+    monkeypatch.setattr("broker.permissions.KNOWN_TOPICS_MAX", 20)
     monkeypatch.setattr("broker.mesh.vouching.PARKED_MAX", 20)
     monkeypatch.setattr("broker.mesh.vouching.WHO_ASKED_MAX", 20)
     fleet, stranger = Fleet(tmp_path), Fleet(tmp_path / "stranger", "other")

@@ -81,7 +81,7 @@ def test_a_dishonest_relay_gives_no_value_that_carries_authority(dishonest):
 def test_a_proof_that_proves_nothing_is_a_bad_frame(dishonest, spoil):
     it = dishonest
     it.network.publish("a", CONTROL, b"up", qos=1, priority=0)
-    it.network.publish("r", CONTROL, b"seen", qos=1, priority=0)
+    it.network.publish("r", CONTROL.replace("/a", "/r"), b"seen", qos=1, priority=0)
     it.network.run(200)
     own, relays = it.made["a"], it.made["r"]
     retained = {"topic": CONTROL, "retained": True}
