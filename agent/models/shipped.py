@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from agent.errors import ModelMissing
 from agent.messages import Model
+from agent.models.limits import MODEL_BYTES_MAX
 
 __all__ = ["ModelFiles"]
-
-MODEL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Several times the largest model that an Edge TPU device runs; bounds what is read into memory."""
 
 
 class _Row(msgspec.Struct, frozen=True):
