@@ -61,7 +61,6 @@ class Intake:
             hops = min(hops + 1, SERVED - 1)
         else:
             state.peers[peer].served_ns = now_ns
-            state.repair.note_served(header.stream, header.position, now_ns)
         if self._known(peer, header, hops) if kept else self._seen(peer, header, hops):
             return
         guard = self._guard
@@ -160,7 +159,7 @@ class Intake:
             state.hear_of(header.origin, header.incarnation)
             state.clock.observe(header.clock, now_ns)
             if stored.hops == SERVED:
-                state.repair.note_filled(header.stream)
+                state.repair.note_served(header.stream, header.position, now_ns)
             state.log_add(stored)
             self._tree.first(peer, stored)
             self._tree.forward(stored, now_ns, but=peer)

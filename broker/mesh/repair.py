@@ -70,6 +70,7 @@ class _Hole:
         "graft",
         "hopeless_ns",
         "position",
+        "searched_upto",
         "served_upto",
         "source",
     )
@@ -87,6 +88,8 @@ class _Hole:
         """Where the stream stood when it was asked for."""
         self.served_upto = START
         """What was asked for has come up to here; what still misses before it was lost on the way."""
+        self.searched_upto = START
+        """Up to here everything was asked for while something before it was, which is given up."""
         self.fruitless: Counter[str] = Counter()
         """By neighbour: requests that brought nothing."""
         self.hopeless_ns: int | None = None
@@ -150,17 +153,14 @@ class Repair:
         hole.source = source
 
     def note_served(self, stream: Stream, position: Position, now_ns: int) -> None:
-        """Something that was asked for has come; answers come in order."""
+        """Something that was asked for has come and was news: there is hope for the rest. Answers come in order."""
         hole = self._holes.get(stream)
-        if hole is not None and position > hole.served_upto:
+        if hole is None:
+            return
+        hole.hopeless_ns = None
+        if position > hole.served_upto:
             hole.served_upto = position
             hole.due_ns = min(hole.due_ns, now_ns + WANT_DELAY_MS * MS)
-
-    def note_filled(self, stream: Stream) -> None:
-        """What was asked for has come and was news: there is hope for the rest."""
-        hole = self._holes.get(stream)
-        if hole is not None:
-            hole.hopeless_ns = None
 
     def note_behind(
         self, peer: Peer, streams: Iterable[Stream], now_ns: int, *, at_once: bool
@@ -226,9 +226,8 @@ class Repair:
             loss = self._loss(stream, hole, position, ahead, now_ns)
             if loss is not None:
                 todo.lost.append((stream, loss))
-                hole.due_ns = now_ns
-                # Behind it there may be another hole, which a neighbour that gives up now can fill.
-                hole.hopeless_ns = now_ns - (GAP_AWAY_MS - GAP_WAIT_MS) * MS
+                hole.due_ns, hole.hopeless_ns = now_ns, None
+                hole.searched_upto = max(hole.searched_upto, hole.asked_upto)
                 continue
             self._ask(stream, hole, position, ahead, now_ns, todo)
         return todo
@@ -370,7 +369,9 @@ class Repair:
             return None
         if hole.hopeless_ns is None:
             hole.hopeless_ns = now_ns
-        patience_ms = GAP_WAIT_MS if stream[0] in ahead else GAP_AWAY_MS
+        # A neighbour that gives up a hole before this one at the same time needs some, too, to fill this one.
+        sure = stream[0] in ahead or position < hole.searched_upto
+        patience_ms = GAP_WAIT_MS if sure else GAP_AWAY_MS
         if now_ns - hole.hopeless_ns < patience_ms * MS:
             return None
         floors = [held for _, held in ahead.values()]

@@ -108,7 +108,12 @@ class KeptStream:
         return self.waiting[min(self.waiting)] if self.waiting else None
 
     def holes(self, upto: Position, at_most: int) -> list[tuple[Position, Position]]:
-        """What is missing up to a position, as (after, up to), between what waits; the nearest first."""
+        """What is missing up to a position, as (after, up to), between what waits; the nearest first.
+
+        What lies behind all that waits is not, while there is no room for it.
+        """
+        if len(self.waiting) >= WAITING_BUNDLES_MAX:
+            upto = min(upto, max(self.waiting))
         waiting = (self.waiting[position] for position in sorted(self.waiting))
         return holes_between(waiting, self.position, upto)[:at_most]
 

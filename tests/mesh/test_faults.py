@@ -326,3 +326,38 @@ def test_what_neighbours_hold_leaves_the_disk_when_it_is_much(monkeypatch):
     network.partition([("a", "b")])
     publish_all(network, "a", [b"x%d" % n for n in range(50)], 3_000)
     assert len(network.devices["a"].disk._content.own) >= 58
+
+
+def test_what_there_is_no_room_for_behind_a_hole_is_not_fetched_again_and_again(monkeypatch):
+    monkeypatch.setattr("broker.mesh.streams.WAITING_BUNDLES_MAX", 4)
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    publish_all(network, "a", [b"past"], 500)
+    network.partition([("b", "c")])
+    publish_all(network, "a", numbered(20), 100)
+    network.kill("a")
+    state = network.devices["b"].running._state
+    for _ in range(3):
+        state.vector.touch(state.log._evict_oldest())
+    network.heal()
+    network.run(14_000)
+    assert news(network, "c") == [b"past"]
+    assert state.peers["c"].bundles_out < 10 * 20
+    network.run(10_000)
+    assert news(network, "c") == [b"past", *numbered(20)[2:]]
+
+
+def test_holes_that_were_asked_for_together_are_not_waited_for_one_after_the_other():
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    publish_all(network, "a", [b"past"], 500)
+    for number in range(10):
+        network.path("a", "b").conditions = network.conditions if number % 2 else Conditions(loss=1)
+        network.publish("a", "t", b"%d" % number, qos=1)
+        network.run(1)
+    network.run(10)
+    network.kill("a")
+    network.run(45_000)
+    for name in "bc":
+        assert news(network, name) == [b"past", b"1", b"3", b"5", b"7", b"9"]
+        assert len(network.devices[name].gaps) == 5
