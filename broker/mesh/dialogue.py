@@ -239,8 +239,9 @@ class Dialogue:
             return
         if not adds_up:
             state.counters["digests_resynced"] += 1
-            peer.say_record(frame.record(frame.RESYNC, b""))
+            peer.resync(now_ns)
             return
+        peer.resync_ns = None
         if state.rebuilding:
             rows = state.rebuild.ranges(peer, now_ns)
             for want in state.repair.pages(rows):

@@ -288,6 +288,8 @@ class Mesh:
                 state.counters["suspended"] += 1
                 self._unicast.lost_by(peer.name, now_ns)
             peer.ring(now_ns)
+            if peer.resync_ns is not None and now_ns >= peer.resync_ns:
+                peer.resync(now_ns)
             self._grant(peer)
         if now_ns >= self._next_digest_ns:
             self._compare(now_ns)

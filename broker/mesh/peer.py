@@ -17,12 +17,13 @@ from broker.mesh import frame
 from broker.mesh.allowance import Allowance
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
-from broker.mesh.frame import PONG, SERVED, Hello, Ping
+from broker.mesh.frame import PONG, RESYNC, SERVED, Hello, Ping
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
     CONTROL_BYTES_MAX,
     CONTROL_RECORDS_MAX,
+    DIGEST_MS_MAX,
     FRAME_BYTES_MAX,
     LOG_BUNDLES_MAX,
     MS,
@@ -131,6 +132,8 @@ class Peer:
         """The stamps up to which it had been told before each of the last digests."""
         self._told_again = False
         self.digest_due = False
+        self.resync_ns: int | None = None
+        """When to ask again for digests that add up."""
         # What it asked for.
         self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
         self.serving: dict[tuple[tuple[str, int], Position], None] = {}
@@ -203,6 +206,11 @@ class Peer:
         self.told_before.clear()
         self.digest_due = True
 
+    def resync(self, now_ns: int) -> None:
+        """What it said does not add up here: ask for it again, until something comes that does."""
+        self.resync_ns = now_ns + DIGEST_MS_MAX * MS
+        self.say_record(frame.record(RESYNC, b""))
+
     def forget_heard(self, stream: tuple[str, int], position: Position) -> None:
         """A digest says that it stands here; what was only heard before, and is not more, is of no use now."""
         if self._heard and self._heard.get(stream, position) <= position:
@@ -269,7 +277,12 @@ class Peer:
         silent_ns = self.heard_ns + SILENCE_MS * MS
         if silent_ns < next_ns and not self.closing:
             next_ns = silent_ns
-        for due_ns in (self.announce_due_ns, self.exchange.recheck_ns, self.stall_ends_ns):
+        for due_ns in (
+            self.announce_due_ns,
+            self.exchange.recheck_ns,
+            self.stall_ends_ns,
+            self.resync_ns,
+        ):
             if due_ns is not None and due_ns < next_ns:
                 next_ns = due_ns
         return next_ns

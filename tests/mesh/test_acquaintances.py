@@ -8,6 +8,7 @@ from broker.mesh.limits import ACQUAINTANCES_MAX
 from broker.mesh.peer import Peer
 from broker.mesh.vector import Vector
 from sim.network import Network
+from sim.path import Conditions
 
 STREAMS = 60
 
@@ -133,3 +134,23 @@ def peer_called(name, incarnation):
     peer = Peer(name, 0)
     peer.hello = Hello(1, name, incarnation, 0, 0, heard=True)
     return peer
+
+
+def test_a_digest_that_does_not_add_up_is_asked_for_until_one_does(said):
+    network = acquainted()
+    a, b = (network.devices[name].running for name in "ab")
+    a._next_digest_ns = b._next_digest_ns = 1 << 62
+    b._state.peers["a"].theirs_hash ^= 1  # as if a digest had been lost
+    network.path("b", "a").conditions = Conditions(loss=1.0)
+    a._state.peers["b"].digest_due = True
+    network.turn("a")
+    network.run(100)
+    assert b.statistics().counters["digests_resynced"]
+    network.path("b", "a").conditions = network.conditions
+    said.clear()
+    network.run(5_000)
+    assert {full for name, full, _ in said if name == "b"} == {False, True}
+    assert b._state.peers["a"].theirs_hash == a._state.vector.settle_hash()
+    said.clear()
+    network.run(10_000)
+    assert [row for row in said if row[0] == "b"] == []
