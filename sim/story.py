@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.mesh.limits import MS
 from sim.adversary import Adversary
 from sim.checkers.delivery import Delivery
+from sim.checkers.evictions import Evictions
 from sim.checkers.loss import Loss
 from sim.checkers.memory import Memory
 from sim.checkers.order import Order
@@ -112,11 +113,6 @@ class Story:
         devices = names(options.nodes)
         random = stream(options.seed, "graph")
         edges = random_graph(devices, options.degree, random)
-        ledger = self.ledger = Ledger()
-        self.sometimes = Sometimes()
-        delivery = Delivery(ledger)
-        self.stable = Stable(ledger, delivery)
-        order = Order(ledger)
         self.network = Network(
             devices,
             (),
@@ -126,12 +122,18 @@ class Story:
             recording=False,
         )
         network = self.network
+        ledger = self.ledger = Ledger()
+        self.sometimes = Sometimes()
+        evictions = Evictions(network)
+        delivery = Delivery(ledger, evictions)
+        self.stable = Stable(ledger, delivery)
+        order = Order(ledger)
         self.loss = Loss(ledger, delivery, network, tight=mix.tight)
-        self.retained = Retained(network)
+        self.retained = Retained(network, evictions)
         self.memory = Memory(network)
         self.checkers: list[Checker] = [delivery, self.loss, order, self.retained, self.memory]
         self.sometimes.watch(network)
-        network.watchers += [ledger, self.stable, *self.checkers, self.sometimes]
+        network.watchers += [ledger, evictions, self.stable, *self.checkers, self.sometimes]
         for name in devices:
             for watcher in network.watchers:
                 watcher.booted(network.now_ns, name)

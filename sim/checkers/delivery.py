@@ -1,7 +1,8 @@
 """Nothing is delivered twice as news, and nothing that was never published.
 
 Keeps what each device has heard in its life, which other checkers look at. A life ends with the disk. A power cut
-takes back what was heard since the last checkpoint, so that may be heard again. Memory (`rebuild`) is no delivery.
+takes back what was heard since the last checkpoint, so that may be heard again. So may retained values where the map
+has evicted some. Memory (`rebuild`) is no delivery.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sim.watcher import Death
 
 if TYPE_CHECKING:
     from broker.mesh.events import Deliver
+    from sim.checkers.evictions import Evictions
     from sim.ledger import Ledger
 
 __all__ = ["Delivery", "Hearing"]
@@ -42,9 +44,10 @@ class Delivery(Checker):
 
     promise = "nothing is delivered twice"
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, evictions: Evictions) -> None:
         super().__init__()
         self._ledger = ledger
+        self._evictions = evictions
         self.hearing: dict[str, Hearing] = {}
 
     def booted(self, now_ns: int, device: str) -> None:
@@ -84,7 +87,8 @@ class Delivery(Checker):
                 continue
             serial = message.serial
             if not event.rebuild:
-                if serial in hearing.news:
+                evicted = message.retained and device in self._evictions.devices
+                if serial in hearing.news and not evicted:
                     self.violated(now_ns, device, f"{serial} of {event.origin} came twice as news")
                 hearing.news.add(serial)
                 hearing.uncertain.append(serial)

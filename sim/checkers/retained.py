@@ -1,6 +1,7 @@
 """Retained values converge, deletions included; no device goes back to an older value, and nothing deleted returns.
 
-The versions that the devices of a core held when it was healed say what must win: the greatest of each topic.
+The versions that the devices of a core held when it was healed say what must win: the greatest of each topic. Nothing
+of it but agreement can be asked where a map has evicted something.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sim.watcher import Death
 if TYPE_CHECKING:
     from broker.mesh.events import Changes, Deliver
     from broker.mesh.retained import Entry
+    from sim.checkers.evictions import Evictions
     from sim.network import Network
 
 __all__ = ["Retained"]
@@ -25,9 +27,10 @@ class Retained(Checker):
 
     promise = "retained values and deletions converge"
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, evictions: Evictions) -> None:
         super().__init__()
         self._network = network
+        self._evictions = evictions
         self._seen: dict[str, dict[str, Version]] = {}
         self._expected: dict[str, Entry] = {}
 
@@ -54,7 +57,8 @@ class Retained(Checker):
                 continue
             version = (row.rank, row.clock, event.origin)
             before = seen.get(row.topic, (0, 0, ""))
-            if version < before or (version == before and not event.rebuild):
+            back = version < before or (version == before and not event.rebuild)
+            if back and device not in self._evictions.devices:
                 text = f"{row.topic} went from {before} to {version}"
                 self.violated(now_ns, device, text)
             seen[row.topic] = version
@@ -78,7 +82,7 @@ class Retained(Checker):
         now_ns = self._network.now_ns
         for name in self.differing(core):
             self.violated(now_ns, name, f"values differ from those of {core[0]}")
-        if any(self._evicted(name) for name in core):
+        if not self._evictions.devices.isdisjoint(core):
             return
         for name in core:
             held = dict(self._network.devices[name].running.retained.items())
@@ -93,7 +97,3 @@ class Retained(Checker):
                     and entry[:3] < best[:3]
                 ):
                     self.violated(now_ns, name, f"{topic} was deleted at {best[:3]} and is back")
-
-    def _evicted(self, name: str) -> int:
-        mesh = self._network.devices[name].running
-        return mesh.statistics().counters.get("retained_evicted", 0)
