@@ -258,6 +258,10 @@ class FleetSeals:
         """Whether what is said on a topic is believed only with the tag of a control lane."""
         return carries_authority(topic)
 
+    def needs_proof(self, topic: str) -> bool:
+        """Whether a retained value that a neighbour gives is believed only in the bundle of its origin."""
+        return self._strength is Strength.SIGNED or carries_authority(topic)
+
     def certificate(self, signer: int) -> bytes | None:
         """The certificate of a key, to be handed on; None: it is not known."""
         known = self._signers.get(signer)

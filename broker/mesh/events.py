@@ -174,7 +174,7 @@ class Restored:
     keeps_relayed: bool = False
     """Whether the relay log is on disk."""
     proofs: dict[str, Proof] = field(default_factory=dict)
-    """By topic: the bundles of retained values that carry authority."""
+    """By topic: the bundles of retained values that are believed with a proof only."""
 
 
 class MeshFull(Exception):

@@ -253,7 +253,7 @@ class Intake:
                     else not fresh or self._is_newest(origin, m)
                 )
             ]
-            state.note_proofs(stored, wanted)
+            state.note_proofs(stored, messages)
         state.deliver(origin, header.incarnation, wanted, rebuild=rebuild)
 
     def retain(self, origin: str, message: Message, *, given: bool = False) -> bool:

@@ -75,8 +75,9 @@ RETAINED_TOPICS_MAX: Final = 20_000
 """Where a message enters. At 200 bytes each: 4 MB."""
 RETAINED_BYTES_MAX: Final = 32 * 1024 * 1024
 """The same in payload and topic bytes."""
-PROOFS_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Bundles of retained values that carry authority, kept as proofs: 400 bytes each of 20,000."""
+PROOFS_BYTES_MAX: Final = RETAINED_BYTES_MAX + 400 * RETAINED_TOPICS_MAX
+"""Bundles of retained values, kept as proofs where one is needed: the values that may enter, and 400 bytes around each.
+Beyond it a value is given to nobody until its origin says it again."""
 RETAINED_HARD_FACTOR: Final = 2
 """A merge may reach this many times the two limits above, then the oldest version goes, everywhere the same."""
 TOMBSTONE_MS: Final = 10 * 24 * 3600 * 1000
@@ -147,8 +148,9 @@ WORK_SERVED: Final = 4
 """Steps of a bundle that was asked for."""
 WORK_CERTIFICATE: Final = 1_000
 """Steps of a certificate: two signatures to verify, 0.3 ms on this machine; 4,000 in a window."""
-WORK_PROOF: Final = 16
-"""Of RECONCILE_WORK_MAX, for a retained value with its proof, whose tag is checked: 8,000 in a window, 0.6 s."""
+WORK_PROOF: Final = 3
+"""Of RECONCILE_WORK_MAX, for a retained value with its proof: a map at the hard cap in one window. One whose tag has to
+be checked takes 70 us; a neighbour can have as many bundles checked."""
 WORK_SHAPE: Final = 20
 """Steps of a graft or a prune: a lost link may regraft STREAMS_MAX origins at once, and copies prune as many."""
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024

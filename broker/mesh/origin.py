@@ -77,12 +77,15 @@ class Origin:
     def add(self, lane: int, message: Message, size: int) -> None:
         """Put a message of about `size` bytes into its lane's open bundle.
 
-        What expires and what does not never share a bundle.
+        What expires and what does not never share a bundle. A retained value that needs a proof has one to itself: the
+        bundle is handed on with the value for as long as it stands.
         """
         bundle = self._open.get(lane)
         lifetime_ms = message.lifetime_ms
+        alone = message.retained and self._seals is not None and self._seals.proves(lane)
         if (
             bundle is None
+            or alone
             or bundle.size + size > BUNDLE_BYTES_MAX
             or len(bundle.messages) >= BUNDLE_MESSAGES_MAX
             or (lifetime_ms > 0) is not (bundle.lifetime_ms > 0)
@@ -93,6 +96,8 @@ class Origin:
         bundle.messages.append(message)
         bundle.size += size
         bundle.lifetime_ms = max(bundle.lifetime_ms, lifetime_ms)
+        if alone:
+            self._full.append((lane, self._open.pop(lane)))
 
     def seal(self, positions: dict[int, Position], now_ns: int) -> list[Sealed]:
         """Close all open bundles; `positions` says where each own stream stands."""

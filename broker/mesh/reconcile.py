@@ -12,9 +12,10 @@ once, as a bundle would.
 An entry that a neighbour lacks and that is below its floor is not given but challenged: see `horizon.py`.
 
 What a neighbour lacks is judged by the floor that came in the same record, so records that overtake each other do no
-harm. A neighbour that lies costs RECONCILE_WORK_MAX steps per window, told and counted beyond. It can give values as
-any publisher can, and by claiming to lack them it can delete those that are older than the horizon and whose origin is
-gone.
+harm. A neighbour that lies costs RECONCILE_WORK_MAX steps per window, told and counted beyond. Where values are
+believed with a proof only (`Seals.needs_proof`), it can give what their origins have said; others it can make up, in
+the name of those that may say them. By claiming to lack them it can delete those that are older than the horizon and
+whose origin is gone.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ from broker.mesh.limits import (
 from broker.mesh.log import Stored
 from broker.mesh.ranges import DIGITS, HASH_MASK, WIDTH, contains
 from broker.mesh.streams import START
-from broker.mesh.tags import CONTROL_LANES
 
 if TYPE_CHECKING:
     from broker.mesh.frame import Digest
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.ranges import Range
-    from broker.mesh.retained import Entry, Row
+    from broker.mesh.retained import Entry, Row, Version
     from broker.mesh.state import State
 
 __all__ = ["Reconciler"]
@@ -197,7 +197,7 @@ class Reconciler:
                 raise FrameInvalid("retained value outside its limits")
         state, seals = self._state, self._state.seals
         for topic, payload, qos, rank, clock, origin in rows:
-            if seals is not None and seals.carries_authority(topic):
+            if seals is not None and seals.needs_proof(topic):
                 state.counters["retained_unproven"] += 1
                 continue
             if not self._guard.may_say(origin, topic, payload):
@@ -209,37 +209,45 @@ class Reconciler:
         """Take a value as its origin said it. The rest of its bundle may have been deleted since."""
         try:
             header = decode_header(head)
-            if header.to or header.lifetime_ms or header.lane >= CONTROL_LANES or not body:
+            if header.to or header.lifetime_ms or not self._guard.proves(header.lane) or not body:
                 raise FrameInvalid("a bundle that proves no retained value")
-            again = frame.body_of(Proofs([(topic, head, body)]))
-            if not self._guard.is_genuine(
-                peer.name, frame.PROOFS, again, header, head, body, now_ns
-            ):
-                return
             messages = decode_body(header, body)
         except BundleInvalid as error:
             raise FrameInvalid(str(error)) from None
         said = [message for message in messages if message.retained and message.topic == topic]
         if not said:
             raise FrameInvalid("a bundle that does not say the value that it is to prove")
-        if not self._guard.may_say(header.origin, topic, said[-1].payload):
+        message, origin, guard = said[-1], header.origin, self._guard
+        version = (message.rank, message.clock, origin)
+        held, proof = self._state.retained.get(topic), self._state.retained.proof(topic)
+        if held is not None and (held.version, proof is not None) >= (version, True):
+            # What is no news changes nothing, and a tag costs more to check than all else together.
+            self._settle(peer, topic, version)
             return
-        stored = Stored(header, head, body, None, SERVED)
-        self._take(peer, header.origin, said[-1], stored)
+        again = frame.body_of(Proofs([(topic, head, body)]))
+        if not guard.is_genuine(peer.name, frame.PROOFS, again, header, head, body, now_ns):
+            return
+        if guard.may_say(origin, topic, message.payload):
+            self._take(peer, origin, message, Stored(header, head, body, None, SERVED))
 
     def _take(
         self, peer: Peer, origin: str, message: Message, stored: Stored | None = None
     ) -> None:
         """Take a value that a neighbour gave, in the bundle in which it was said if there is need of it."""
         state, topic, clock = self._state, message.topic, message.clock
-        if self._intake.retain(origin, message, given=True):
-            if stored is not None:
-                state.note_proofs(stored, [message])
+        taken = self._intake.retain(origin, message, given=True)
+        if stored is not None:
+            state.note_proofs(stored, [message])
+        if taken:
             state.counters["reconciled"] += 1
             state.deliver(origin, 0, [message])
             self._pass_on(peer, topic, clock)
-        held = state.retained.get(topic)
-        if held is not None and held.version == (message.rank, clock, origin):
+        self._settle(peer, topic, (message.rank, clock, origin))
+
+    def _settle(self, peer: Peer, topic: str, version: Version) -> None:
+        """A neighbour has shown that it has this version: it need not be given what is the same here."""
+        held = self._state.retained.get(topic)
+        if held is not None and held.version == version:
             peer.exchange.entries_due.pop(topic, None)
 
     def _pass_on(self, peer: Peer, topic: str, clock: int) -> None:

@@ -40,7 +40,6 @@ from broker.mesh.repair import Repair
 from broker.mesh.retained import Proof, RetainedMap
 from broker.mesh.routes import Routes
 from broker.mesh.streams import FreshStream, KeptStream
-from broker.mesh.tags import CONTROL_LANES
 from broker.mesh.vector import Vector
 from broker.mesh.vouching import Vouching
 
@@ -230,9 +229,14 @@ class State:
             self.changes.relayed.append(RelayedBundle(stored.head, stored.body, expires))
 
     def note_proofs(self, stored: Stored, messages: list[Message]) -> None:
-        """Keep a bundle that says retained values which nobody would believe without it."""
+        """Keep a bundle that says a retained value which nobody would believe without it.
+
+        One that says more is not kept: it would cost what all in it weighs. Origins know that (`origin.py`).
+        """
         header = stored.header
-        if self.seals is None or header.lane >= CONTROL_LANES or header.lifetime_ms:
+        if self.seals is None or header.messages > 1 or header.lifetime_ms:
+            return
+        if not self.seals.proves(header.lane):
             return
         proof = Proof(stored.head, stored.body)
         for message in messages:

@@ -86,6 +86,10 @@ class Seals(Protocol):
         """Whether what is said on a topic is believed only with the tag of a control lane."""
         ...
 
+    def needs_proof(self, topic: str) -> bool:
+        """Whether a retained value that a neighbour gives is believed only in the bundle of its origin."""
+        ...
+
     def certificate(self, signer: int) -> bytes | None:
         """The certificate of a key, to be handed on; None: it is not known."""
         ...
