@@ -15,6 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from broker.crowding import PAUSE_S, Crowding
 from broker.delivered import Delivered, batch_of
 from broker.mesh.events import CloseLink, Deliver, Event, Gap, Misbehaved, Undelivered
 
@@ -71,6 +72,7 @@ class Turn:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._eased = asyncio.Event()
+        self._crowding = Crowding()
         self._events: list[Event] = []
         self.closed = False
         """Whether there are turns no more."""
@@ -90,7 +92,11 @@ class Turn:
         """End this turn with a flush."""
         if not self.due and not self.closed:
             self.due = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            loop = asyncio.get_running_loop()
+            if self._crowding.pauses:
+                loop.call_later(PAUSE_S, self._flush_if_due)
+            else:
+                loop.call_soon(self._flush_if_due)
 
     async def ease(self) -> None:
         """Return when no neighbour that reads is far behind, or at the end."""
@@ -121,7 +127,7 @@ class Turn:
         self._route()
         self._local.turn_ended()
         committed = self._commit()
-        self._hand_out()
+        messages = self._hand_out()
         self._broker.flush(
             committed=committed,
             pressed=self._mesh.pressed,
@@ -131,8 +137,13 @@ class Turn:
         (self._eased.clear if self._mesh.pressed and not self.closed else self._eased.set)()
         if not self.closed:
             self._arm(now_ns)
+        self._crowding.turn_ended(now_ns, time.monotonic_ns(), messages)
 
     # Inside.
+
+    def _flush_if_due(self) -> None:
+        if self.due:  # a timer's turn may have come before
+            self.flush()
 
     def _route(self) -> None:
         """Give MQTT sessions what was delivered, so that theirs is stored with the position that passed it."""
@@ -147,11 +158,14 @@ class Turn:
             self._broker.changes_lost()
         return committed
 
-    def _hand_out(self) -> None:
+    def _hand_out(self) -> int:
+        """Give programs of this process what happened. Returns how many messages were delivered."""
         events, self._events = self._events, []
+        delivered = 0
         for event in events:
             match event:
                 case Deliver():
+                    delivered += len(event.messages)
                     self._deliver(event)
                 case CloseLink():
                     self._troubles.link_closed(event)
@@ -164,6 +178,7 @@ class Turn:
                         callback(event)
                 case Misbehaved(peer, reason):
                     self._troubles.problem(f"bad frame from {peer}: {reason}")
+        return delivered
 
     def _deliver(self, event: Deliver) -> None:
         if not self._subscribers:
