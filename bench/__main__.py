@@ -29,6 +29,7 @@ NAMES: Final = (
     "durability",
     "broker",
     "tags",
+    "attacks",
 )
 
 

@@ -10,6 +10,7 @@ Checks count, order and final state of every window; loss or disorder is told, n
 
 from __future__ import annotations
 
+import functools
 import time
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -27,29 +28,35 @@ if TYPE_CHECKING:
 
     from bench.stamps import Stamps
 
-__all__ = ["OBSERVER", "SITE", "Reducer", "updates", "versions_problem"]
+__all__ = ["FORGED", "OBSERVER", "SITE", "Reducer", "updates", "version_of", "versions_problem"]
 
 SITE: Final = "city"
 OBSERVER: Final = "j-0-0"
+FORGED: Final = "home/forged"
+"""On which a dishonest relay forges, so that its bundles take no true one's place."""
 OBSTACLES: Final = 1_000
 """In sight of one observer's many cameras; twice what a device says of at most."""
 TTL_MS: Final = 600_000
 """No update expires within a window."""
 
 _APPROACHES: Final = ("north", "east", "south", "west")
-_TOPICS: Final = [
-    obstacle_topic(site=SITE, device=OBSERVER, obstacle=f"veh-{number}")
-    for number in range(OBSTACLES)
-]
 
 
-def updates(first: int, count: int) -> list[tuple[str, bytes]]:
+@functools.cache
+def _topics(observer: str) -> list[str]:
+    return [
+        obstacle_topic(site=SITE, device=observer, obstacle=f"veh-{number}")
+        for number in range(OBSTACLES)
+    ]
+
+
+def updates(first: int, count: int, observer: str = OBSERVER) -> list[tuple[str, bytes]]:
     """Updates `first` to `first + count - 1`: topic and payload."""
     at_ms = time.time_ns() // 1_000_000
-    random = Random(first)
+    random, topics = Random(first), _topics(observer)
     return [
         (
-            _TOPICS[number % OBSTACLES],
+            topics[number % OBSTACLES],
             encode(
                 Obstacle(
                     kind="stopped-vehicle",
@@ -70,12 +77,17 @@ class _Version(msgspec.Struct):
     version: int
 
 
-_version: Final = msgspec.json.Decoder(_Version).decode
+_decode: Final = msgspec.json.Decoder(_Version).decode
+
+
+def version_of(payload: bytes) -> int:
+    """Which update a payload is: its number and one."""
+    return _decode(payload).version
 
 
 def versions_problem(payloads: list[bytes], first: int, count: int) -> str | None:
     """What is wrong with these payloads, which should be `count` updates from `first` on, in order."""
-    versions = [_version(payload).version for payload in payloads]
+    versions = [version_of(payload) for payload in payloads]
     if versions == list(range(first + 1, first + count + 1)):
         return None
     different = len(set(versions))

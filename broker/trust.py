@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -153,6 +154,9 @@ class Trust:
         self._signed_ms = 0
         """When the authority signed the newest certificate that this device has seen."""
         self._last_refused = ""
+        self._told_s: dict[str, float] = {}
+        self._neighbours: dict[str, None] = {}
+        """Addresses at which devices of the fleet are, the newest last."""
         self._read_revoked()
         self.certificate = self._load(directory / CERTIFICATE_FILE)
 
@@ -225,6 +229,13 @@ class Trust:
             NotAdmitted: The certificate does not count. It is counted.
         """
         try:
+            return self._admit(fields, where)
+        except NotAdmitted:
+            self._neighbours.pop(where, None)
+            raise
+
+    def _admit(self, fields: Mapping[str, Any] | None, where: str) -> Holder:
+        try:
             certificate = read_certificate(fields)
         except CertificateInvalid as error:
             raise self._refuse(str(error), where) from None
@@ -249,10 +260,20 @@ class Trust:
         name, role = holder.identity.name, holder.identity.role
         if role is not Role.DEVICE or name != peer:
             raise self._refuse("in another's name", f"{role} {name} at {where} as {peer}")
+        self._neighbours.pop(where, None)
+        self._neighbours[where] = None
+        if len(self._neighbours) > _NEIGHBOURS_MAX:
+            del self._neighbours[next(iter(self._neighbours))]
         return holder
+
+    def knows_neighbour_at(self, where: str) -> bool:
+        """Whether a device of the fleet was met at an address, and nobody there had a bad certificate since."""
+        return where in self._neighbours
 
     def refuse_handshake(self, error: Exception, where: str) -> None:
         """Count somebody that TLS turned away."""
+        if isinstance(error, ssl.SSLError):
+            self._neighbours.pop(where, None)
         self._refuse(explain(error), where)
 
     def refuse_plain_link(self, where: str) -> NotAdmitted:
@@ -263,11 +284,12 @@ class Trust:
         known = reason in self._refused or len(self._refused) < _REASONS_MAX
         self._refused[reason if known else "other reasons"] += 1
         error = NotAdmitted(reason, who)
-        if (
-            str(error) != self._last_refused
-        ):  # a neighbour tries twice a second, for as long as it likes
-            logger.info("not let in: %s", error)
         self._last_refused = str(error)
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(reason, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            # Whoever is refused tries again for as long as it likes, and from as many addresses as it likes.
+            self._told_s[reason if known else "other reasons"] = now_s
+            logger.info("not let in: %s", error)
         return error
 
     # What changes.
@@ -374,6 +396,10 @@ class Trust:
 
 _REASONS_MAX: Final = 32
 """Different reasons that are counted by name; a certificate of the fleet can be wrong in a dozen ways."""
+_NEIGHBOURS_MAX: Final = 256
+"""Addresses of neighbours that are remembered: as many as an address book holds."""
+_TELL_AGAIN_S: Final = 60.0
+"""A reason is logged once in this time: a flood of strangers must not fill a disk. All are counted."""
 
 
 def explain(error: Exception) -> str:

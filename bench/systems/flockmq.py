@@ -37,6 +37,7 @@ class Holder:
     """Holds a node with the defaults of `flockmq run`, on a free port."""
 
     node: Node
+    trust: Trust | None = None
 
     async def start_node(
         self,
@@ -49,9 +50,9 @@ class Holder:
         """Start; returns the port that neighbours dial. With the folder of an identity that is by mutual TLS."""
         tls = None
         if identity is not None:
-            trust = Trust(Path(identity), system_moment)
-            seals = trust.seals(Strength(tags)) if tags is not None else None
-            tls = TlsAt(trust, "127.0.0.1", 0, seals)
+            self.trust = Trust(Path(identity), system_moment)
+            seals = self.trust.seals(Strength(tags)) if tags is not None else None
+            tls = TlsAt(self.trust, "127.0.0.1", 0, seals)
         self.node = Node(
             device,
             Store(Path(state)),

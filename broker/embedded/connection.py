@@ -181,6 +181,7 @@ class Connection(Wire):
         if allowed.holder is not None and claimed_device(self.name) is None:
             # A client id is of one's own choice: nobody takes another member's session over by it.
             self.name += f"@{allowed.holder.identity.name}"
+        self._wires.admitted(self)
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
         self._session.holder = allowed.holder

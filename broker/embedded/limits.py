@@ -75,6 +75,19 @@ class Limits:
     handshake_s: float = 10.0
     # At once. Each holds some 50 KB; beyond it the oldest goes, which is hardly an honest one.
     handshakes_max: int = 64
+    # That begin, of all addresses together, evenly spread. On a Pi a handshake takes 4 ms (guess;
+    # 0.8 ms on an x86 server, measured), so that this is a fifth of a core, and what it holds up is
+    # held up for one handshake.
+    handshakes_per_s: float = 50.0
+    # Connections that wait for theirs: a file descriptor each. As many as have their turn in 2.5 s,
+    # after which most clients give up and try again.
+    guests_max: int = 128
+    # Connections beyond `connections_max` that only neighbours may have: as many as links
+    # (`links.py`), so that clients never take all places.
+    neighbours_max: int = 64
+    # Connected and without CONNECT, of each listener; beyond it the oldest goes. A client says
+    # CONNECT with its first packet.
+    strangers_max: int = 128
     # MQTT 3.1.1 section 3.1.2.10.
     keep_alive_factor: float = 1.5
 

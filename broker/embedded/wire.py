@@ -46,16 +46,41 @@ class Wires:
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self._one_gone = asyncio.Event()
+        # Without CONNECT, by whether they came by TLS; the oldest first.
+        self._strangers: dict[bool, dict[Wire, None]] = {False: {}, True: {}}
 
-    def has_room(self, address: str, *, counted: bool = False) -> bool:
-        """Tell whether one more connection is taken; `counted`: its address' rate was asked before."""
-        if len(self.open) >= self.limits.connections_max:
+    def has_room(self, address: str, *, counted: bool = False, neighbour: bool = False) -> bool:
+        """Tell whether one more connection is taken.
+
+        `counted`: it was asked before, and its address' rate with it; `neighbour`: a device of the
+        fleet was let in from there.
+        """
+        places = self.limits.connections_max + (
+            self.limits.neighbours_max if counted or neighbour else 0
+        )
+        if len(self.open) >= places:
             return False
         return counted or self.admission.take(address, asyncio.get_running_loop().time())
+
+    def entered(self, wire: "Wire") -> None:
+        """Note a connection that has not said CONNECT yet; if there are too many, the oldest ends."""
+        self.open.add(wire)
+        strangers = self._strangers[wire.counted]
+        strangers[wire] = None
+        if len(strangers) > self.limits.strangers_max:
+            oldest = next(iter(strangers))
+            del strangers[oldest]
+            self.counters.timed_out += 1
+            oldest.drop("too many have not said CONNECT")
+
+    def admitted(self, wire: "Wire") -> None:
+        """Note that a connection has become a client's."""
+        self._strangers[wire.counted].pop(wire, None)
 
     def gone(self, wire: "Wire") -> None:
         """Let go of a connection that is no more."""
         self.open.discard(wire)
+        self.admitted(wire)
         self._one_gone.set()
 
     async def end_all(self, reason: str) -> None:
@@ -72,7 +97,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
 
     def __init__(self, wires: Wires) -> None:
         self.name = "a client without a name"
-        self.counted = False  # whether its address' rate was asked before it was made
+        self.counted = False  # whether it came by TLS, where its address' rate was asked before
         self._wires = wires
         self._limits = wires.limits
         self._counters = wires.counters
@@ -117,7 +142,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
             self._ended = True
             transport.abort()
             return
-        self._wires.open.add(self)
+        self._wires.entered(self)
         transport.set_write_buffer_limits(
             high=self._limits.unsent_bytes_high, low=self._limits.unsent_bytes_low
         )

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import ssl
+from contextlib import AsyncExitStack
 
 import pytest
 
 from broker.embedded import Limits, packets
 from tests.identity.fleet import Fleet
 
-from .harness import DEADLINE_S, running
+from .harness import DEADLINE_S, client, running, socket_to
 
 
 @pytest.fixture
@@ -18,13 +19,15 @@ def fleet(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def half_open(node, count):
+async def half_open(node, count, address="127.0.0.1"):
     """Connections that do not begin their handshake."""
+    port = node.broker.link_port
     sockets = [
-        await asyncio.open_connection("127.0.0.1", node.broker.link_port) for _ in range(count)
+        await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+        for _ in range(count)
     ]
     try:
-        yield [reader for reader, _ in sockets]
+        yield sockets
     finally:
         for _, writer in sockets:
             writer.transport.abort()
@@ -36,41 +39,135 @@ async def closed(reader):
             assert await reader.read() == b""
 
 
-async def served(fleet, node):
-    """Whether a member is served."""
-    folder = fleet.directory / "phone"
+async def ended(reader):
+    """The same after whatever was said."""
+    async with asyncio.timeout(DEADLINE_S):
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+
+
+async def served(fleet, node, name="phone", address="127.0.0.1", client_id=None):
+    """Whether a member is served, whatever address it comes from."""
+    async with member(fleet, node, name, address, client_id) as (_, code):
+        return code == 0
+
+
+@contextlib.asynccontextmanager
+async def member(fleet, node, name="phone", address="127.0.0.1", client_id=None):
+    """A member's connection, and what its CONNECT was answered with."""
+    folder = fleet.directory / name
     if not folder.exists():
-        fleet.join("phone")
+        fleet.join(name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(folder / "ca.pem")
     context.load_cert_chain(folder / "own.pem", folder / "own.key")
     context.verify_flags |= ssl.VerifyFlags(0x200000)  # as in trust.py: this fleet lives in 2030
-    reader, writer = await asyncio.open_connection("localhost", node.broker.link_port, ssl=context)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", node.broker.link_port, ssl=context, server_hostname="localhost",
+        local_addr=(address, 0),
+    )  # fmt: skip
     try:
-        writer.write(packets.encode_connect("phone", 10))
+        writer.write(packets.encode_connect(client_id or name, 10))
         async with asyncio.timeout(DEADLINE_S):
-            return (await reader.readexactly(4))[3] == 0
+            yield reader, (await reader.readexactly(4))[3]
     finally:
         writer.transport.abort()
 
 
-async def test_the_oldest_handshake_makes_room(fleet):
-    limits = Limits(handshakes_max=3)
+def hello():
+    """The first flight of a handshake."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    return outgoing.read()
+
+
+async def test_of_those_who_say_nothing_the_oldest_makes_room(fleet):
+    limits = Limits(guests_max=3)
     async with running(limits=limits, tls=fleet.tls("self")) as node, half_open(node, 5) as readers:
-        for reader in readers[:2]:
+        for reader, _ in readers[:2]:
             await closed(reader)
         assert await served(fleet, node)
-        await closed(readers[2])
-        assert not any(reader.at_eof() for reader in readers[3:])
+        await closed(readers[2][0])
+        assert not any(reader.at_eof() for reader, _ in readers[3:])
         counters = node.broker.statistics().counters
         assert (counters.handshakes_dropped, counters.connections_refused) == (3, 0)
+
+
+async def test_the_oldest_handshake_makes_room(fleet):
+    """Among those who said hello and then nothing; and a neighbour's last."""
+    limits = Limits(handshakes_max=2, handshakes_per_s=1000.0)
+    async with running(limits=limits, tls=fleet.tls("self")) as node:
+        assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")
+        async with half_open(node, 1, "127.0.0.2") as neighbour, half_open(node, 4) as readers:
+            for reader, writer in (*neighbour, *readers):
+                writer.write(hello())
+                await reader.readexactly(1)  # its handshake has begun
+            for reader, _ in readers[:3]:
+                await ended(reader)
+            assert await served(fleet, node)
+            assert node.broker.statistics().counters.handshakes_dropped == 4
+            assert not neighbour[0][0].at_eof()
+
+
+async def test_a_neighbour_has_its_turn_before_strangers(fleet):
+    """Its address is known since a device was let in from there, and no more once it was refused."""
+    limits = Limits(handshakes_per_s=0.01, guests_max=8)
+    tls = fleet.tls("self")
+    async with running(limits=limits, tls=tls) as node:
+        assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")  # takes the turn of 100 s
+        doorman = node.broker._servers["tls"].instance
+        async with half_open(node, 7) as strangers, half_open(node, 1, "127.0.0.2") as neighbour:
+            for _, writer in (*strangers, *neighbour):
+                writer.write(hello())
+            await node_until(lambda: len(doorman._lobby) == 8 and not doorman._lobby._silent)
+            async with half_open(node, 3) as late:
+                for reader, _ in late:
+                    await closed(reader)
+            doorman._next_s = 0.0
+            doorman._begin()
+            assert await neighbour[0][0].readexactly(1)
+            assert len(doorman._lobby) == 7
+    tls.trust.refuse_handshake(ssl.SSLError("CERTIFICATE_VERIFY_FAILED"), "127.0.0.2")
+    assert not tls.trust.knows_neighbour_at("127.0.0.2")
+
+
+async def node_until(condition):
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_neighbours_find_a_place_where_clients_have_taken_all(fleet):
+    limits = Limits(connections_max=2, neighbours_max=1)
+    async with running(limits=limits, tls=fleet.tls("self")) as node, AsyncExitStack() as stack:
+        assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")
+        await node_until(lambda: not node.broker.statistics().connections)
+        for number in range(2):
+            await stack.enter_async_context(client(node, f"c{number}"))
+        with pytest.raises((OSError, EOFError)):
+            await served(fleet, node)
+        assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")
+
+
+async def test_of_those_who_do_not_say_connect_the_oldest_makes_room(fleet):
+    """Those of plain MQTT among themselves: they take no place from who comes by TLS."""
+    limits = Limits(strangers_max=2)
+    async with running(limits=limits, tls=fleet.tls("self")) as node, AsyncExitStack() as stack:
+        raws = [await stack.enter_async_context(socket_to(node)) for _ in range(3)]
+        assert await raws[0].closed() == []
+        assert await served(fleet, node)
+        assert node.broker.statistics().counters.timed_out == 1
+        assert not any(raw.reader.at_eof() for raw in raws[1:])
 
 
 async def test_a_handshake_has_its_time(fleet):
     tls = fleet.tls("self")
     async with (
         running(limits=Limits(handshake_s=0.05), tls=tls) as node,
-        half_open(node, 1) as (one,),
+        half_open(node, 1) as ((one, _),),
     ):
         await closed(one)
         await node.until(lambda: tls.trust.statistics().refused)
@@ -83,7 +180,7 @@ async def test_an_address_that_comes_too_often_gets_no_handshake(fleet):
     async with running(limits=limits, tls=fleet.tls("self")) as node:
         assert await served(fleet, node)
         assert await served(fleet, node)
-        async with half_open(node, 1) as (reader,):
+        async with half_open(node, 1) as ((reader, _),):
             await closed(reader)
         assert node.broker.statistics().counters.connections_refused == 1
 
@@ -92,7 +189,7 @@ async def test_no_connection_beyond_the_limit_begins_a_handshake(fleet):
     limits = Limits(connections_max=0)
     async with (
         running(limits=limits, tls=fleet.tls("self")) as node,
-        half_open(node, 1) as (reader,),
+        half_open(node, 1) as ((reader, _),),
     ):
         await closed(reader)
         assert node.broker.statistics().counters.connections_refused == 1
@@ -102,5 +199,5 @@ async def test_the_broker_goes_down_beside_half_open_handshakes(fleet):
     limits = Limits(handshake_s=3600.0)
     async with running(limits=limits, tls=fleet.tls("self")) as node, half_open(node, 3) as readers:
         await node.broker.shutdown()
-        for reader in readers:
+        for reader, _ in readers:
             await closed(reader)

@@ -1,0 +1,1 @@
+"""Those who attack a device in `bench.attacks`: each a process of its own, paced by its processor time."""
