@@ -90,17 +90,35 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
     return all(want in {"+", level} for want, level in zip(wanted, levels, strict=False))
 
 
-@functools.lru_cache(maxsize=256)
 def topic_matcher(topic_filter: str) -> Callable[[str], object]:
-    """A test, by truth, of whether topics match a well-formed filter, as `topic_matches` says; made for many topics."""
-    head, rest = topic_filter, ""
-    if topic_filter == "#":
-        head, rest = "", ".*"
-    elif topic_filter.endswith("/#"):
-        head, rest = topic_filter[:-2], "(?:/.*)?"
-    levels = ("[^/]*" if level == "+" else re.escape(level) for level in head.split("/"))
-    visible = r"(?!\$)" if topic_filter[0] in "+#" else ""
-    return re.compile(visible + "/".join(levels) + rest, re.DOTALL).fullmatch
+    """A test, by truth, of whether topics match a well-formed filter, as `topic_matches` says; made for many topics.
+
+    Not a regular expression: to make one of a filter of 64 levels takes half a millisecond.
+    """
+    wanted = topic_filter.split("/")
+    open_ended = wanted[-1] == "#"
+    wild = next((at for at, level in enumerate(wanted) if level in {"+", "#"}), len(wanted))
+    begins = "".join(f"{level}/" for level in wanted[:wild])
+    parent = begins[:-1] if open_ended and wild == len(wanted) - 1 else None
+    slashes = len(wanted) - 1 - open_ended
+    rest = [(at, level) for at, level in enumerate(wanted) if at > wild and level not in {"+", "#"}]
+    if wild == len(wanted):
+        return topic_filter.__eq__
+
+    def matches(topic: str) -> bool:
+        if not topic.startswith(begins):
+            return topic == parent
+        more = topic.count("/") - slashes
+        if more and not (open_ended and more > 0):
+            return False
+        if not wild and topic[0] == "$":
+            return False
+        if rest:
+            levels = topic.split("/")
+            return all(levels[at] == level for at, level in rest)
+        return True
+
+    return matches
 
 
 def is_id(text: str) -> bool:
