@@ -1,8 +1,8 @@
 """`attacks`: a fleet of three, secured by default, while somebody attacks one of its devices.
 
 Devices `a`, `b` and `c` in a row, by mutual TLS with tags; each publishes obstacles and reduces those of the others.
-`b` in the middle is attacked by a process that takes a fifth of a core (`bench.attackers`), so whatever `a` and `c` hear of
-each other passes the device that is attacked. Quiet and attacked windows alternate. Watched: latency from publish to
+`b` in the middle is attacked by a process that takes a fifth of a core (`bench.attackers`), so whatever `a` and `c`
+hear of each other passes the device that is attacked. Quiet and attacked windows alternate. Watched: latency from publish to
 reduced at the devices that are not attacked, and at the one that is (99th percentile of a window, ratios of
 neighbouring windows, medians of those); the memory of `b` against what its limits allow this attack; what `b` counted.
 

@@ -7,7 +7,6 @@ Source: MQTT 3.1.1, section 4.7, and section 1.5.3 for the characters. What the 
 stands in `broker.topics`, which passes all these names on.
 """
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Final

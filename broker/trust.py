@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -154,7 +153,6 @@ class Trust:
         self._signed_ms = 0
         """When the authority signed the newest certificate that this device has seen."""
         self._last_refused = ""
-        self._told_s: dict[str, float] = {}
         self._neighbours: dict[str, None] = {}
         """Addresses at which devices of the fleet are, the newest last."""
         self._read_revoked()
@@ -284,12 +282,11 @@ class Trust:
         known = reason in self._refused or len(self._refused) < _REASONS_MAX
         self._refused[reason if known else "other reasons"] += 1
         error = NotAdmitted(reason, who)
-        self._last_refused = str(error)
-        now_s = time.monotonic()
-        if now_s - self._told_s.get(reason, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
-            # Whoever is refused tries again for as long as it likes, and from as many addresses as it likes.
-            self._told_s[reason if known else "other reasons"] = now_s
+        if (
+            str(error) != self._last_refused
+        ):  # a neighbour tries twice a second, for as long as it likes
             logger.info("not let in: %s", error)
+        self._last_refused = str(error)
         return error
 
     # What changes.
@@ -398,8 +395,6 @@ _REASONS_MAX: Final = 32
 """Different reasons that are counted by name; a certificate of the fleet can be wrong in a dozen ways."""
 _NEIGHBOURS_MAX: Final = 256
 """Addresses of neighbours that are remembered: as many as an address book holds."""
-_TELL_AGAIN_S: Final = 60.0
-"""A reason is logged once in this time: a flood of strangers must not fill a disk. All are counted."""
 
 
 def explain(error: Exception) -> str:

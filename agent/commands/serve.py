@@ -1,7 +1,7 @@
 """`flockmq run` and `flockmq broker`: start, serve until told to stop, say goodbye.
 
 SIGINT and SIGTERM stop a device cleanly; a second one does nothing more, since stopping is bounded. Logging goes to
-standard error: this program's own from INFO on, that of libraries from WARNING on.
+standard error: this program's own from INFO on, that of libraries from WARNING on, at a pace (`log_pace.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent.log_pace import LogPace
 from agent.report import NODE_TOPIC, node_report
 from broker.collector import spare
 
@@ -59,6 +60,8 @@ def set_up_logging() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogPace(time.monotonic))
     for name in ("agent", "broker"):
         logging.getLogger(name).setLevel(logging.INFO)
 

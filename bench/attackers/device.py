@@ -137,13 +137,13 @@ class Device(Holder, Part):
     def _again(self, header: Header, head: bytes, body: bytes) -> _Bundle:
         return header, head, body
 
-    def _altered(self, header: Header, head: bytes, body: bytes) -> _Bundle:
+    def _altered(self, header: Header, _: bytes, body: bytes) -> _Bundle:
         """Another body under the origin's own tag, at a position that nobody has seen."""
         header = header._replace(sequence=header.sequence + 1_000)
         body = body[:-1] + bytes((body[-1] ^ 1,))
         return header, sealed(header, body, None)[1], body
 
-    def _forged(self, header: Header, head: bytes, body: bytes) -> _Bundle:
+    def _forged(self, header: Header, _: bytes, body: bytes) -> _Bundle:
         """A bundle in another's name, on a lane that nobody measures, with this device's own tag."""
         number = next(self._numbers)
         message = Message(header.clock, 2, 0, 0, FORGED, b"%d" % number)

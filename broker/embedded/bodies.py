@@ -129,11 +129,11 @@ def parse_connect(body: bytes) -> Connect:
     return Connect(ACCEPTED, client_id, clean, keep_alive_s, will, username, password, bridge)
 
 
-def parse_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
+def parse_subscribe(body: bytes, filters_max: int) -> tuple[int, list[tuple[str, int]]]:
     """Read a SUBSCRIBE: packet id, and the filters with the QoS asked for.
 
     Raises:
-        MalformedPacket: no filter, one that is none, or a QoS that is none.
+        MalformedPacket: no filter, one that is none, or a QoS that is none; or too many.
 
     """
     packet_id = parse_packet_id(body[:2])
@@ -145,16 +145,18 @@ def parse_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
         if qos > 2:
             raise MalformedPacket(f"a subscription with QoS {qos}")
         filters.append((topic_filter, qos))
+        if len(filters) > filters_max:
+            raise MalformedPacket(f"a SUBSCRIBE with more than {filters_max} filters")
     if not filters:
         raise MalformedPacket("a SUBSCRIBE without a filter")
     return packet_id, filters
 
 
-def parse_unsubscribe(body: bytes) -> tuple[int, list[str]]:
+def parse_unsubscribe(body: bytes, filters_max: int) -> tuple[int, list[str]]:
     """Read an UNSUBSCRIBE: packet id and filters.
 
     Raises:
-        MalformedPacket: no filter, or one that is none.
+        MalformedPacket: no filter, or one that is none; or too many.
 
     """
     packet_id = parse_packet_id(body[:2])
@@ -162,6 +164,8 @@ def parse_unsubscribe(body: bytes) -> tuple[int, list[str]]:
     filters: list[str] = []
     while reader.more():
         filters.append(reader.topic_filter())
+        if len(filters) > filters_max:
+            raise MalformedPacket(f"an UNSUBSCRIBE with more than {filters_max} filters")
     if not filters:
         raise MalformedPacket("an UNSUBSCRIBE without a filter")
     return packet_id, filters

@@ -18,12 +18,14 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from broker.embedded import packets
 from broker.embedded.bodies import (
     ACCEPTED,
     REFUSED_NOT_AUTHORIZED,
+    REFUSED_UNAVAILABLE,
     Connect,
     Will,
     parse_connect,
@@ -31,7 +33,7 @@ from broker.embedded.bodies import (
     parse_unsubscribe,
 )
 from broker.embedded.exchange import Exchange
-from broker.embedded.limits import PACKET_BYTES_MAX, SUBSCRIBE_SLICE_S
+from broker.embedded.limits import PACKET_BYTES_MAX
 from broker.embedded.links import LinkPipe, claimed_device, link_peer
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
@@ -179,6 +181,14 @@ class Connection(Wire):
             self.end("not authorised")
             return
         if allowed.holder is not None and claimed_device(self.name) is None:
+            if (
+                self._exchange.connections_of(allowed.holder)
+                >= self._limits.connections_per_member_max
+            ):
+                self._counters.connections_refused += 1
+                self.write(packets.encode_connack(REFUSED_UNAVAILABLE))
+                self.end("too many connections of one member")
+                return
             # A client id is of one's own choice: nobody takes another member's session over by it.
             self.name += f"@{allowed.holder.identity.name}"
         self._wires.admitted(self)
@@ -275,9 +285,8 @@ class Connection(Wire):
     # -- the rest ------------------------------------------------------------------------------
 
     def _on_subscribe(self, session: Session, body: bytes) -> None:
-        packet_id, filters = parse_subscribe(body)
-        if len(filters) > self._limits.subscriptions_per_session_max:
-            raise MalformedPacket(f"a SUBSCRIBE with {len(filters)} filters")
+        most = self._limits.subscriptions_per_session_max
+        packet_id, filters = parse_subscribe(body, most)
         self._subscribe(session, packet_id, deque(filters), bytearray(), None)
 
     def _subscribe(
@@ -292,19 +301,17 @@ class Connection(Wire):
 
         Each looks at all retained messages, which are 20,000 at most and then take milliseconds.
         """
-        ends_s = self._loop.time() + SUBSCRIBE_SLICE_S
+        slices = self._exchange.slices
         while filters:
+            if slices.is_over():
+                self._stop_reading()
+                self._exchange.touch(session)
+                slices.later(partial(self._subscribe_on, session, packet_id, filters, codes, peer))
+                return
             topic_filter, qos = filters.popleft()
             linked = link_peer(self.name, topic_filter)
             peer = linked or peer
             codes.append(0 if linked else self._exchange.subscribe(session, topic_filter, qos))
-            if filters and self._loop.time() > ends_s:
-                self._stop_reading()
-                self._exchange.touch(session)
-                self._later = self._loop.call_soon(
-                    self._subscribe_on, session, packet_id, filters, codes, peer
-                )
-                return
         self._subscribed(session, packets.encode_suback(packet_id, bytes(codes)), peer)
 
     def _subscribe_on(
@@ -315,11 +322,10 @@ class Connection(Wire):
         codes: bytearray,
         peer: str | None,
     ) -> None:
-        self._later = None
         if self._session is not session or self._ended:
             return
         self._subscribe(session, packet_id, filters, codes, peer)
-        if self._later is None:
+        if not filters:
             self._go_on_reading()
 
     def _subscribed(self, session: Session, suback: bytes, peer: str | None) -> None:
@@ -336,7 +342,7 @@ class Connection(Wire):
         self._published = True
 
     def _on_unsubscribe(self, session: Session, body: bytes) -> None:
-        packet_id, filters = parse_unsubscribe(body)
+        packet_id, filters = parse_unsubscribe(body, self._limits.subscriptions_per_session_max)
         for topic_filter in filters:
             if self._pipe is not None and link_peer(self.name, topic_filter):
                 self.end("a link without its subscription is none")

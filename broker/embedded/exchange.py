@@ -19,13 +19,15 @@ from collections import Counter
 from collections.abc import Iterable
 
 from broker.embedded.ingress import Ingress
-from broker.embedded.limits import Limits
+from broker.embedded.limits import SUBSCRIBE_SLICE_S, Limits
 from broker.embedded.packets import FLAG_RETAIN, SUBACK_REFUSED, publish_frame, string_field
 from broker.embedded.session import Message, Output, Session
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
+from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
 from broker.permissions import client_may
+from broker.trust import Holder
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Exchange:
         self.limits = limits
         self.counters = Counters()
         self.journal = SessionJournal()
+        self.slices = Slices(SUBSCRIBE_SLICE_S)
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
         self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
@@ -301,6 +304,16 @@ class Exchange:
             self.trie.remove(topic_filter, session)
         session.subscriptions.clear()
 
+    def connections_of(self, member: Holder) -> int:
+        """Count the connections of one member, by the name in its certificate."""
+        name = member.identity.name
+        return sum(
+            session.output is not None
+            and session.holder is not None
+            and session.holder.identity.name == name
+            for session in self.sessions.values()
+        )
+
     # -- subscriptions -------------------------------------------------------------------------
 
     def subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
@@ -311,9 +324,11 @@ class Exchange:
         if (
             not valid_filter(topic_filter)
             or first_level(topic_filter) == _LINKS
-            or (topic_filter not in session.subscriptions and self._full_for(session))
+            or (topic_filter not in session.subscriptions and self._full_for(session, topic_filter))
         ):
             return SUBACK_REFUSED
+        if topic_filter not in session.subscriptions:
+            session.levels += topic_filter.count("/") + 1
         session.subscriptions[topic_filter] = qos
         if not session.clean:
             self.journal.add("subscribe", session.client_id, topic_filter, qos)
@@ -328,10 +343,13 @@ class Exchange:
         ]
         session.replay(retained)
 
-    def _full_for(self, session: Session) -> bool:
+    def _full_for(self, session: Session, topic_filter: str) -> bool:
         limits = self.limits
+        levels = session.levels + topic_filter.count("/") + 1
         return (
             len(session.subscriptions) >= limits.subscriptions_per_session_max
+            or levels > limits.subscription_levels_per_session_max
+            or ("+" in topic_filter and self.trie.shapes >= limits.subscription_shapes_max)
             or len(self.trie) >= limits.subscriptions_max
             or self.trie.levels >= limits.subscription_levels_max
         )
@@ -339,6 +357,7 @@ class Exchange:
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """End a subscription; harmless when there is none."""
         if session.subscriptions.pop(topic_filter, None) is not None:
+            session.levels -= topic_filter.count("/") + 1
             if not session.clean:
                 self.journal.add("unsubscribe", session.client_id, topic_filter)
             self.trie.remove(topic_filter, session)

@@ -36,8 +36,8 @@ PACKET_BYTES_MAX: Final = MESSAGE_BYTES_MAX + TOPIC_BYTES_MAX + 4
 # rest.
 READ_BYTES: Final = 64 * KIB
 
-# A SUBSCRIBE of a thousand filters over a full retained map is seconds of work: after this long
-# the others have their turn. As long as one read of messages may take.
+# A SUBSCRIBE of a thousand filters over a full retained map is seconds of work: after this long,
+# of all clients together, the others have their turn. As long as one read of messages may take.
 SUBSCRIBE_SLICE_S: Final = 0.005
 
 
@@ -67,6 +67,13 @@ class Limits:
     # deep as they may be are bounded by the second figure, to 37 MB.
     subscriptions_max: int = 20_000
     subscription_levels_max: int = 100_000
+    # Levels of one session's filters: eight a filter, as the topic contract has. To forget so many
+    # with their session takes 4 ms.
+    subscription_levels_per_session_max: int = 8192
+    # Ways in which wildcards are placed, down to each level, in all filters: a topic is looked for
+    # along each, 0.3 us (measured). A fleet's tools make tens; 1,024 filters of `+` and words in
+    # turn would make a million.
+    subscription_shapes_max: int = 1024
 
     # A socket that says nothing is worth nothing; a slow radio needs a few seconds for the
     # handshake.
@@ -85,6 +92,9 @@ class Limits:
     # Connections beyond `connections_max` that only neighbours may have: as many as links
     # (`links.py`), so that clients never take all places.
     neighbours_max: int = 64
+    # Of one member, by its certificate: a message to all of them is a write each, 10 us. A person
+    # has a few programs open, a site's computer a few dozen.
+    connections_per_member_max: int = 32
     # Connected and without CONNECT, of each listener; beyond it the oldest goes. A client says
     # CONNECT with its first packet.
     strangers_max: int = 128

@@ -79,6 +79,7 @@ class Session:
         self.hasty = False  # whether the exchange has it among those to write before the flush
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}
+        self.levels = 0  # of these filters
         self.answers = Answers(client_id, journal)
         self._limits = limits
         self._counters = counters
@@ -333,6 +334,7 @@ class Session:
     def restore(self, stored: StoredSession) -> None:
         """Take up what a session was before a restart."""
         self.subscriptions = dict(stored.filters)
+        self.levels = sum(topic_filter.count("/") + 1 for topic_filter in stored.filters)
         self.answers.incoming = set(stored.incoming)
         self.replaying = stored.replaying
         for message in stored.messages:

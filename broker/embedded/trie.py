@@ -12,6 +12,7 @@ changes, in a table of limited size.
 Why not amqtt's: it compares every topic with every filter, 6 ms at 10,000 filters.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
@@ -28,10 +29,13 @@ def well_formed(topic_filter: str) -> bool:
     """Tell whether a string is a topic filter at all: not empty, and wildcards only where they may stand."""
     if not topic_filter or "\0" in topic_filter:
         return False
-    levels = topic_filter.split("/")
-    if any("#" in level for level in levels[:-1]):
+    if "#" in topic_filter[:-1] or (
+        topic_filter.endswith("#") and topic_filter[-2:-1] not in {"", "/"}
+    ):
         return False
-    return all(len(level) == 1 or ("+" not in level and "#" not in level) for level in levels)
+    # Without a loop over the levels: a filter of 65,535 of them is 10 ms of work.
+    alone = f"/{topic_filter.replace('/', '//')}/".count("/+/")
+    return topic_filter.count("+") == alone
 
 
 def valid_filter(topic_filter: str) -> bool:
@@ -65,20 +69,30 @@ class Trie(Generic[T]):
         self._root: _Node[T] = _Node()
         self._remembered: dict[str, tuple[tuple[T, int], ...]] = {}
         self._count = 0
+        # How many levels there are of each depth with wildcards at the same places before, as
+        # binary digits after a leading 1. A topic meets at most one level of each.
+        self._shapes: Counter[int] = Counter()
         self.levels = 0
         """Nodes beside the root: what the filters cost in memory."""
 
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def shapes(self) -> int:
+        """How many levels one topic may meet at most: what a match costs."""
+        return len(self._shapes)
+
     def add(self, topic_filter: str, subscriber: T, qos: int) -> None:
         """Subscribe at a QoS, in place of an earlier one to the same filter."""
-        node = self._root
+        node, shape = self._root, 1
         for level in topic_filter.split("/"):
+            shape = shape << 1 | (level == "+")
             child = node.children.get(level)
             if child is None:
                 child = node.children[level] = _Node()
                 self.levels += 1
+                self._shapes[shape] += 1
             node = child
         self._count += subscriber not in node.subscribers
         node.subscribers[subscriber] = qos
@@ -86,23 +100,27 @@ class Trie(Generic[T]):
 
     def remove(self, topic_filter: str, subscriber: T) -> None:
         """Take a subscription away, with the levels that nobody needs any more."""
-        path = [(self._root, "")]
-        node = self._root
+        path = [(self._root, "", 1)]
+        node, shape = self._root, 1
         for level in topic_filter.split("/"):
+            shape = shape << 1 | (level == "+")
             child = node.children.get(level)
             if child is None:
                 return
-            path.append((node, level))
+            path.append((node, level, shape))
             node = child
         if node.subscribers.pop(subscriber, None) is None:
             return
         self._count -= 1
         self._remembered.clear()
-        for parent, level in reversed(path[1:]):
+        for parent, level, shape in reversed(path[1:]):
             if node.subscribers or node.children:
                 return
             del parent.children[level]
             self.levels -= 1
+            self._shapes[shape] -= 1
+            if not self._shapes[shape]:
+                del self._shapes[shape]
             node = parent
 
     def match(self, topic: str) -> tuple[tuple[T, int], ...]:

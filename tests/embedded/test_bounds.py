@@ -133,6 +133,38 @@ async def test_levels_of_all_subscriptions_together_are_bounded() -> None:
         assert codes == [1, 1, 1, 0x80]  # the one that passes the limit is the last
 
 
+async def test_levels_of_one_sessions_filters_are_bounded() -> None:
+    limits = Limits(subscription_levels_per_session_max=10)
+    async with running(limits=limits) as node, client(node) as one, client(node) as other:
+        assert [await one.subscribe(name, 1) for name in ("a/b/c/d", "e/f/g/h", "i/j/k")] == [
+            1,
+            1,
+            0x80,
+        ]
+        assert await other.subscribe("i/j/k", 1) == 1
+        one.send(unsubscribe(["a/b/c/d"]))
+        await one.expect(packets.UNSUBACK)
+        assert await one.subscribe("i/j/k", 1) == 1
+
+
+async def test_the_ways_in_which_wildcards_are_placed_are_bounded() -> None:
+    """So a topic is looked for along so many levels at most, whatever is subscribed to."""
+    limits = Limits(subscription_shapes_max=20)
+    async with running(limits=limits) as node, client(node, "c") as raw:
+        words = [
+            ["+" if number >> place & 1 else "x" for place in range(6)] for number in range(64)
+        ]
+        codes = [await raw.subscribe("/".join(each), 1) for each in words]
+        assert codes.count(1) < 20
+        assert await raw.subscribe("x/y/z/#", 1) == 1  # nobody's exact filter is refused for it
+        trie = node.broker._exchange.trie
+        assert trie.shapes <= 20 + 6
+        for each in words:
+            trie.remove("/".join(each), node.broker._exchange.sessions["c"])
+        trie.remove("x/y/z/#", node.broker._exchange.sessions["c"])
+        assert trie.shapes == 0
+
+
 def test_the_trie_counts_its_levels() -> None:
     trie: Trie[int] = Trie()
     for topic_filter in ("a/b/c", "a/b", "a/+/c", "#"):
@@ -156,11 +188,39 @@ async def test_a_subscribe_without_end_lets_the_others_have_their_turn() -> None
         await bomber.expect(packets.PINGRESP)
 
 
-async def test_more_filters_than_a_session_may_have_close() -> None:
+async def test_all_who_subscribe_without_end_have_one_slice_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten cost the others no more than one, and each has its turn."""
+    async with running() as node, AsyncExitStack() as stack:
+        slices = node.broker._exchange.slices
+        monkeypatch.setattr(slices, "_slice_s", 0.0)  # nothing but what has waited for a turn
+        clients = [await stack.enter_async_context(client(node)) for _ in range(10)]
+        for raw in clients:
+            raw.send(packets.encode_subscribe(1, [(f"t/{number}", 0) for number in range(20)]))
+        await node.until(lambda: len(slices._waiting) > 5)
+        monkeypatch.setattr(slices, "_slice_s", 1.0)
+        for raw in clients:
+            await raw.expect(packets.SUBACK, b"\0\1" + bytes(20))
+            await raw.quiet()
+
+
+def unsubscribe(filters: list[str]) -> bytes:
+    body = b"\0\2" + b"".join(packets.string_field(name) for name in filters)
+    return bytes((0xA2, len(body))) + body
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [packets.encode_subscribe(1, [("t", 0)] * 4), unsubscribe(["t"] * 4)],
+    ids=["subscribe", "unsubscribe"],
+)
+async def test_more_filters_than_a_session_may_have_close(packet: bytes) -> None:
     limits = Limits(subscriptions_per_session_max=3)
     async with running(limits=limits) as node, client(node) as raw:
-        raw.send(packets.encode_subscribe(1, [("t", 0)] * 4))
+        raw.send(packet)
         assert await raw.closed() == []
+        assert node.broker.statistics().counters.malformed == 1
 
 
 async def test_bytes_that_wait_for_a_slow_reader_are_bounded_as_messages_are() -> None:

@@ -152,6 +152,22 @@ async def test_neighbours_find_a_place_where_clients_have_taken_all(fleet):
         assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")
 
 
+async def test_one_member_has_so_many_connections_and_others_are_served(fleet):
+    """Links are not counted: there is one of each neighbour."""
+    limits = Limits(connections_per_member_max=2)
+    async with running(limits=limits, tls=fleet.tls("self")) as node, AsyncExitStack() as stack:
+        codes = []
+        for number in range(3):
+            come = member(fleet, node, "greedy", client_id=f"g{number}")
+            codes.append((await stack.enter_async_context(come))[1])
+        assert codes == [0, 0, 3]
+        assert await served(fleet, node)
+        for client_id in ("b-1", "b-2"):
+            await stack.enter_async_context(member(fleet, node, "b", client_id=client_id))
+        assert await served(fleet, node, "b", client_id="mesh-b")
+        assert node.broker.statistics().counters.connections_refused == 1
+
+
 async def test_of_those_who_do_not_say_connect_the_oldest_makes_room(fleet):
     """Those of plain MQTT among themselves: they take no place from who comes by TLS."""
     limits = Limits(strangers_max=2)

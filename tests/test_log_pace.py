@@ -1,0 +1,54 @@
+"""A log that others can write to has an end a minute, and says what it left out."""
+
+import logging
+
+import pytest
+
+from agent.commands import serve
+from agent.log_pace import LINES_MAX, WINDOW_S, LogPace
+
+
+@pytest.fixture
+def log():
+    """A logger, its lines, and a clock to be put forward."""
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+
+    said, clock = [], [100.0]
+    handler = Lines()
+    handler.addFilter(LogPace(lambda: clock[0]))
+    logger = logging.getLogger("test of log pace")
+    logger.addHandler(handler)
+    yield logger, said, clock
+    logger.removeHandler(handler)
+
+
+def test_of_each_kind_of_line_there_are_so_many_a_minute(log):
+    logger, said, clock = log
+
+    def flood(count):
+        for number in range(count):
+            logger.warning("stranger %d", number)
+
+    flood(LINES_MAX + 1_000)
+    logger.warning("another kind")
+    assert said == [f"stranger {number}" for number in range(LINES_MAX)] + ["another kind"]
+    clock[0] += WINDOW_S
+    flood(2)
+    assert said[-2:] == ["stranger 0 (1000 lines like it were left out)", "stranger 1"]
+
+
+def test_errors_are_always_written(log):
+    logger, said, _ = log
+    for _ in range(LINES_MAX * 2):
+        logger.error("the disk is full")
+    assert len(said) == LINES_MAX * 2
+
+
+def test_a_device_logs_at_this_pace(monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    serve.set_up_logging()
+    assert [type(one) for handler in root.handlers for one in handler.filters] == [LogPace]
