@@ -2,9 +2,10 @@
 
 Devices `a`, `b` and `c` in a row, by mutual TLS with tags; each publishes obstacles and reduces those of the others.
 `b` in the middle is attacked by a process that takes a fifth of a core (`bench.attackers`), so whatever `a` and `c`
-hear of each other passes the device that is attacked. Quiet and attacked windows alternate. Watched: latency from publish to
-reduced at the devices that are not attacked, and at the one that is (99th percentile of a window, ratios of
-neighbouring windows, medians of those); the memory of `b` against what its limits allow this attack; what `b` counted.
+hear of each other passes the device that is attacked. Quiet and attacked windows alternate. Watched: latency from
+publish to reduced at the devices that are not attacked, and at the one that is (99th percentile of a window, ratios and
+differences of neighbouring windows, medians of those); the memory of `b` against what its limits allow this attack;
+what `b` counted.
 
 The source of each bound of memory is `broker/embedded/limits.py` and `broker/mesh/limits.py`. A fleet of its own
 for each attack, so that no attack profits from another. What is lost on its way is a problem.

@@ -12,7 +12,7 @@ import itertools
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bench.attackers.crowd import Crowd, Wait, addresses, dial, read, shake_hands, write
+from bench.attackers.crowd import WRITE, Crowd, Wait, addresses, dial, read, shake_hands, write
 from broker.embedded import packets
 from broker.embedded.limits import (
     CONNECT_BYTES_MAX,
@@ -256,19 +256,17 @@ def subscription_bombs(target: Target) -> Crowd:
 def retained_bombs(target: Target) -> Crowd:
     """Retained values on ever new topics, small and large ones, by a device's certificate."""
     client = _Client(target, "e")
-    numbers = itertools.count()
+    numbers, turns = itertools.count(), itertools.count()
 
     def script() -> Script:
         sock = yield from client.connected()
         try:
             while True:
-                number = next(numbers)
-                payload = bytes(16_384 if number % 50 == 0 else 32)
-                packet = packets.encode_publish(
-                    f"home/bomb/{number}", payload, 1, packet_id=1, retained=True
-                )
-                yield from write(sock, packet)
-                yield from read(sock)
+                payload = bytes(16_384 if next(turns) % 8 == 0 else 32)
+                topics = [f"home/bomb/{next(numbers)}" for _ in range(16)]
+                bombs = [packets.encode_publish(topic, payload, retained=True) for topic in topics]
+                yield from write(sock, b"".join(bombs))
+                yield Wait(sock, WRITE)
         finally:
             sock.close()
 
@@ -308,7 +306,6 @@ def names(target: Target) -> Crowd:
                 body = b"\0\1" + field + b"\0"
                 yield from write(sock, b"\x82" + _length(body) + body)
             yield from read(sock)
-            yield from read(sock)
         finally:
             sock.close()
 
@@ -335,7 +332,7 @@ def never_reads(target: Target) -> Crowd:
         try:
             while True:
                 yield from write(sock, packet * 8 + kept)
-                yield from read(sock)
+                yield Wait(sock, WRITE)
         finally:
             sock.close()
 

@@ -100,6 +100,9 @@ class Connection(Wire):
             self._exchange.hasten()
             self._exchange.ingress.request_flush()
 
+    def _goes_first(self) -> bool:
+        return self._pipe is not None
+
     def _will_answer(self) -> bool:
         # A neighbour's dialler has Nagle's algorithm switched off and waits for nothing.
         return self._pipe is not None or (self._session is not None and self._session.answers.due)
@@ -301,7 +304,7 @@ class Connection(Wire):
 
         Each looks at all retained messages, which are 20,000 at most and then take milliseconds.
         """
-        slices = self._exchange.slices
+        slices = self._wires.slices
         while filters:
             if slices.is_over():
                 self._stop_reading()

@@ -19,11 +19,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from broker.embedded.ingress import Ingress
-from broker.embedded.limits import SUBSCRIBE_SLICE_S, Limits
+from broker.embedded.limits import Limits
 from broker.embedded.packets import FLAG_RETAIN, SUBACK_REFUSED, publish_frame, string_field
 from broker.embedded.session import Message, Output, Session
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
-from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
 from broker.permissions import client_may
@@ -51,7 +50,6 @@ class Exchange:
         self.limits = limits
         self.counters = Counters()
         self.journal = SessionJournal()
-        self.slices = Slices(SUBSCRIBE_SLICE_S)
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
         self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)

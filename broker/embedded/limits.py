@@ -36,9 +36,10 @@ PACKET_BYTES_MAX: Final = MESSAGE_BYTES_MAX + TOPIC_BYTES_MAX + 4
 # rest.
 READ_BYTES: Final = 64 * KIB
 
-# A SUBSCRIBE of a thousand filters over a full retained map is seconds of work: after this long,
-# of all clients together, the others have their turn. As long as one read of messages may take.
-SUBSCRIBE_SLICE_S: Final = 0.005
+# What all clients together may take of one turn before links, timers and the agent have theirs: as
+# long as one read. Eight clients that send as fast as they can, or a SUBSCRIBE of a thousand filters
+# over a full retained map, would take tens of milliseconds and more.
+TURN_SLICE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)

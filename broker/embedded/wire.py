@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from broker.embedded.admission import Admission
-from broker.embedded.limits import CONNECT_BYTES_MAX, READ_BYTES, Limits
+from broker.embedded.limits import CONNECT_BYTES_MAX, READ_BYTES, TURN_SLICE_S, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
+from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
 from broker.errors import MalformedPacket
 
@@ -41,6 +42,7 @@ class Wires:
         self.counters = counters
         self.open: set[Wire] = set()
         self.admission = Admission(limits)
+        self.slices = Slices(TURN_SLICE_S)
         self.incomplete_bytes = 0  # of packets that have come in part, in all connections
         # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
@@ -122,6 +124,10 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         """All packets at hand were handled."""
 
     @abc.abstractmethod
+    def _goes_first(self) -> bool:
+        """Tell whether what it says is handled at once, however much others have said in this turn."""
+
+    @abc.abstractmethod
     def _will_answer(self) -> bool:
         """Tell whether this turn's flush writes something to this peer."""
 
@@ -164,7 +170,11 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._counters.bytes_in += len(data)
         self._parser.feed(data)
         if not self._waiting:
-            self._process()
+            if self._goes_first() or not self._wires.slices.is_over():
+                self._process()
+            else:
+                self._stop_reading()
+                self._wires.slices.later(self._go_on_reading)
         self._keep_incomplete(self._parser.buffered_bytes)
         # An answer within this turn carries the acknowledgement of TCP by itself, unless the
         # peer's next packet is cut in two and its second half waits for that acknowledgement.
@@ -205,6 +215,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         if self._transport is not None and not self._ended:
             self._transport.resume_reading()
             self._process()
+            self._keep_incomplete(self._parser.buffered_bytes)
 
     # -- writing -------------------------------------------------------------------------------
 
