@@ -48,6 +48,7 @@ def test_the_page_has_a_place_for_every_benchmark():
         "idle",
         "placement",
         "tags",
+        "attacks",
     ):
         assert f"<!-- {name} -->" in text
         assert f"<!-- /{name} -->" in text
