@@ -165,6 +165,7 @@ class Dialogue:
         state.routes.note_neighbour(peer.name)
         peer.hello = hello
         peer.digest_due = True
+        peer.expect_digest(now_ns)
         # A newcomer takes from whole digests what is memory to it.
         if not state.joining:
             ahead = state.acquaintances.recall(peer)

@@ -133,7 +133,7 @@ class Peer:
         self._told_again = False
         self.digest_due = False
         self.resync_ns: int | None = None
-        """When to ask again for digests that add up."""
+        """When to ask for digests that add up, if none has come by then."""
         # What it asked for.
         self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
         self.serving: dict[tuple[tuple[str, int], Position], None] = {}
@@ -206,9 +206,13 @@ class Peer:
         self.told_before.clear()
         self.digest_due = True
 
-    def resync(self, now_ns: int) -> None:
-        """What it said does not add up here: ask for it again, until something comes that does."""
+    def expect_digest(self, now_ns: int) -> None:
+        """It is to say where it stands; if nothing comes that adds up, it is asked."""
         self.resync_ns = now_ns + DIGEST_MS_MAX * MS
+
+    def resync(self, now_ns: int) -> None:
+        """Ask it to say again where it stands, until something comes that adds up."""
+        self.expect_digest(now_ns)
         self.say_record(frame.record(RESYNC, b""))
 
     def forget_heard(self, stream: tuple[str, int], position: Position) -> None:

@@ -154,3 +154,24 @@ def test_a_digest_that_does_not_add_up_is_asked_for_until_one_does(said):
     said.clear()
     network.run(10_000)
     assert [row for row in said if row[0] == "b"] == []
+
+
+def test_a_first_digest_that_is_lost_is_asked_for():
+    network = Network("abc", [("a", "b"), ("a", "c")], latency_ms=(5, 5))
+    network.run(4_000)
+    network.partition([("a", "b")])
+    network.publish("c", "t", b"meanwhile", qos=1)
+    network.run(100)
+    network.kill("c")
+    a, b = (network.devices[name].running for name in "ab")
+    network.heal()
+    a._next_digest_ns = b._next_digest_ns = 1 << 62
+    network.run(4)  # both hellos are under way
+    network.path("a", "b").conditions = Conditions(5, 0, loss=1.0)
+    while not a._state.peers["b"].established:
+        network.run(1)
+    network.path("a", "b").conditions = network.conditions
+    network.run(1_000)
+    assert network.payloads("b") == []
+    network.run(2_000)
+    assert network.payloads("b") == [b"meanwhile"]
