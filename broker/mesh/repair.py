@@ -91,7 +91,7 @@ class _Hole:
         self.searched_upto = START
         """Up to here everything was asked for while something before it was, which is given up."""
         self.fruitless: Counter[str] = Counter()
-        """By neighbour: requests that brought nothing."""
+        """By neighbour that was asked at this position: requests that brought nothing and break its word."""
         self.hopeless_ns: int | None = None
         """Since when no neighbour has been able to fill it."""
 
@@ -314,21 +314,25 @@ class Repair:
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
     ) -> str | None:
-        """Whom to ask: not the one asked last, if there is another that can help.
-
-        Where nobody claims to hold it, each in turn: one may hold it behind a hole of its own. Of a stream of which
-        nothing has come, only those who say that they went past what they do not hold.
-        """
+        """Whom to ask: not the one asked last, if there is another that can help."""
         able = self._able(stream[0], hole, position, ahead)
-        if not able and stream in self._streams:
-            able = [name for name, peer in self._peers.items() if peer.established]
-        elif not able:
-            able = [name for name, (_, held) in ahead.items() if held > position]
+        able = able or self._last_hopes(stream, position, ahead)
         if not able:
             return None
         able.sort()
         after_last = [name for name in able if hole.asked_of and name > hole.asked_of]
         return (after_last or able)[0]
+
+    def _last_hopes(
+        self, stream: Stream, position: Position, ahead: dict[str, tuple[Position, Position]]
+    ) -> list[str]:
+        """Whom to ask where nobody claims to hold it, each in turn: one may hold it behind a hole of its own.
+
+        Of a stream of which nothing has come, only those who say that they went past what they do not hold.
+        """
+        if stream in self._streams:
+            return [name for name, peer in self._peers.items() if peer.established]
+        return [name for name, (_, held) in ahead.items() if held > position]
 
     def _able(
         self,
@@ -374,6 +378,9 @@ class Repair:
         patience_ms = GAP_WAIT_MS if sure else GAP_AWAY_MS
         if now_ns - hole.hopeless_ns < patience_ms * MS:
             return None
+        hopes = self._last_hopes(stream, position, ahead)
+        if hole.position != position or not hole.fruitless.keys() >= set(hopes):
+            return None  # answers take long, or neighbours are many: not all have been asked
         floors = [held for _, held in ahead.values()]
         mine = self._streams.get(stream)
         first = mine.first_waiting() if mine else None

@@ -361,3 +361,26 @@ def test_holes_that_were_asked_for_together_are_not_waited_for_one_after_the_oth
     for name in "bc":
         assert news(network, name) == [b"past", b"1", b"3", b"5", b"7", b"9"]
         assert len(network.devices[name].gaps) == 5
+
+
+def test_nothing_is_given_up_before_all_neighbours_were_asked_however_slow_they_are():
+    names = "acdefgz"
+    edges = [("a", "c"), ("a", "z"), *(("c", name) for name in "defgz")]
+    network = Network(names, edges, latency_ms=(200, 200))
+    network.run(6_000)
+    publish_all(network, "a", [b"past"], 2_000)
+    network.partition([("a", "c"), ("c", "z")])
+    network.path("a", "z").conditions = Conditions(loss=1.0)
+    network.publish("a", "t", b"1", qos=1)
+    network.path("a", "z").conditions = network.conditions
+    publish_all(network, "a", [b"2", b"3"], 10)
+    network.run(220)
+    state = network.devices["a"].running._state
+    for _ in range(3):
+        state.vector.touch(state.log._evict_oldest())
+    network.partition([("a", "z")])
+    network.cut.clear()
+    network.connect(("a", "c"))
+    network.connect(("c", "z"))
+    network.run(60_000)
+    assert news(network, "c") == [b"past", b"2", b"3"]
