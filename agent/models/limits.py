@@ -17,3 +17,76 @@ CHUNKS_MAX: Final = 384
 64 MiB have 172 KiB each, which one message of the mesh still takes."""
 CHUNK_BYTES_MAX: Final = 192 * 1024
 """Below the 256 KiB of a message of the mesh; as large as CHUNKS_MAX of MODEL_BYTES_MAX need."""
+
+# The store
+STORE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Four of the largest models, or sixty vision models with their deltas; a 16 GB card does not notice. Guess."""
+SLICE_BYTES: Final = 1024 * 1024
+"""A whole file is read and digested in such slices, at 1 ms each."""
+
+# Pulling
+ASK_CHUNKS_MAX: Final = 8
+"""Chunks in one question, and under way from one neighbour: 256 KiB, 50 ms of round trip at 5 MB/s. A quarter of what
+the mesh takes for one device."""
+UNDER_WAY_MAX: Final = 32
+"""Chunks under way from all neighbours: 1 MiB, which is what a kill may have to be sent again."""
+SOURCES_MAX: Final = 64
+"""Neighbours that are asked; a device has no more links."""
+PULLS_MAX: Final = 4
+"""Contents fetched at once: a model's variants, or two models with their deltas."""
+PACE_BYTES_PER_S: Final = 4_000_000
+"""How fast one content is fetched at most: 4 MB in a second, the largest model in 17 s. Both ends of a hop work for
+1 ms on a chunk, so this leaves nine tenths of a core to what is urgent. Measured: unpaced, 28 MB/s and busy cores."""
+BURST_CHUNKS: Final = 2
+"""Chunks that are asked for in one go when the pace is what limits: fewer questions, and 20 ms of waiting."""
+QUEUE_NS: Final = 200_000_000
+"""A chunk that takes longer shows a queue on its way: the window grows no more, and beyond twice that it shrinks. Bulk
+goes last on every link, but what a radio's driver holds is in no lane. LEDBAT (RFC 6817) aims at 100 ms."""
+SERVICE_FIRST_NS: Final = 20_000_000
+"""How long a neighbour takes for a chunk, before any has come: 32 KiB at 13 Mbit/s. Guess."""
+SERVICE_MIN_NS: Final = 8_000_000
+"""A neighbour that takes less counts as taking this long: it is what the pace asks for, and who is quicker than that is
+no better a choice."""
+SEED_FACTOR: Final = 8
+"""A neighbour that has everything is asked for what another has only if that one would take so many times as long. It
+keeps the first one free for what nobody else has. Guess."""
+SEED_WINDOW: Final = 3
+"""Chunks under way from such a neighbour while others fetch, too: what several ask of it at once it uploads several
+times. Measured with nine that pull from one (tests/models/test_fleet.py): 1.7 copies, 2.2 with the full window, and
+sooner done."""
+PATIENCE_FIRST_NS: Final = 3_000_000_000
+"""A chunk that was asked for and has not come after this long is asked of another. 32 KiB at 100 kbit/s take 2.6 s."""
+PATIENCE_MIN_NS: Final = 1_000_000_000
+"""The same once its neighbour's speed is known; the mesh sends again what is lost within 0.1 to 0.5 s."""
+PATIENCE_MAX_NS: Final = 15_000_000_000
+"""The same for a slow one: a chunk of 172 KiB at 100 kbit/s."""
+PATIENCE_FACTOR: Final = 4
+"""How many times the usual a chunk may take. Guess."""
+STRIKES_MAX: Final = 3
+"""Silences in a row before a neighbour is left alone for a while. One may be a lost link, three are a fault. Guess."""
+AVOID_NS: Final = 10_000_000_000
+"""For how long, the first time; doubles with each."""
+AVOID_MAX_NS: Final = 600_000_000_000
+"""Where the doubling ends, and how long one is left alone that sent wrong bytes."""
+DECLINED_MAX: Final = 8
+"""Answers in a row that bring nothing of what the neighbour says it has, before it counts as silent. Guess."""
+PAUSE_NS: Final = 50_000_000
+"""After such an answer it is asked again so much later; doubles up to a second."""
+PAUSE_MAX_NS: Final = 1_000_000_000
+REASK_NS: Final = 2_000_000_000
+"""A neighbour of whom nothing is wanted is asked again what it has: it may have begun, or its word was lost."""
+NOTE_NS: Final = 30_000_000
+"""Word of new chunks waits so long for company: at 5 MB/s five chunks. A chain of five loses 0.1 s by it."""
+MASKED_NS: Final = 20_000_000
+"""When to look again whether a chunk is better asked of a faster neighbour than waited for."""
+ASK_DEADLINE_MS: Final = 5_000
+"""Of a question and its answer. Guess."""
+CHUNK_DEADLINE_MS: Final = 10_000
+"""Of a chunk under way; longer than most patience, so what is slow arrives all the same."""
+CHUNKS_SYNC: Final = 128
+"""Chunks written before a thread syncs them: 4 MiB, as much as a power cut may have to be fetched again. As the store's
+journal."""
+STALE_S: Final = 10.0
+"""A delta of which no chunk comes for so long is given up for the full file. Guess."""
+UPLOADS_MAX: Final = 256
+"""Contents of which it is counted how much was uploaded."""
