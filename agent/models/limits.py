@@ -90,3 +90,9 @@ STALE_S: Final = 10.0
 """A delta of which no chunk comes for so long is given up for the full file. Guess."""
 UPLOADS_MAX: Final = 256
 """Contents of which it is counted how much was uploaded."""
+
+# Deltas
+DELTA_SHARE_MAX: Final = 0.5
+"""A delta above this share of the full file is not worth having: it needs the base on every device. Guess."""
+DELTA_STEP_BYTES: Final = 64 * 1024
+"""A delta is unpacked in such steps, so that a bad one costs no memory."""

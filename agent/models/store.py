@@ -228,14 +228,18 @@ class ContentStore:
             raise self._failed(error) from None
         self._note(name, whole=True)
 
-    def add(self, data: bytes) -> Content:
-        """Put bytes of this device's own into the store.
+    def add(self, data: bytes, chunk_bytes: int = 0) -> Content:
+        """Put bytes that this device made or was given into the store.
+
+        Args:
+            data: The bytes.
+            chunk_bytes: How they are cut, where a manifest says so; 0: as is best.
 
         Raises:
             ValueError: They are none, or too many for any content.
             TransferError: As `open` and `finish`.
         """
-        content = content_of(data)
+        content = content_of(data, chunk_bytes)
         if self.holds(content.sha256):
             return content
         partial = self.open(content)

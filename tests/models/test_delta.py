@@ -1,0 +1,138 @@
+"""Deltas: what fine-tuning costs, and that a bad one makes nothing."""
+
+import hashlib
+import struct
+import zlib
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.models.delta import apply_delta, make_delta
+from agent.models.errors import DeltaRefused
+from agent.models.limits import DELTA_SHARE_MAX
+
+MODEL_BYTES = 4_000_000
+HEAD = struct.Struct(">4s32s32sIII")
+
+
+def model(seed=1):
+    """Int8 weights as a quantiser leaves them: bell-shaped, the whole range in use."""
+    weights = np.random.default_rng(seed).normal(0, 40, MODEL_BYTES)
+    return np.clip(np.round(weights), -127, 127).astype(np.int8).tobytes()
+
+
+def fine_tuned(base, begin, length, steps):
+    """One layer's weights moved by as many quantisation steps, as a rule."""
+    weights = np.frombuffer(base, np.int8).astype(np.int64)
+    moved = np.random.default_rng(2).normal(0, steps, length)
+    weights[begin : begin + length] = np.clip(
+        np.round(weights[begin : begin + length] + moved), -127, 127
+    )
+    return weights.astype(np.int8).tobytes()
+
+
+BASE = model()
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "share"),
+    [(1_280_000, 0.3, 0.03), (1_280_000, 1.0, 0.1), (400_000, 2.0, 0.05), (150_000, 40, 0.04)],
+    ids=["largest-a-little", "largest", "second", "new-weights"],
+)
+def test_a_fine_tuned_layer_costs_less_than_a_tenth(length, steps, share):
+    target = fine_tuned(BASE, 1_000_003, length, steps)
+    delta = make_delta(BASE, target)
+    assert len(delta) < share * len(target)
+    assert apply_delta(delta, BASE) == target
+
+
+def test_another_model_has_no_delta_worth_having():
+    assert make_delta(BASE, model(seed=9)) is None
+    assert make_delta(BASE, BASE) is None
+    assert make_delta(BASE, BASE + b"x") is None
+    assert make_delta(b"", b"") is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.integers(1_000, 5_000),
+    changes=st.lists(st.tuples(st.integers(0, 4_999), st.integers(0, 255)), max_size=20),
+)
+def test_whatever_was_changed_is_changed(size, changes):
+    base = Random(size).randbytes(size)
+    target = bytearray(base)
+    for at, value in changes:
+        target[at % size] = value
+    delta = make_delta(base, bytes(target))
+    if target == base:
+        assert delta is None
+    else:
+        assert len(delta) <= DELTA_SHARE_MAX * size
+        assert apply_delta(delta, base) == target
+
+
+@pytest.mark.parametrize("at", [0, 999, 254, 255, 256, 509, 510, 511])
+def test_the_first_byte_and_the_last_and_far_ones_can_change(at):
+    base = bytes(1_000)
+    target = bytearray(base)
+    target[at] = 7
+    assert apply_delta(make_delta(base, bytes(target)), base) == target
+
+
+SMALL = Random(3).randbytes(20_000)
+TARGET = SMALL[:9_000] + bytes(100) + SMALL[9_100:]
+DELTA = make_delta(SMALL, TARGET)
+
+
+def test_another_base_is_refused():
+    with pytest.raises(DeltaRefused, match="another base"):
+        apply_delta(DELTA, TARGET)
+    with pytest.raises(DeltaRefused, match="it is against 20000 bytes"):
+        apply_delta(DELTA, SMALL[1:])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_delta_is_refused_or_still_right(data):
+    damaged = bytearray(DELTA)
+    if data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
+    else:
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        made = apply_delta(bytes(damaged), SMALL)
+    except DeltaRefused:
+        return
+    assert made == TARGET
+
+
+def forged(gaps, differences, listed, *, extra=b""):
+    """A delta with right digests, whatever it does."""
+    digests = hashlib.sha256(SMALL).digest(), hashlib.sha256(TARGET).digest()
+    packed = zlib.compress(gaps)
+    head = HEAD.pack(b"FMD1", *digests, len(SMALL), listed, len(packed))
+    return head + packed + zlib.compress(differences) + extra
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        (forged(bytes([255]) * 78 + bytes([110]), b"x", 1), "beyond the end"),
+        (forged(bytes([255]) * 10**7, b"", 0), "beyond the end"),
+        (forged(bytes(10**7), bytes(10**7), 10**7), "beyond the end"),
+        (forged(bytes(5), b"xx", 5), "fewer differences"),
+        (forged(bytes(5), bytes(10**7), 5), "too early or too late"),
+        (forged(bytes(5), b"xxxxx", 5, extra=b"more"), "too early or too late"),
+        (forged(bytes(5), b"xxxxx", 4), "another number"),
+        (forged(bytes(5), b"xxxxx", 5), "not what it says"),
+        (forged(b"", b"", 0), "not what it says"),
+        (b"", "no delta"),
+        (b"FMD2" + DELTA[4:], "no delta"),
+    ],
+)
+def test_a_delta_that_reaches_too_far_is_refused(delta, reason):
+    with pytest.raises(DeltaRefused, match=reason):
+        apply_delta(delta, SMALL)

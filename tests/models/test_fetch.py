@@ -1,0 +1,91 @@
+"""Content by delta between real nodes: what it costs, and every reason for the full file."""
+
+import asyncio
+from random import Random
+
+import pytest
+
+from agent.models import fetch as fetch_module
+from agent.models.content import content_of
+from agent.models.delta import make_delta
+from agent.models.fetch import DeltaOffer, fetch
+from tests.models.test_transfers import members
+
+BASE = Random(1).randbytes(600_000)
+LAYER = bytes((byte + 1) & 255 for byte in BASE[200_000:260_000])
+TARGET = BASE[:200_000] + LAYER + BASE[260_000:]
+DELTA = make_delta(BASE, TARGET)
+FULL = content_of(TARGET)
+
+
+def uploaded(member, data):
+    return member.transfers.uploaded.get(content_of(data).sha256, 0)
+
+
+async def fetch_by(fleet, *offers):
+    async with asyncio.timeout(30):
+        await fetch(fleet["b"].transfers, fleet["b"].store, FULL, offers)
+    assert fleet["b"].store.read(FULL.sha256) == TARGET
+    assert fleet["b"].store.content(FULL.sha256) == FULL
+
+
+def test_only_the_difference_travels_where_the_base_is(tmp_path):
+    async def story():
+        async with members(tmp_path, ["ab", "bc"]) as fleet:
+            for data in (TARGET, DELTA):
+                fleet["a"].store.add(data)
+            for name in "bc":
+                fleet[name].store.add(BASE)
+            offer = DeltaOffer(content_of(BASE).sha256, content_of(DELTA))
+            await fetch_by(fleet, offer)
+            await fetch(fleet["c"].transfers, fleet["c"].store, FULL, [offer])
+            assert fleet["c"].store.read(FULL.sha256) == TARGET
+            for name in "ab":
+                assert uploaded(fleet[name], TARGET) == 0
+                assert uploaded(fleet[name], DELTA) == len(DELTA) < 0.1 * len(TARGET)
+
+    asyncio.run(story())
+
+
+def test_without_the_base_the_full_file_travels(tmp_path):
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            for data in (TARGET, DELTA):
+                fleet["a"].store.add(data)
+            await fetch_by(fleet, DeltaOffer(content_of(BASE).sha256, content_of(DELTA)))
+            assert uploaded(fleet["a"], DELTA) == 0
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["nobody-has-it", "junk", "another-target", "base-decayed"])
+def test_a_delta_that_is_of_no_use_costs_no_version(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(fetch_module, "STALE_S", 0.5)
+    delta = DELTA
+    if how == "junk":
+        delta = b"junk"
+    elif how == "another-target":
+        delta = make_delta(BASE, BASE[:-1] + b"x")
+
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["a"].store.add(TARGET)
+            if how != "nobody-has-it":
+                fleet["a"].store.add(delta)
+            base = fleet["b"].store.add(BASE).sha256
+            if how == "base-decayed":
+                (tmp_path / "models-b" / base).write_bytes(bytes(len(BASE)))
+            await fetch_by(fleet, DeltaOffer(base, content_of(delta)))
+            assert uploaded(fleet["a"], TARGET) >= len(TARGET)
+
+    asyncio.run(story())
+
+
+def test_content_that_is_there_needs_nobody(tmp_path):
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["b"].store.add(TARGET)
+            await fetch_by(fleet, DeltaOffer(content_of(BASE).sha256, content_of(DELTA)))
+            assert "unicast_sent" not in fleet["b"].node.statistics().mesh.counters
+
+    asyncio.run(story())
