@@ -6,6 +6,9 @@ through becomes the link. So a neighbour that is reachable again has a link with
 ATTEMPT_S for a neighbour that is away, 150 bytes a second with its answer. After ABSENT_S attempts become rarer, down
 to one each ATTEMPT_S_MAX, until somebody says that the neighbour is there (`wake`).
 
+One that is reachable, and is not whom it should be or does not take this device for whom it is, will hardly think
+better of it in half a second: after each such refusal the pause doubles, up to UNWELCOME_S_MAX.
+
 Assumes that a neighbour which is there answers within CONNECT_TIMEOUT_S. One that does not, or refuses, or hangs up at
 once, is tried again, and the reason kept for people.
 """
@@ -18,7 +21,7 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.link import DialledPipe
+from broker.link import DialledPipe, Unwelcome
 from broker.lookup import Lookup
 from broker.trust import explain
 
@@ -45,12 +48,17 @@ ABSENT_S: Final = 120.0
 """A cut that heals in this time heals at once. Longer, and the machine is off rather than cut off. Guess."""
 RARER_S: Final = 60.0
 """From then on attempts become half as frequent each time this passes, down to ATTEMPT_S_MAX."""
+UNWELCOME_S_MAX: Final = 20.0
+"""A refusal ends when somebody renews or corrects something, or a clock is set, which a newly booted device has done
+within half a minute. A handshake costs both ends some 10 ms on a Pi. Guess."""
 ATTEMPTS_MAX: Final = 8
 """Pending at once: CONNECT_TIMEOUT_S over the shortest interval is 7."""
 AGAIN_S: Final = 0.05
 """After a link that has lived: both ends dial again, and should not do so at the same instant."""
 LIVED_S_MIN: Final = 1.0
 """A link that ends sooner counts as a failure, so that a neighbour that will not have us is not dialled in a loop."""
+_HUNG_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""What the end of a connection within a handshake looks like, which says nothing of identities."""
 
 
 class Wish(NamedTuple):
@@ -96,6 +104,8 @@ class Dialler:
         self._loop = asyncio.get_running_loop()
         self._absent_since = self._loop.time()
         self._news = asyncio.Event()
+        self._unwelcome = 0
+        """Refusals in a row."""
         self.failures = 0
         """Since the last link."""
         self.last_failure = ""
@@ -118,7 +128,6 @@ class Dialler:
             if self._wish.has_link(name):
                 await self._wish.wanted(name)
                 self._seen()
-            pause_s = self._interval_s()
             try:
                 pipe = await self._connected()
                 if pipe is None:
@@ -131,15 +140,19 @@ class Dialler:
             else:
                 if self._loop.time() - up_at >= LIVED_S_MIN:
                     self._seen()
-                    pause_s = AGAIN_S * self._random.random()
-                else:
-                    self._note("it closes the link as soon as it is up; see its log")
-            await asyncio.sleep(pause_s)
+                    await asyncio.sleep(AGAIN_S * self._random.random())
+                    continue
+                self._note(OSError("it closes the link as soon as it is up; see its log"))
+            await asyncio.sleep(self._pause_s())
 
     async def _connected(self) -> DialledPipe | None:
-        """The first of overlapping attempts that gets through; None when a link has come up otherwise."""
+        """The first of overlapping attempts that gets through; None when a link has come up otherwise.
+
+        Raises:
+            Unwelcome: It got through, and one end did not believe the other.
+        """
         attempts: set[asyncio.Task[None]] = set()
-        through: list[DialledPipe] = []
+        through: list[DialledPipe | Unwelcome] = []
         try:
             while not self._wish.has_link(self.neighbour.name):
                 if len(attempts) < ATTEMPTS_MAX:
@@ -151,16 +164,20 @@ class Dialler:
                         await self._news.wait()
                 self._news.clear()
                 if through:
-                    return through.pop(0)
+                    first = through.pop(0)
+                    if isinstance(first, Unwelcome):
+                        raise first
+                    return first
             return None
         finally:
             for task in attempts:
                 task.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
             for pipe in through:
-                pipe.abandon()
+                if isinstance(pipe, DialledPipe):
+                    pipe.abandon()
 
-    async def _attempt(self, through: list[DialledPipe]) -> None:
+    async def _attempt(self, through: list[DialledPipe | Unwelcome]) -> None:
         pipe = DialledPipe(self._device, self.neighbour.name, self._owner, self._trust)
         context = self._trust.client if self._trust is not None else None
         try:
@@ -168,6 +185,15 @@ class Dialler:
                 if not self._radio.hears(self.neighbour.name):
                     await asyncio.sleep(CONNECT_TIMEOUT_S + 1)
                 await self._lookup.connect(lambda: pipe, context)
+        except ssl.SSLError as error:
+            pipe.abandon()
+            if self._trust is not None:
+                self._trust.refuse_handshake(error, self.neighbour.name)
+            if isinstance(error, _HUNG_UP):
+                self._note(OSError(explain(error)))
+                return
+            through.append(Unwelcome(explain(error)))
+            self._news.set()
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
             pipe.abandon()
             self._note(error)
@@ -192,15 +218,19 @@ class Dialler:
         ceiling = min(ATTEMPT_S_MAX, ATTEMPT_S * 2 ** min(10.0, late_s / RARER_S))
         return ceiling * (1 - self._random.random() / 4)
 
+    def _pause_s(self) -> float:
+        if not self._unwelcome:
+            return self._interval_s()
+        pause_s = min(UNWELCOME_S_MAX, ATTEMPT_S * 2.0 ** min(10, self._unwelcome))
+        return pause_s * (1 - self._random.random() / 4)
+
     def _seen(self) -> None:
-        self.failures = 0
+        self.failures = self._unwelcome = 0
         self._absent_since = self._loop.time()
 
-    def _note(self, error: Exception | str) -> None:
+    def _note(self, error: Exception) -> None:
         self.failures += 1
-        if self._trust is not None and isinstance(error, ssl.SSLError):
-            self._trust.refuse_handshake(error, self.neighbour.name)
-            error = explain(error)
+        self._unwelcome = self._unwelcome + 1 if isinstance(error, Unwelcome) else 0
         reason = str(error) or "no answer"
         if reason != self.last_failure:
             self.last_failure = reason

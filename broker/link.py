@@ -15,6 +15,7 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from broker.embedded import packets
+from broker.embedded.bodies import REFUSED_UNAVAILABLE
 from broker.packet_connection import KEEP_ALIVE_S, PacketConnection
 from broker.topics import frame_topic
 from broker.trust import NotAdmitted, explain
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from broker.embedded.ingress import Pipe
     from broker.trust import Holder, Trust
 
-__all__ = ["DialledPipe", "Neighbour", "Owner"]
+__all__ = ["DialledPipe", "Neighbour", "Owner", "Unwelcome"]
+
+
+class Unwelcome(ConnectionError):
+    """One end does not take the other for whom it says it is, or does not let it in; that seldom passes soon."""
 
 
 class Neighbour(NamedTuple):
@@ -94,7 +99,7 @@ class DialledPipe(PacketConnection):
             try:
                 self._holder = self._trust.admit_neighbour(fields, self._peer, str(where))
             except NotAdmitted as error:
-                self.fail(ConnectionError(str(error)))
+                self.fail(Unwelcome(str(error)))
 
     def judge_again(self) -> None:
         """Close the link if the neighbour's certificate has ceased to count."""
@@ -111,12 +116,13 @@ class DialledPipe(PacketConnection):
                 self._owner.link_frame(self._peer, self, payload)
         elif kind == packets.CONNACK and len(body) == 2:
             if body[1]:
-                self.fail(ConnectionError(f"its broker refuses this device (CONNACK {body[1]})"))
+                refusal = ConnectionError if body[1] == REFUSED_UNAVAILABLE else Unwelcome
+                self.fail(refusal(f"its broker refuses this device (CONNACK {body[1]})"))
             else:
                 self.write(packets.encode_subscribe(1, [(self._inbound, 0)]))
         elif kind == packets.SUBACK and len(body) == 3:
             if body[2] == packets.SUBACK_REFUSED:
-                self.fail(ConnectionError("its broker refuses the link (SUBACK 0x80)"))
+                self.fail(Unwelcome("its broker refuses the link (SUBACK 0x80)"))
             elif not self._attached:
                 self._attached = True
                 if not self.ready.done():
@@ -132,6 +138,8 @@ class DialledPipe(PacketConnection):
         if self._attached:
             self._attached = False
             self._owner.link_detached(self._peer, self)
-        # With TLS 1.3 the other side looks at this one's certificate after the handshake.
-        reason = explain(exc) if isinstance(exc, ssl.SSLError) else str(exc or "")
-        self.lost(reason or "closed before the link was up")
+        if isinstance(exc, ssl.SSLError):
+            # With TLS 1.3 the other side looks at this one's certificate after the handshake.
+            self.lost(Unwelcome(explain(exc)))
+        else:
+            self.lost(ConnectionError(str(exc or "closed before the link was up")))

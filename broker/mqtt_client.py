@@ -151,7 +151,7 @@ class Client(PacketConnection):
             self._ping.cancel()
         if self._accepted:
             self._handler.lost()
-        self.lost(self.failure)
+        self.lost(ConnectionError(self.failure))
 
 
 async def connect(lookup: Lookup, hello: bytes, handler: Handler) -> Client:

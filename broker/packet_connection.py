@@ -92,9 +92,9 @@ class PacketConnection(asyncio.Protocol, abc.ABC):
             self.ready.set_exception(error)
         self.abort()
 
-    def lost(self, reason: str) -> None:
+    def lost(self, error: ConnectionError) -> None:
         """Say that the connection is gone, whoever closed it; the end of each `connection_lost`."""
         if not self.ready.done():
-            self.ready.set_exception(ConnectionError(reason))
+            self.ready.set_exception(error)
         if not self.closed.done():
             self.closed.set_result(None)

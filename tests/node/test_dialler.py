@@ -2,16 +2,26 @@
 
 import asyncio
 import contextlib
+import ssl
 from itertools import pairwise
 from random import Random
 
 import pytest
 
 from broker import dialler
-from broker.dialler import ABSENT_S, ATTEMPT_S, ATTEMPT_S_MAX, ATTEMPTS_MAX, Dialler, Wish
+from broker.dialler import (
+    ABSENT_S,
+    ATTEMPT_S,
+    ATTEMPT_S_MAX,
+    ATTEMPTS_MAX,
+    UNWELCOME_S_MAX,
+    Dialler,
+    Wish,
+)
 from broker.embedded import packets
 from broker.link import Neighbour
 from broker.radio import Radio
+from broker.trust import explain
 from tests.node.virtual import run
 
 ROUND_TRIP_S = 0.02
@@ -63,6 +73,7 @@ class Network:
     def __init__(self):
         self.cut = False
         self.refuses = False
+        self.raises = None
         self.code = 0
         self.started = []
         self.pending = 0
@@ -85,6 +96,8 @@ class Network:
             self.pending -= 1
         if self.refuses:
             raise ConnectionRefusedError("refused")
+        if self.raises is not None:
+            raise self.raises
         made = protocol()
         self.open.append(Transport(self, made))
         made.connection_made(self.open[-1])
@@ -211,14 +224,63 @@ def test_who_refuses_is_not_dialled_more_often(monkeypatch):
     run(story())
 
 
-def test_who_does_not_let_us_in_is_tried_again_and_told(monkeypatch):
+def test_who_does_not_let_us_in_is_tried_ever_more_rarely_and_told(monkeypatch):
     async def story():
         async with dialling(monkeypatch, code=5) as (one, node, network):
-            await asyncio.sleep(10)
+            await asyncio.sleep(300)
             assert "CONNACK 5" in one.last_failure
+            gaps = [later - earlier for earlier, later in pairwise(network.started)]
+            assert gaps[0] < 1
+            assert min(gaps[-5:]) >= UNWELCOME_S_MAX * 0.75
+            assert max(gaps) <= UNWELCOME_S_MAX + 0.5
+            assert network.greeted == len(network.started)
+            network.code = 0
+            assert await linked_after_s(node) <= UNWELCOME_S_MAX + 0.5
+
+    run(story())
+
+
+def test_who_cannot_serve_at_the_moment_is_tried_as_often_as_who_is_away(monkeypatch):
+    async def story():
+        async with dialling(monkeypatch, code=3) as (_, node, network):
+            await asyncio.sleep(10)
             assert 8 <= network.greeted <= 40
             network.code = 0
             assert await linked_after_s(node) <= 1
+
+    run(story())
+
+
+def test_a_cut_makes_up_for_refusals(monkeypatch):
+    """Who was away may have been corrected meanwhile."""
+
+    async def story():
+        async with dialling(monkeypatch, code=5) as (_, node, network):
+            await asyncio.sleep(100)
+            network.cut, network.code = True, 0
+            await asyncio.sleep(60)
+            network.cut = False
+            assert await linked_after_s(node) <= 0.5
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("error", "rare"),
+    [
+        (ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED"), True),
+        (ssl.SSLEOFError(8, "EOF occurred"), False),
+    ],
+    ids=["not believed", "hung up"],
+)
+def test_a_handshake_that_fails_counts_by_what_it_says(monkeypatch, error, rare):
+    error.reason = error.args[1]
+
+    async def story():
+        async with dialling(monkeypatch, raises=error) as (one, _, network):
+            await asyncio.sleep(100)
+            assert (len(network.started) < 15) is rare
+            assert one.last_failure == explain(error)
 
     run(story())
 
