@@ -16,6 +16,7 @@ import typer
 
 from agent.ca_cli import ca_app
 from agent.errors import AgentError
+from agent.user_cli import user_app
 from broker.errors import FlockmqError
 
 __all__ = ["app", "main"]
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(ca_app, name="ca")
+app.add_typer(user_app, name="user")
 
 Host = Annotated[str, typer.Option(help="Where the device's broker listens.")]
 Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]
@@ -38,6 +40,16 @@ AnyPort = Annotated[
 ]
 IdentityFolder = Annotated[
     Path | None, typer.Option("--identity", help="Folder of who you are to the fleet; for TLS.")
+]
+Meant = Annotated[
+    str | None,
+    typer.Option("--device", help="Its id, if you know it: by TLS nobody else is talked to."),
+]
+UserName = Annotated[
+    str | None, typer.Option("--user", help="Who you are to the device; the password is asked for.")
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option(help="What holds that password, mode 0600, instead of asking.")
 ]
 
 
@@ -77,11 +89,16 @@ def watch(
     host: Host = "127.0.0.1",
     port: AnyPort = None,
     identity: IdentityFolder = None,
+    device: Meant = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
     count: Annotated[
         int | None, typer.Option("--count", "-C", min=1, help="End after so many messages.")
     ] = None,
 ) -> None:
     """Show what is published, with the age of each message."""
+    from agent.commands.client import secured_by
+    from agent.commands.password import login
     from agent.commands.watch import watch as do_watch
     from broker.topics import TopicError, check_topic_filter
 
@@ -89,7 +106,8 @@ def watch(
         check_topic_filter(topic_filter)
     except TopicError as error:
         raise typer.BadParameter(str(error)) from None
-    asyncio.run(do_watch(host, port or _port(identity), identity, topic_filter, count))
+    secured, known = secured_by(identity, device), login(user, password_file)
+    asyncio.run(do_watch(host, port or _port(identity), secured, known, topic_filter, count))
 
 
 @app.command()
@@ -97,12 +115,18 @@ def status(
     host: Host = "127.0.0.1",
     port: AnyPort = None,
     identity: IdentityFolder = None,
+    device: Meant = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
     json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Show what a device thinks of its links, peers and models."""
+    from agent.commands.client import secured_by
+    from agent.commands.password import login
     from agent.commands.status import status as do_status
 
-    asyncio.run(do_status(host, port or _port(identity), identity, as_json=json))
+    secured, known = secured_by(identity, device), login(user, password_file)
+    asyncio.run(do_status(host, port or _port(identity), secured, known, as_json=json))
 
 
 @app.command()

@@ -34,6 +34,7 @@ __all__ = [
     "StoreConfig",
     "TlsConfig",
     "TopologyConfig",
+    "UsersConfig",
     "load",
     "resolve",
 ]
@@ -78,6 +79,15 @@ class TlsConfig(Table, frozen=True):
     """0 picks a free one."""
     tags: Literal["mac", "signed"] = "mac"
     """What proves who made a bundle, on all lanes but control, which is signed always. The same on all devices."""
+
+
+class UsersConfig(Table, frozen=True):
+    """`[users]`: who may come to the plain listeners, by name and password."""
+
+    file: str = "users"
+    """Made by `flockmq user add`; mode 0600."""
+    anonymous: Literal["refused", "viewer", "device"] = "refused"
+    """What a client without a name may do there: nothing, look on, or what any program on the device may."""
 
 
 class StoreConfig(Table, frozen=True):
@@ -156,6 +166,8 @@ class Config(Table, frozen=True):
     broker: BrokerConfig = BrokerConfig()
     tls: TlsConfig | None = None
     """Without it links are plain MQTT, on loopback or where plain_listen allows it."""
+    users: UsersConfig | None = None
+    """Without it names and passwords are not looked at."""
     store: StoreConfig = StoreConfig()
     topology: TopologyConfig = TopologyConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
@@ -219,7 +231,12 @@ def load(path: Path | str) -> Config:
     tls = config.tls
     if tls is not None:
         tls = msgspec.structs.replace(tls, identity=str(path.parent / tls.identity))
-    return msgspec.structs.replace(config, state=str(state), tls=tls, hub=hubs, bridge=bridges)
+    users = config.users
+    if users is not None:
+        users = msgspec.structs.replace(users, file=str(path.parent / users.file))
+    return msgspec.structs.replace(
+        config, state=str(state), tls=tls, users=users, hub=hubs, bridge=bridges
+    )
 
 
 def resolve(factory: str) -> Any:
@@ -302,6 +319,7 @@ _EXPLAINER: Final = Explainer(
         "": Config,
         "broker": BrokerConfig,
         "tls": TlsConfig,
+        "users": UsersConfig,
         "store": StoreConfig,
         "topology": TopologyConfig,
         "discovery": DiscoveryConfig,
@@ -321,5 +339,6 @@ _EXPLAINER: Final = Explainer(
         "kind": get_args(Kind),
         "durability": ("power", "process"),
         "integrity": ("tag", "none"),
+        "anonymous": get_args(UsersConfig.__annotations__["anonymous"]),
     },
 )

@@ -39,6 +39,7 @@ from broker.node import Node
 from broker.store import Store
 from broker.strength import Strength
 from broker.trust import TlsAt, Trust
+from broker.users import Anonymous, Users, UsersAt
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -68,7 +69,7 @@ class Device:
 
     Raises:
         AgentError: The sensor, the features or the models that the configuration names are not there.
-        FlockmqError: The state directory, this device's identity, or a key of a hub, cannot be used.
+        FlockmqError: The state directory, this device's identity, its users, or a key of a hub, cannot be used.
     """
 
     def __init__(self, config: Config, observer: Observer | None = None) -> None:
@@ -83,7 +84,7 @@ class Device:
             from agent.forecasting import Forecasting  # noqa: PLC0415 - numpy has 12 MB
 
             self._forecasting = Forecasting(config.device, config.model, self.world, observer)
-        tls = _identity(config)
+        tls, users = _identity(config), _users(config)
         self.node = Node(
             config.device,
             Store(Path(config.state), relay_log_on_disk=config.store.relay_log == "disk"),
@@ -91,6 +92,7 @@ class Device:
             port=config.broker.port,
             websocket_port=config.broker.websocket_port,
             tls=tls,
+            users=users,
             hubs=[hub.at() for hub in config.hub],
             bridges=[bridge.at(config.site) for bridge in config.bridge],
             durability=Durability(config.store.durability),
@@ -317,6 +319,17 @@ def _identity(config: Config) -> TlsAt | None:
         )
     seals = trust.seals(Strength(config.tls.tags))
     return TlsAt(trust, config.tls.host, config.tls.port, seals)
+
+
+def _users(config: Config) -> UsersAt | None:
+    """Who may come by a password.
+
+    Raises:
+        UsersUnusable: Their file cannot be used.
+    """
+    if config.users is None:
+        return None
+    return UsersAt(Users(Path(config.users.file)), Anonymous(config.users.anonymous))
 
 
 def _settings(config: Config) -> Settings:

@@ -27,6 +27,9 @@ _CLIENT_COUNTERS: Final = (
     "ignored",
     "forbidden",
     "refused",
+    "wills_refused",
+    "logins_refused",
+    "logins_put_off",
     "connections_refused",
     "timed_out",
 )
@@ -76,6 +79,9 @@ def node_report(statistics: NodeStatistics, uptime_s: float) -> dict[str, Any]:
         },
         "last_slow_client": counters.last_slow_consumer,
         "last_forbidden": counters.last_forbidden,
+        "last_login_refused": counters.last_login_refused,
+        "users": statistics.broker.users,
+        "users_problem": statistics.broker.users_problem,
     }
 
 

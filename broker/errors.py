@@ -7,6 +7,7 @@
     ├── CannotListen        a listener's address cannot be used; says what, where and why
     │   └── PortInUse       another program has it; says the way out too
     ├── SecretUnusable      a key or a password cannot be taken from its file or put into it; says which and why
+    ├── UsersUnusable       the file of a device's users cannot be read or written; says which line, and why
     ├── AuthorityUnusable   the fleet's authority cannot do what it is asked; says why
     ├── IdentityUnusable    this device's certificate or key cannot be used; says which and why
     ├── EnrolmentFailed     a device was not enrolled; says why, and what to do
@@ -65,6 +66,10 @@ class PortInUse(CannotListen):
 
 class SecretUnusable(FlockmqError):
     """A key or a password cannot be taken from its file; says which and why, never the secret."""
+
+
+class UsersUnusable(FlockmqError):
+    """The file of a device's users cannot be read or written; says which line and why, never a hash."""
 
 
 class AuthorityUnusable(FlockmqError):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from broker.mesh.events import Undelivered
     from broker.store import Store
     from broker.trust import TlsAt
+    from broker.users import UsersAt
 
 __all__ = ["Delivered", "Node", "NodeStatistics"]
 
@@ -60,6 +61,7 @@ class Node:
         port: Port; 0 picks a free one.
         websocket_port: The same for MQTT over WebSocket; None: none.
         tls: Where it listens for TLS and who is let in there; None: nowhere, and links are plain MQTT.
+        users: Who may come to its broker by name and password; None: names are not looked at.
         neighbours: Whom it dials.
         hubs: Third-party brokers at which it meets others.
         bridges: Foreign brokers whose own clients are joined to the mesh.
@@ -76,6 +78,7 @@ class Node:
         port: int = 1883,
         websocket_port: int | None = None,
         tls: TlsAt | None = None,
+        users: UsersAt | None = None,
         neighbours: Sequence[Neighbour] = (),
         hubs: Sequence[HubAt] = (),
         bridges: Sequence[BridgeAt] = (),
@@ -95,6 +98,7 @@ class Node:
             port=port,
             websocket_port=websocket_port,
             tls=tls,
+            users=users,
             sessions=store.sessions,
         )
         self._local = LocalDelivery(device, self._broker)
@@ -142,6 +146,7 @@ class Node:
             self._spawn(coroutine, name)
         self._spawn(keep_wall_clock(self._mesh), "clock")
         self._spawn(self._commits.keep(), "disk")
+        self._spawn(self._broker.keep_users(), "users")
         self.request_flush()
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from broker.errors import SecretUnusable
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_secret", "write_file"]
+__all__ = ["read_private", "read_secret", "write_file"]
 
 SECRET_BYTES_MAX: Final = 4096
 """Nobody's key is longer; a wrong path may name anything."""
@@ -33,17 +33,8 @@ def read_secret(path: Path, what: str, *, bytes_min: int = 1) -> bytes:
     Raises:
         SecretUnusable: It is not there, others may read it, or it is too short or too long.
     """
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            secret = file.read(SECRET_BYTES_MAX + 1).rstrip()
-    except OSError as error:
-        raise SecretUnusable(f"the {what} {path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
-        raise SecretUnusable(
-            f"the {what} {path} has mode {mode:04o}, so others may use it; run `chmod 600 {path}`"
-        )
-    if not bytes_min <= len(secret) <= SECRET_BYTES_MAX:
+    secret = read_private(path, what, bytes_max=SECRET_BYTES_MAX).rstrip()
+    if len(secret) < bytes_min:
         raise SecretUnusable(
             f"the {what} {path} has {len(secret)} bytes, wanted are {bytes_min} to {SECRET_BYTES_MAX}; "
             f"`head -c 32 /dev/urandom | base64 > {path}` makes a good one"
@@ -51,8 +42,33 @@ def read_secret(path: Path, what: str, *, bytes_min: int = 1) -> bytes:
     return secret
 
 
+def read_private(path: Path, what: str, *, bytes_max: int) -> bytes:
+    """The bytes of a file that nobody but its owner may read.
+
+    Raises:
+        SecretUnusable: It is not there, others may read it, or it is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(bytes_max + 1)
+    except OSError as error:
+        raise SecretUnusable(f"the {what} {path} cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise SecretUnusable(
+            f"the {what} {path} has mode {mode:04o}, so others may use it; run `chmod 600 {path}`"
+        )
+    if len(content) > bytes_max:
+        raise SecretUnusable(
+            f"the {what} {path} has more than {bytes_max} bytes; is it another file?"
+        )
+    return content
+
+
 def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
     """Put a file in the place of the one that is there, all of it or nothing, also when the power goes.
+
+    Written by root it stays with its owner, who is to go on reading it.
 
     Args:
         path: The file.
@@ -69,6 +85,10 @@ def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
         mode = 0o600 if secret else 0o644
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
+            if os.geteuid() == 0:
+                with contextlib.suppress(FileNotFoundError):
+                    owner = path.stat()
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

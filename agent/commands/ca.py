@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.addresses import parse_address
-from agent.commands.client import connect
+from agent.commands.client import Secured, connect
 from agent.errors import ConfigError, NoDevice
 from broker import certificates
 from broker.authority import LIFE_DAYS, Authority
@@ -198,7 +198,7 @@ async def _publish(directory: Path, host: str, port: int) -> None:
             if member.role is Role.DEVICE:
                 topic = certificate_topic(site=site, device=member.name)
                 told[topic] = member.pem.encode()
-        async with connect(host, port, trust.client) as client:
+        async with connect(host, port, Secured(trust, met.introduction.device)) as client:
             for topic, pem in told.items():
                 await client.publish(topic, notice(pem), qos=1, retain=True)
 

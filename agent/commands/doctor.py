@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from agent.addresses import is_loopback
 from agent.config import load
 from agent.errors import ConfigError
 from agent.infer.backend import RuntimeUnavailable
 from agent.infer.tflite import find_runtime
 from broker.credentials import system_moment
 from broker.discovery import own_addresses
-from broker.errors import IdentityUnusable, SecretUnusable
+from broker.errors import IdentityUnusable, SecretUnusable, UsersUnusable
 from broker.identity import RENEW_DAYS
 from broker.trust import Trust
+from broker.users import read_users
 from broker.wall_clock import is_synchronised
 
 if TYPE_CHECKING:
@@ -161,6 +163,8 @@ def _config(path: Path) -> Iterator[Finding]:
     if config.tls is not None:
         yield from _ports(config.tls.host, config.tls.port)
         yield _identity(config.device, Path(config.tls.identity))
+    if config.users is not None:
+        yield from _users(config)
     yield from _neighbourhood(config)
     yield from _state(Path(config.state))
     checks: list[tuple[str, Callable[[], object]]] = []
@@ -187,6 +191,25 @@ def _identity(device: str, folder: Path) -> Finding:
         advice = "`flockmq ca renew --via HOST`, where the authority is, with the address of a device that is up"
         return Finding("warn", what, advice)
     return Finding("ok", what)
+
+
+def _users(config: Config) -> Iterator[Finding]:
+    assert config.users is not None, "who calls this has looked"
+    try:
+        users = read_users(Path(config.users.file))
+    except UsersUnusable as error:
+        yield Finding("missing", f"users: {error}", "`flockmq user add NAME` makes one")
+        return
+    nobody = not users and config.users.anonymous == "refused"
+    advice = "`flockmq user add NAME` makes one; until then nobody gets in" if nobody else ""
+    what = f"users: {len(users)} may come by a password; without a name: {config.users.anonymous}"
+    yield Finding("warn" if nobody else "ok", what, advice)
+    if not is_loopback(config.broker.host):
+        yield Finding(
+            "warn",
+            f"passwords travel unencrypted to {config.broker.host}",
+            "let who is elsewhere come by [tls], and listen on 127.0.0.1; else whoever is on that network reads them",
+        )
 
 
 def _secrets(what: str, make: Callable[[], object]) -> Finding:

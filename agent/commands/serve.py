@@ -31,6 +31,10 @@ NO_IDENTITY: Final = (
     "%s has no identity ([tls]): bundles carry no tag, so whoever reaches its ports, or relays for it, can alter and "
     "invent messages; for one machine or a closed network only"
 )
+PASSWORDS_IN_CLEAR: Final = (
+    "%s takes passwords on %s, which others can reach, and they travel unencrypted: whoever is on that network reads "
+    "them; let who is elsewhere come by [tls]"
+)
 REPORT_S: Final = 1.0
 """How often a broker without an agent shows its report: as often as a person looks."""
 
@@ -91,6 +95,7 @@ def run_device(config_path: Path) -> None:
         AgentError: The configuration, the sensor or the model cannot be used.
         FlockmqError: The port or the state directory is taken.
     """
+    from agent.addresses import is_loopback
     from agent.config import load
     from agent.device import Device
 
@@ -106,6 +111,8 @@ def run_device(config_path: Path) -> None:
         logger.info("%s serves MQTT on %s", config.device, where)
         if config.tls is None:
             logger.warning(NO_IDENTITY, config.device)
+        if config.users is not None and not is_loopback(config.broker.host):
+            logger.warning(PASSWORDS_IN_CLEAR, config.device, config.broker.host)
 
     run_loop(serve(lambda: Device(config), tell))
 

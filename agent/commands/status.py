@@ -16,15 +16,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.commands.client import connect, secured_by
+from agent.commands.client import connect
+from agent.commands.status_form import Report
 from agent.commands.text import printable
 from agent.errors import NoDevice
 from agent.report import NODE_TOPIC, STATUS_TOPIC
 from broker.identity import RENEW_DAYS
 
 if TYPE_CHECKING:
-    import ssl
-    from pathlib import Path
+    from agent.commands.client import Login, Secured
+    from agent.commands.status_form import Bridge, Hub, IdentityState
 
 __all__ = ["Report", "render", "status"]
 
@@ -33,150 +34,15 @@ WAIT_S: Final = 3.0
 HOW: Final = {"configured": "configuration", "seed": "asking a seed", "mdns": "mDNS"}
 
 
-class Link(msgspec.Struct, frozen=True):
-    """One neighbour with a session."""
-
-    name: str
-    rtt_ms: float | None = None
-    established: bool = False
-    queued_bundles: int = 0
-    dropped: int = 0
-    bad_frames: int = 0
-
-
-class ModelState(msgspec.Struct, frozen=True):
-    """What a device runs of one model."""
-
-    version: str | None = None
-    state: str = ""
-    reason: str = ""
-
-
-class Worker(msgspec.Struct, frozen=True):
-    """The inference worker."""
-
-    inferences: int = 0
-    failed: int = 0
-    workers_lost: int = 0
-
-
-class Hub(msgspec.Struct, frozen=True):
-    """A third-party broker at which this device meets others."""
-
-    name: str
-    connected: bool = False
-    last_failure: str = ""
-    integrity: str = ""
-    peers: dict[str, bool] = {}
-    counters: dict[str, int] = {}
-
-
-class Bridge(msgspec.Struct, frozen=True):
-    """A foreign broker whose own clients are joined to the mesh."""
-
-    name: str
-    address: str = ""
-    state: str = ""
-    last_failure: str = ""
-    waiting: int = 0
-    counters: dict[str, int] = {}
-
-
-class TagsState(msgspec.Struct, frozen=True):
-    """What proves who made a bundle."""
-
-    strength: str = ""
-    fleet_key: int = 0
-    signers: int = 0
-
-
-class IdentityState(msgspec.Struct, frozen=True):
-    """Who the device is to its fleet, and whom it turned away."""
-
-    fleet: str = ""
-    name: str = ""
-    standing: str = ""
-    days_left: float = 0.0
-    revocations: int = 0
-    revoked: int = 0
-    graced: int = 0
-    refused: dict[str, int] = {}
-    last_refused: str = ""
-    refused_notices: int = 0
-    last_refused_notice: str = ""
-    tags: TagsState | None = None
-
-
-class Topology(msgspec.Struct, frozen=True):
-    """How a device chooses whom to dial."""
-
-    kind: str = ""
-    near: int = 0
-    far: int = 0
-
-
-class Known(msgspec.Struct, frozen=True):
-    """A device that could be dialled."""
-
-    source: str = msgspec.field(name="from", default="")
-    where: str = ""
-    dialled: bool = False
-    rtt_ms: float | None = None
-
-
-class Discovery(msgspec.Struct, frozen=True):
-    """How a device finds others, and what came of it."""
-
-    mdns: str = "off"
-    malformed: int = 0
-    last_malformed: str = ""
-    passed_over: int = 0
-    no_room: int = 0
-    seeds: dict[str, str] = {}
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What is shown of `agent.report`."""
-
-    device: str
-    incarnation: int
-    uptime_s: float
-    site: str | None = None
-    """None: a broker without an agent."""
-    links: tuple[Link, ...] = ()
-    dial_failures: dict[str, str] = {}
-    closed_links: dict[str, str] = {}
-    refused_tags: dict[str, int] = {}
-    refused_messages: dict[str, int] = {}
-    last_refused_message: str = ""
-    identity: IdentityState | None = None
-    """None: no identity, so links are plain MQTT."""
-    hubs: tuple[Hub, ...] = ()
-    bridges: tuple[Bridge, ...] = ()
-    topology: Topology = Topology()
-    known: dict[str, Known] = {}
-    discovery: Discovery = Discovery()
-    peers: dict[str, bool] = {}
-    obstacles: int = 0
-    models: dict[str, ModelState] = {}
-    runtime: str | None = None
-    worker: Worker = Worker()
-    counters: dict[str, int] = {}
-    invalid: dict[str, int] = {}
-    last_invalid: str = ""
-    last_problem: str = ""
-    last_slow_client: str = ""
-    last_forbidden: str = ""
-    last_loss: str = ""
-
-
-async def status(host: str, port: int, identity: Path | None, *, as_json: bool) -> None:
-    """Print the newest report of the device at an address, asked by the holder of an identity folder.
+async def status(
+    host: str, port: int, secured: Secured | None, login: Login | None, *, as_json: bool
+) -> None:
+    """Print the newest report of the device at an address.
 
     Raises:
-        NoDevice: There is no broker, or it is not flockmq's.
+        NoDevice: There is no broker, it is not flockmq's, or it speaks for another device.
     """
-    payload = await _fetch(host, port, secured_by(identity))
+    payload = await _fetch(host, port, secured, login)
     try:
         report = msgspec.json.decode(payload, type=Report)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -184,14 +50,19 @@ async def status(host: str, port: int, identity: Path | None, *, as_json: bool) 
             f"what the broker on {host}:{port} shows is no report of a device: {error}; "
             "does another program write there?"
         ) from None
+    if secured is not None and secured.name != report.device:
+        raise NoDevice(
+            f"{secured.name} answers on {host}:{port}, by its certificate, and shows a report of {report.device}; "
+            "does another program write there?"
+        )
     if as_json:
         sys.stdout.write(payload.decode() + "\n")
     else:
         render(report, Console(highlight=False, soft_wrap=True))
 
 
-async def _fetch(host: str, port: int, secured: ssl.SSLContext | None) -> bytes:
-    async with connect(host, port, secured) as client:
+async def _fetch(host: str, port: int, secured: Secured | None, login: Login | None) -> bytes:
+    async with connect(host, port, secured, login) as client:
         await client.subscribe([(STATUS_TOPIC, 1), (NODE_TOPIC, 1)])
         try:
             async with asyncio.timeout(WAIT_S):
@@ -221,6 +92,10 @@ def render(report: Report, console: Console) -> None:
             "[yellow]no identity:[/yellow] bundles carry no tag, so whoever reaches this device's ports, or relays "
             "for it, can alter and invent messages; `flockmq enroll` gives it one"
         )
+    if report.users is not None:
+        console.print(f"users: {report.users} may come by a password")
+    if report.users_problem:
+        console.print(f"[red]nobody is let in by a password:[/red] {_text(report.users_problem)}")
     if report.refused_tags:
         console.print(
             "[yellow]bundles whose tags do not count here:[/yellow]" + _counted(report.refused_tags)
@@ -242,6 +117,13 @@ def render(report: Report, console: Console) -> None:
         console.print(_bridge(bridge))
     if report.site is not None:
         _render_agent(report, console)
+    _render_counters(report, console)
+    if report.last_problem:
+        console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")
+
+
+def _render_counters(report: Report, console: Console) -> None:
+    """What was counted, and the last of each kind that somebody should look at."""
     counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
     console.print(f"counted: {', '.join(counted)}")
     if report.last_loss:
@@ -255,14 +137,20 @@ def render(report: Report, console: Console) -> None:
             f"[yellow]publishes on topics that are not the client's to write: {times}, the last:[/yellow] "
             + _text(report.last_forbidden)
         )
+    if report.last_login_refused:
+        refused, put_off = (
+            report.counters.get(f"clients_logins_{name}", 0) for name in ("refused", "put_off")
+        )
+        console.print(
+            f"[yellow]not let in by a password: {refused} refused, {put_off} put off, the last:[/yellow] "
+            + _text(report.last_login_refused)
+        )
     if report.last_slow_client:
         times = report.counters.get("clients_slow_consumers", 1)
         console.print(
             f"[yellow]MQTT clients cut off since they read too slowly: {times}, the last:[/yellow] "
             + _text(report.last_slow_client)
         )
-    if report.last_problem:
-        console.print(f"[yellow]last problem:[/yellow] {_text(report.last_problem)}")
 
 
 def _render_identity(identity: IdentityState, console: Console) -> None:

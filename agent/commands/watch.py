@@ -15,15 +15,15 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from agent.commands.client import connect, secured_by
+from agent.commands.client import connect
 from agent.commands.text import printable
 from agent.messages import PayloadInvalid, decode
 from broker.topics import classify
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import aiomqtt
+
+    from agent.commands.client import Login, Secured
 
 __all__ = ["line", "watch"]
 
@@ -35,15 +35,20 @@ NO_AGE: Final = " " * 7
 
 
 async def watch(
-    host: str, port: int, identity: Path | None, topic_filter: str, count: int | None
+    host: str,
+    port: int,
+    secured: Secured | None,
+    login: Login | None,
+    topic_filter: str,
+    count: int | None,
 ) -> None:
-    """Print messages as they come, for ever or `count` of them, to the holder of an identity folder.
+    """Print messages as they come, for ever or `count` of them.
 
     Raises:
         NoDevice: There is no broker.
     """
     console = Console(soft_wrap=True, highlight=False)
-    async with connect(host, port, secured_by(identity)) as client:
+    async with connect(host, port, secured, login) as client:
         await client.subscribe(topic_filter, qos=1)
         left = count
         async for message in client.messages:

@@ -17,6 +17,7 @@ ACCEPTED: Final = 0
 REFUSED_PROTOCOL: Final = 1
 REFUSED_IDENTIFIER: Final = 2
 REFUSED_UNAVAILABLE: Final = 3
+REFUSED_CREDENTIALS: Final = 4
 REFUSED_NOT_AUTHORIZED: Final = 5
 
 # 4 is MQTT 3.1.1. Mosquitto's bridges set the highest bit to say that they are one: they want
@@ -32,6 +33,11 @@ class Will(NamedTuple):
     payload: bytes
     qos: int
     retained: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """What is held of it."""
+        return len(self.topic) + len(self.payload)
 
 
 class Connect(NamedTuple):

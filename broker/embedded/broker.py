@@ -15,7 +15,7 @@ import logging
 import ssl
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Final
 
 import websockets.asyncio.server
 from amqtt.broker import Broker  # type: ignore[import-untyped]
@@ -27,50 +27,27 @@ from amqtt.contexts import (  # type: ignore[import-untyped]
 from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
 from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
 
-from broker.embedded.bodies import Connect
-from broker.embedded.connection import Allowed, Connection
+from broker.embedded.connection import Connection
 from broker.embedded.doorman import Doorman
 from broker.embedded.exchange import Exchange
+from broker.embedded.gate import Credentials, Gate
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import Limits
-from broker.embedded.links import claimed_device
+from broker.embedded.logins import Logins
 from broker.embedded.session_journal import SessionChanges, StoredSession
 from broker.embedded.statistics import Statistics
-from broker.embedded.websocket import serve
+from broker.embedded.websocket import listen
 from broker.embedded.wire import Wires
 from broker.errors import CannotListen, PortInUse
-from broker.trust import Holder, NotAdmitted, TlsAt
+from broker.trust import TlsAt
+from broker.users import Anonymous, UsersAt
 
 logger = logging.getLogger(__name__)
 
 _TCP = "default"  # amqtt wants a listener of this name
 _WEBSOCKET = "websocket"
 _TLS = "tls"
-
-
-class Credentials(AmqttSession):  # type: ignore[misc]
-    """What authentication plugins see of a client that wants in.
-
-    Mends: amqtt's session builds a state machine (175 us) and three queues for every CONNECT,
-    accepted or not.
-    """
-
-    def __init__(self, connect: Connect, transport: asyncio.Transport) -> None:
-        peer = transport.get_extra_info("peername") or (None, None)
-        self.client_id = connect.client_id
-        self.clean_session = connect.clean
-        self.username = connect.username
-        # Plugins expect text; bytes that are none match no password rather than raising.
-        self.password = (
-            None if connect.password is None else connect.password.decode(errors="replace")
-        )
-        self.remote_address, self.remote_port = peer[0], peer[1]
-        self.ssl_object = transport.get_extra_info("ssl_object")
-        self.attributes: dict[str, Any] = {}
-        self.is_anonymous = False
-
-    def __hash__(self) -> int:
-        return id(self)
+_LOOK_AT_USERS_S: Final = 1.0  # so long after its removal a user is connected at most
 
 
 class EmbeddedBroker(Broker):  # type: ignore[misc]
@@ -84,6 +61,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         websocket_port: the same for WebSocket; None for no such listener.
         tls: where to listen for TLS, and who is let in there; None for no such listener. If there
             is one, links come through it only.
+        users: who may come by name and password; None: names are not looked at.
         limits: bounds.
         sessions: the persistent sessions as they were stored.
 
@@ -98,6 +76,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         port: int = 1883,
         websocket_port: int | None = None,
         tls: TlsAt | None = None,
+        users: UsersAt | None = None,
         limits: Limits | None = None,
         sessions: Iterable[StoredSession] = (),
     ) -> None:
@@ -122,6 +101,15 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         self._exchange.restore(sessions)
         self._wires = Wires(limits, self._exchange.counters)
         self._trust = tls.trust if tls is not None else None
+        self._users = users.users if users is not None else None
+        counters = self._exchange.counters
+        self._logins = None if users is None else Logins(users.users, limits, counters)
+        self._gate = Gate(
+            self._trust,
+            self._logins,
+            Anonymous.DEVICE if users is None else users.anonymous,
+            self._ask_plugins,
+        )
 
     # -- the node calls ------------------------------------------------------------------------
 
@@ -160,10 +148,29 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """
         self._exchange.flush(committed=committed, pressed=pressed, turn=turn, durable=durable)
 
+    async def keep_users(self) -> None:
+        """End the connections of users who are removed or changed; cancel to stop."""
+        if self._users is None:
+            return
+        version, problem = self._users.version, ""
+        while True:
+            await asyncio.sleep(_LOOK_AT_USERS_S)
+            self._users.refresh()
+            if self._users.version == version:
+                continue
+            version = self._users.version
+            if self._users.problem:
+                if self._users.problem != problem:
+                    logger.error("nobody is let in by a password: %s", self._users.problem)
+            else:
+                logger.info("%d users may come by a password", len(self._users))
+                self._exchange.end_changed_users(self._users)
+            problem = self._users.problem
+
     def judge_again(self) -> None:
         """End the connections of those whose certificates have ceased to count."""
         for session in list(self._exchange.sessions.values()):
-            output, holder = session.output, session.holder
+            output, holder = session.output, session.allowed.holder
             if output is None or holder is None or self._trust is None:
                 continue
             standing = self._trust.standing(holder.certificate)
@@ -177,6 +184,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             sessions=len(self._exchange.sessions),
             subscriptions=len(self._exchange.trie),
             counters=replace(self._exchange.counters),
+            users=None if self._users is None else len(self._users),
+            users_problem="" if self._users is None else self._users.problem,
         )
 
     @property
@@ -238,6 +247,8 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         for server in self._servers.values():
             server.instance.close()
         await self._wires.end_all("the broker is shutting down")
+        if self._logins is not None:
+            self._logins.close()
         await super().shutdown()
         self._servers.clear()
 
@@ -263,14 +274,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             if listener_type == ListenerType.TCP:
                 loop = asyncio.get_running_loop()
                 return await loop.create_server(self._connection, host, port, reuse_address=True)
-            return await websockets.asyncio.server.serve(
-                serve(self._connection),
-                host,
-                port,
-                ssl=ssl_context,
-                subprotocols=[websockets.Subprotocol("mqtt")],
-                compression=None,
-            )
+            return await listen(self._wires, self._connection, host, port, ssl_context)
         except OSError as error:
             kind = "TCP" if listener_type == ListenerType.TCP else "WebSocket"
             if error.errno == errno.EADDRINUSE:
@@ -279,42 +283,11 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             raise CannotListen(kind, host or "*", port, reason) from None
 
     def _connection(self) -> Connection:
-        return Connection(self._wires, self._exchange, self._allowed)
+        return Connection(self._wires, self._exchange, self._gate)
 
-    async def _allowed(self, connect: Connect, transport: asyncio.Transport) -> Allowed | None:
-        """Look at the certificate and ask the authentication plugins, before any session is touched."""
-        try:
-            holder = self._identify(connect.client_id, transport)
-        except NotAdmitted:  # who it is told to, and counted by, is `Trust`
-            return None
-        try:
-            credentials = Credentials(connect, transport)
-            allowed: bool = await self._authenticate(credentials, self.listeners_config[_TCP])
-        except Exception:
-            # A plugin may fail in any way; its client stays out and the others stay in.
-            logger.exception("authentication of %s failed", connect.client_id)
-            return None
-        return Allowed(holder) if allowed else None
-
-    def _identify(self, client_id: str, transport: asyncio.Transport) -> Holder | None:
-        """Return who a client is; None for one without TLS, on a listener where that is allowed.
-
-        Raises:
-            NotAdmitted: its certificate does not count, or a neighbour's is not its own.
-
-        """
-        if self._trust is None:
-            return None
-        peername = transport.get_extra_info("peername") or ("somewhere",)
-        where, peer = str(peername[0]), claimed_device(client_id)
-        if transport.get_extra_info("ssl_object") is None:
-            if peer is not None:
-                raise self._trust.refuse_plain_link(where)
-            return None
-        fields = transport.get_extra_info("peercert")
-        if peer is not None:
-            return self._trust.admit_neighbour(fields, peer, where)
-        return self._trust.admit(fields, where)
+    async def _ask_plugins(self, credentials: Credentials) -> bool:
+        welcome: bool = await self._authenticate(credentials, self.listeners_config[_TCP])
+        return welcome
 
     async def internal_message_broadcast(
         self, topic: str, data: bytes, qos: int | None = None

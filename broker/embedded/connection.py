@@ -13,18 +13,15 @@ CONNACK, lets a clean take-over leave the old connection open, and touches the s
 id before whoever claims it is authenticated.
 """
 
-import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from broker.embedded import packets
 from broker.embedded.bodies import (
     ACCEPTED,
-    REFUSED_NOT_AUTHORIZED,
     REFUSED_UNAVAILABLE,
     Connect,
     Will,
@@ -33,33 +30,28 @@ from broker.embedded.bodies import (
     parse_unsubscribe,
 )
 from broker.embedded.exchange import Exchange
+from broker.embedded.gate import Gate
 from broker.embedded.limits import PACKET_BYTES_MAX
 from broker.embedded.links import LinkPipe, claimed_device, link_peer
+from broker.embedded.logins import NotLetIn
 from broker.embedded.session import Session
 from broker.embedded.wire import Wire, Wires
 from broker.errors import MalformedPacket, Refused
-from broker.trust import Holder
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 
-class Allowed(NamedTuple):
-    """A client that is let in."""
-
-    holder: Holder | None
-    """Who it is; None: somebody on this machine, without a certificate."""
-
-
-Authenticate = Callable[[Connect, asyncio.Transport], Awaitable[Allowed | None]]
-
-
 class Connection(Wire):
-    """The client loop, whatever the transport. `authenticate` does not raise."""
+    """The client loop, whatever the transport. What the gate lets in has its will counted."""
 
-    def __init__(self, wires: Wires, exchange: Exchange, authenticate: Authenticate) -> None:
+    def __init__(self, wires: Wires, exchange: Exchange, gate: Gate) -> None:
         super().__init__(wires)
         self._exchange = exchange
-        self._authenticate = authenticate
+        self._gate = gate
         self._admission: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._will: Will | None = None
@@ -122,7 +114,7 @@ class Connection(Wire):
     def _leave(self) -> None:
         session, self._session = self._session, None
         pipe, self._pipe = self._pipe, None
-        will, self._will = self._will, None
+        will = self._take_will()
         if self._later is not None:
             self._later.cancel()
         if self._admission is not None:
@@ -141,6 +133,12 @@ class Connection(Wire):
                 self._counters.refused += 1
                 logger.warning("the will of %s is lost: the node is full", self.name)
         self._exchange.ingress.request_flush()
+
+    def _take_will(self) -> Will | None:
+        will, self._will = self._will, None
+        if will is not None:
+            self._wires.wills_bytes -= will.size_bytes
+        return will
 
     def lags(self, *, now: bool) -> None:
         """Give the client a while to catch up, or note that it has."""
@@ -165,45 +163,51 @@ class Connection(Wire):
 
     def _on_connect(self, connect: Connect) -> None:
         if connect.refusal != ACCEPTED:
-            self.write(packets.encode_connack(connect.refusal))
-            self.end(f"CONNECT refused with {connect.refusal}")
+            self._refuse(connect.refusal)
             return
         self.name = connect.client_id or f"auto-{secrets.token_hex(8)}"
         self._stop_reading()
+        self._deadline(self._limits.admission_s, self._no_admission)
+        self._wires.has_said_connect(self)
         self._admission = self._loop.create_task(self._admit(connect))
 
     async def _admit(self, connect: Connect) -> None:
         """Authenticate before anything of the session is touched."""
         assert self._transport is not None, "a packet came through it"
-        allowed = await self._authenticate(connect._replace(client_id=self.name), self._transport)
-        self._admission = None
+        try:
+            allowed = await self._gate.admit(connect._replace(client_id=self.name), self._transport)
+        except NotLetIn as refusal:
+            self._refuse(refusal.code)
+            return
         if self._ended:
             return
-        if allowed is None:
-            self.write(packets.encode_connack(REFUSED_NOT_AUTHORIZED))
-            self.end("not authorised")
+        if connect.will is not None and not self._wires.keeps_will(connect.will.size_bytes):
+            self._refuse(REFUSED_UNAVAILABLE)
             return
+        self._admission = None
+        self._will = connect.will
         if allowed.holder is not None and claimed_device(self.name) is None:
-            if (
-                self._exchange.connections_of(allowed.holder)
-                >= self._limits.connections_per_member_max
-            ):
+            most = self._limits.connections_per_member_max
+            if self._exchange.connections_of(allowed.holder) >= most:
                 self._counters.connections_refused += 1
-                self.write(packets.encode_connack(REFUSED_UNAVAILABLE))
-                self.end("too many connections of one member")
+                self._refuse(REFUSED_UNAVAILABLE)
                 return
-            # A client id is of one's own choice: nobody takes another member's session over by it.
-            self.name += f"@{allowed.holder.identity.name}"
-        self._wires.admitted(self)
+        if claimed_device(self.name) is None:
+            self.name = allowed.session_name(self.name)
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
         self._session.bridge = connect.bridge
-        self._session.holder = allowed.holder
+        self._session.allowed = allowed
         self._session.writable.clear()
-        self._will = connect.will
         self._parser.allow(PACKET_BYTES_MAX)
+        self.when_let_in()
         self.write(packets.encode_connack(ACCEPTED, session_present=present))
         self._keep_alive(connect.keep_alive_s)
         self._go_on_reading()
+
+    def _refuse(self, code: int) -> None:
+        self._admission = None
+        self.write(packets.encode_connack(code))
+        self.end(f"CONNECT refused with {code}")
 
     # -- PUBLISH and its answers ---------------------------------------------------------------
 
@@ -363,5 +367,5 @@ class Connection(Wire):
     def _on_disconnect(self, session: Session, body: bytes) -> None:  # noqa: ARG002 - a handler
         if body:
             raise MalformedPacket("a DISCONNECT with a body")
-        self._will = None
+        self._take_will()
         self.end("it says goodbye")

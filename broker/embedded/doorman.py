@@ -168,7 +168,7 @@ class Doorman:
 
     def _counted_wire(self) -> Wire:
         wire = self._make_wire()
-        wire.counted = True
+        wire.counted = wire.by_tls = True
         return wire
 
     async def _shake_hands(self, connection: socket.socket, where: str) -> None:

@@ -27,6 +27,7 @@ from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
 from broker.permissions import client_may
 from broker.trust import Holder
+from broker.users import ANYBODY, Users
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +93,11 @@ class Exchange:
         self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
 
     def _may_write(self, session: Session, topic: str) -> bool:
-        identity = None if session.holder is None else session.holder.identity
-        if not client_may(topic, self.device, identity, secured=self.secured):
+        identities = session.allowed.identities(self.device)
+        may = (client_may(topic, self.device, who, secured=self.secured) for who in identities)
+        if not all(may):
             self.counters.forbidden += 1
-            who = session.client_id if identity is None else f"{identity.role} {identity.name}"
+            who = session.allowed.described(session.client_id)
             self.counters.last_forbidden = f"{topic[:_SHOWN_CHARACTERS]} by {who}"
             return False
         if len(session.writable) >= self.limits.writable_topics_max:
@@ -294,6 +296,15 @@ class Exchange:
             logger.warning("forgetting the session of %s, absent the longest", absent.client_id)
             self._forget(absent)
 
+    def end_changed_users(self, users: Users) -> None:
+        """End the connections of users who are not there any more, or not as they were let in."""
+        for session in list(self.sessions.values()):
+            user, output = session.allowed.user, session.output
+            if output is None or user is None or user == ANYBODY:
+                continue
+            if users.get(user.name) != user:
+                output.drop("its user was removed or changed")
+
     def _forget(self, session: Session) -> None:
         del self.sessions[session.client_id]
         if not session.clean:
@@ -307,8 +318,8 @@ class Exchange:
         name = member.identity.name
         return sum(
             session.output is not None
-            and session.holder is not None
-            and session.holder.identity.name == name
+            and (holder := session.allowed.holder) is not None
+            and holder.identity.name == name
             for session in self.sessions.values()
         )
 

@@ -28,6 +28,11 @@ CLIENT_ID_BYTES_MAX: Final = 256
 # password (a token, say). Whoever is not authenticated yet may hold no more memory than that.
 CONNECT_BYTES_MAX: Final = 80 * KIB
 
+# What a browser asks a WebSocket with, cookies and all; servers take 8 KiB as a rule. And what one
+# message of a WebSocket may hold, once its client was let in: several packets.
+REQUEST_BYTES_MAX: Final = 16 * KIB
+WEBSOCKET_MESSAGE_BYTES_MAX: Final = MIB
+
 # The body of the largest PUBLISH: topic length, topic, packet id, payload. No other packet needs
 # as much.
 PACKET_BYTES_MAX: Final = MESSAGE_BYTES_MAX + TOPIC_BYTES_MAX + 4
@@ -58,6 +63,9 @@ class Limits:
     # Packets that have come in part, of all connections together: 512 clients that each begin the
     # largest message would be 128 MiB.
     incomplete_bytes_max: int = 32 * MIB
+    # Wills of all connections together, topics included: 64 of the largest, or 8 KiB for each of 512.
+    # Beyond it whoever brings one is not let in.
+    wills_bytes_max: int = 4 * MIB
     # Persistent sessions without a connection keep memory; past this the one longest away goes.
     sessions_max: int = 1024
     subscriptions_per_session_max: int = 1024
@@ -79,9 +87,23 @@ class Limits:
     # A socket that says nothing is worth nothing; a slow radio needs a few seconds for the
     # handshake.
     connect_timeout_s: float = 10.0
-    # A TLS handshake takes milliseconds; on a Pi behind a mobile network perhaps two seconds.
+    # From CONNECT to its answer: as long as all passwords that may wait take on a Pi (guess: 0.8 s
+    # each).
+    admission_s: float = 30.0
+    # Passwords that wait to be tried, one at a time, each for as long as `broker/passwords.py` says:
+    # all programs of a device after its restart.
+    passwords_waiting_max: int = 32
+    # What one address may have waiting or wrong at once, and how many a second are forgiven: 8,640
+    # guesses a day.
+    passwords_burst_per_address: int = 16
+    passwords_per_address_per_s: float = 0.1
+    # After a wrong one nothing is tried for so many times as long: all guessing together takes 20 %
+    # of one core.
+    wrong_password_pauses: float = 4.0
+    # A handshake of TLS or of a WebSocket takes milliseconds; on a Pi behind a mobile network perhaps
+    # two seconds.
     handshake_s: float = 10.0
-    # At once. Each holds some 50 KB; beyond it the oldest goes, which is hardly an honest one.
+    # At once, of each kind. One holds some 50 KB; beyond it the oldest goes, hardly an honest one.
     handshakes_max: int = 64
     # That begin, of all addresses together, evenly spread. On a Pi a handshake takes 4 ms (guess;
     # 0.8 ms on an x86 server, measured), so that this is a fifth of a core, and what it holds up is

@@ -25,17 +25,15 @@ what was queued offline arrives with RETAIN set.
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from broker.embedded.allowed import Allowed
 from broker.embedded.answers import Answers
 from broker.embedded.limits import Limits
 from broker.embedded.packets import PUBLISH, PUBREC, PUBREL, encode_ack, publish_frame
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.window import Window
-
-if TYPE_CHECKING:
-    from broker.trust import Holder
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Session:
         self.clean = journal is None
         self.replaying = False  # retained messages were on their way when the device went down
         self.bridge = False  # whether the client is a broker that bridges: see `Exchange.route`
-        self.holder: Holder | None = None  # who the client is, if a certificate says it
+        self.allowed = Allowed()  # who the client is
         self.writable: set[str] = set()  # topics that the client was found to be free to write
         self.dirty = False
         self.hasty = False  # whether the exchange has it among those to write before the flush

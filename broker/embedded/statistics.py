@@ -25,6 +25,10 @@ class Counters:
     forbidden: int = 0  # publishes on topics that are not the client's to write
     last_forbidden: str = ""  # the last one's topic, and who it was
     refused: int = 0  # publishes lost at QoS 0, or clients given up on, because the node was full
+    wills_refused: int = 0  # connections refused since all wills together are too long
+    logins_refused: int = 0  # wrong user name or password, or none where there must be one
+    logins_put_off: int = 0  # passwords that were not tried: too many, or too many wrong ones
+    last_login_refused: str = ""  # the last of both: why, and from where
     connections_refused: int = 0  # over the limit of connections, or of their rate
     handshakes_dropped: int = 0  # of TLS, the oldest of too many at once
     timed_out: int = 0  # no CONNECT in time, or silent for longer than the keep-alive allows
@@ -40,3 +44,5 @@ class Statistics:
     sessions: int
     subscriptions: int
     counters: Counters
+    users: int | None = None  # who may come by a password; None: names are not looked at
+    users_problem: str = ""  # why none of them can now

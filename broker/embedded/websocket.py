@@ -1,6 +1,7 @@
 """A WebSocket as a transport: the same client loop behind `ws://` as behind TCP.
 
-Decides: how the calls of an asyncio transport map to a WebSocket. Assumes: the `websockets`
+Decides: how the calls of an asyncio transport map to a WebSocket, and how long a message may be: as
+long as a CONNECT until the client was let in. Assumes: the `websockets`
 release that amqtt pins. On failure: a connection that breaks ends as a lost one; text messages
 are a protocol error (MQTT 3.1.1 section 6) and close it.
 
@@ -10,13 +11,23 @@ slow browser.
 
 import asyncio
 import contextlib
+import logging
+import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection
+from websockets import Subprotocol
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from broker.embedded.wire import Wire
+from broker.embedded.handshakes import bounded
+from broker.embedded.limits import CONNECT_BYTES_MAX, WEBSOCKET_MESSAGE_BYTES_MAX
+from broker.embedded.wire import Wire, Wires
+
+# The library logs a traceback for each handshake that fails, so anybody could fill the log.
+_quiet = logging.getLogger(f"{__name__}.library")
+_quiet.setLevel(logging.CRITICAL)
 
 
 class WebSocketTransport(asyncio.Transport):
@@ -89,12 +100,16 @@ class WebSocketTransport(asyncio.Transport):
         self._high, self._low = high or 0, low or 0
 
     def pause_reading(self) -> None:
-        """Take no further message."""
+        """Take no further message, and leave with the peer what is not here yet."""
         self._reading.clear()
+        if not self._websocket.transport.is_closing():
+            self._websocket.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on taking messages."""
         self._reading.set()
+        if not self._websocket.transport.is_closing():
+            self._websocket.transport.resume_reading()
 
     def close(self) -> None:
         """Send what is left, then close."""
@@ -119,10 +134,39 @@ class WebSocketTransport(asyncio.Transport):
         return self._websocket.transport.get_extra_info(name, default)
 
 
-def serve(make_wire: Callable[[], Wire]) -> Callable[[ServerConnection], Any]:
-    """Return what a WebSocket listener calls per connection."""
+async def listen(
+    wires: Wires,
+    make_wire: Callable[[], Wire],
+    host: str | None,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+) -> Server:
+    """Open a listener.
+
+    Raises:
+        OSError: the address cannot be used.
+
+    """
 
     async def connected(websocket: ServerConnection) -> None:
-        await WebSocketTransport(websocket, make_wire()).run()
+        wire = make_wire()
+        wire.counted = True
+        wire.when_let_in = partial(_let_in, websocket)
+        await WebSocketTransport(websocket, wire).run()
 
-    return connected
+    return await serve(
+        connected,
+        host,
+        port,
+        ssl=ssl_context,
+        subprotocols=[Subprotocol("mqtt")],
+        compression=None,
+        open_timeout=wires.limits.handshake_s,
+        max_size=CONNECT_BYTES_MAX,
+        logger=_quiet,
+        create_connection=bounded(wires),
+    )
+
+
+def _let_in(websocket: ServerConnection) -> None:
+    websocket.protocol.max_size = WEBSOCKET_MESSAGE_BYTES_MAX

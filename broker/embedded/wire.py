@@ -17,12 +17,12 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from broker.embedded.admission import Admission
 from broker.embedded.limits import CONNECT_BYTES_MAX, READ_BYTES, TURN_SLICE_S, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
 from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
+from broker.embedded.token_buckets import TokenBuckets
 from broker.errors import MalformedPacket
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,14 @@ class Wires:
         self.limits = limits
         self.counters = counters
         self.open: set[Wire] = set()
-        self.admission = Admission(limits)
         self.slices = Slices(TURN_SLICE_S)
+        self._admissions = TokenBuckets(
+            limits.connections_burst_per_address,
+            limits.connections_per_address_per_s,
+            limits.addresses_max,
+        )
         self.incomplete_bytes = 0  # of packets that have come in part, in all connections
+        self.wills_bytes = 0  # of all connections
         # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
@@ -54,20 +59,26 @@ class Wires:
     def has_room(self, address: str, *, counted: bool = False, neighbour: bool = False) -> bool:
         """Tell whether one more connection is taken.
 
-        `counted`: it was asked before, and its address' rate with it; `neighbour`: a device of the
-        fleet was let in from there.
+        `counted`: its address' rate was asked before; `neighbour`: it may have one of the places
+        that are kept for neighbours.
         """
-        places = self.limits.connections_max + (
-            self.limits.neighbours_max if counted or neighbour else 0
-        )
+        places = self.limits.connections_max + (self.limits.neighbours_max if neighbour else 0)
         if len(self.open) >= places:
             return False
-        return counted or self.admission.take(address, asyncio.get_running_loop().time())
+        return counted or self._admissions.take(address, asyncio.get_running_loop().time())
+
+    def keeps_will(self, size_bytes: int) -> bool:
+        """Take a will among those that are kept, if there is room; its connection gives the bytes back."""
+        if self.wills_bytes + size_bytes > self.limits.wills_bytes_max:
+            self.counters.wills_refused += 1
+            return False
+        self.wills_bytes += size_bytes
+        return True
 
     def entered(self, wire: "Wire") -> None:
         """Note a connection that has not said CONNECT yet; if there are too many, the oldest ends."""
         self.open.add(wire)
-        strangers = self._strangers[wire.counted]
+        strangers = self._strangers[wire.by_tls]
         strangers[wire] = None
         if len(strangers) > self.limits.strangers_max:
             oldest = next(iter(strangers))
@@ -75,14 +86,14 @@ class Wires:
             self.counters.timed_out += 1
             oldest.drop("too many have not said CONNECT")
 
-    def admitted(self, wire: "Wire") -> None:
-        """Note that a connection has become a client's."""
-        self._strangers[wire.counted].pop(wire, None)
+    def has_said_connect(self, wire: "Wire") -> None:
+        """Note that a connection is no stranger's any more."""
+        self._strangers[wire.by_tls].pop(wire, None)
 
     def gone(self, wire: "Wire") -> None:
         """Let go of a connection that is no more."""
         self.open.discard(wire)
-        self.admitted(wire)
+        self.has_said_connect(wire)
         self._one_gone.set()
 
     async def end_all(self, reason: str) -> None:
@@ -99,7 +110,9 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
 
     def __init__(self, wires: Wires) -> None:
         self.name = "a client without a name"
-        self.counted = False  # whether it came by TLS, where its address' rate was asked before
+        self.counted = False  # whether its address' rate was asked before it was made
+        self.by_tls = False
+        self.when_let_in: Callable[[], object] = lambda: None  # tells the transport of it
         self._wires = wires
         self._limits = wires.limits
         self._counters = wires.counters
@@ -143,7 +156,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         transport = self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
-        if not self._wires.has_room(address, counted=self.counted):
+        if not self._wires.has_room(address, counted=self.counted, neighbour=self.by_tls):
             self._counters.connections_refused += 1
             self._ended = True
             transport.abort()
@@ -283,6 +296,10 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
     def _no_connect(self) -> None:
         self._counters.timed_out += 1
         self.drop("no CONNECT in time")
+
+    def _no_admission(self) -> None:
+        self._counters.timed_out += 1
+        self.drop("it could not be let in in time")
 
     def _keep_alive(self, keep_alive_s: int) -> None:
         """Expect to hear from the peer from now on; 0 for never (3.1.2-24)."""

@@ -10,6 +10,7 @@ from broker.embedded import EmbeddedBroker, Limits, Pipe, packets
 from broker.embedded.trie import Trie
 from broker.errors import Refused
 from broker.trust import TlsAt
+from broker.users import UsersAt
 
 DEADLINE_S = 10.0
 
@@ -84,11 +85,17 @@ class FakeNode:
 
 @asynccontextmanager
 async def running(
-    *, limits: Limits | None = None, websocket: bool = False, tls: TlsAt | None = None
+    *,
+    limits: Limits | None = None,
+    websocket: bool = False,
+    tls: TlsAt | None = None,
+    users: UsersAt | None = None,
 ) -> AsyncIterator[FakeNode]:
     node = FakeNode()
     port = 0 if websocket else None
-    node.broker = EmbeddedBroker(node, "self", port=0, websocket_port=port, tls=tls, limits=limits)
+    node.broker = EmbeddedBroker(
+        node, "self", port=0, websocket_port=port, tls=tls, users=users, limits=limits
+    )
     await node.broker.start()
     try:
         yield node

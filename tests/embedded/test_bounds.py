@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.embedded import Limits, packets
-from broker.embedded.admission import Admission
+from broker.embedded.token_buckets import TokenBuckets
 from broker.embedded.trie import Trie
 
 from .harness import client, connect_packet, running, socket_to
@@ -24,18 +24,18 @@ def test_every_limit_is_tested_somewhere() -> None:
 
 
 def test_an_address_has_a_burst_and_then_a_rate() -> None:
-    limits = Limits(
-        connections_burst_per_address=3, connections_per_address_per_s=2.0, addresses_max=2
-    )
-    admission = Admission(limits)
-    assert [admission.take("a", 10.0) for _ in range(5)] == [True] * 3 + [False] * 2
-    assert admission.take("b", 10.0)
-    assert not admission.take("a", 10.4)
-    assert [admission.take("a", 10.6) for _ in range(2)] == [True, False]
-    assert [admission.take("a", 99.0) for _ in range(4)] == [True] * 3 + [False]
+    buckets = TokenBuckets(burst=3, per_s=2.0, addresses_max=2)
+    assert [buckets.take("a", 10.0) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert buckets.take("b", 10.0)
+    assert not buckets.take("a", 10.4)
+    assert [buckets.take("a", 10.6) for _ in range(2)] == [True, False]
+    buckets.give_back("a")
+    assert [buckets.take("a", 10.6) for _ in range(2)] == [True, False]
+    assert [buckets.take("a", 99.0) for _ in range(4)] == [True] * 3 + [False]
     for other in ("c", "d"):
-        admission.take(other, 99.0)
-    assert admission.take("a", 99.0)  # forgotten, and so forgiven
+        buckets.take(other, 99.0)
+    buckets.give_back("b")  # nobody knows it any more
+    assert [buckets.take("a", 99.0) for _ in range(4)] == [True] * 3 + [False]  # and so forgiven
 
 
 async def test_connections_over_the_rate_are_closed_and_the_others_served() -> None:
@@ -337,3 +337,23 @@ async def test_the_topics_that_a_session_may_write_are_remembered_up_to_a_limit(
             raw.send(publish(f"t/{number}", b"x", 1, packet_id=number))
             await raw.expect(packets.PUBACK)
             assert 0 < len(node.broker._exchange.sessions["c"].writable) <= 3
+
+
+async def test_wills_are_bounded_over_all_connections_and_given_back() -> None:
+    limits = Limits(wills_bytes_max=100)
+    async with running(limits=limits) as node:
+        will = ("gone", bytes(50), 0, False)
+        async with client(node, "one", will=will) as one:
+            async with client(node, "none"), socket_to(node) as raw:
+                raw.send(connect_packet("two", will=will))
+                await raw.expect(packets.CONNACK, b"\0\3")
+                assert await raw.closed() == []
+            assert node.broker.statistics().counters.wills_refused == 1
+            one.send(packets.DISCONNECT_PACKET)
+            assert await one.closed() == []
+        small = ("gone", b"w", 0, False)
+        async with client(node, "three", will=small), client(node, "three", will=small):
+            pass  # taken over: the first one's will was published
+        await node.until(lambda: node.broker.statistics().connections == 0)
+        assert [topic for _, topic, *_ in node.published] == ["gone"] * 2
+        assert node.broker._wires.wills_bytes == 0

@@ -1,4 +1,6 @@
-"""The listener for TLS, before anybody is a client: half-open handshakes, and addresses that come too often."""
+"""The listeners for TLS and WebSocket, before anybody is a client: half-open handshakes, addresses that come too
+often.
+"""
 
 import asyncio
 import contextlib
@@ -10,7 +12,8 @@ import pytest
 from broker.embedded import Limits, packets
 from tests.identity.fleet import Fleet
 
-from .harness import DEADLINE_S, client, running, socket_to
+from .harness import DEADLINE_S, client, connect_packet, running, socket_to
+from .test_clients import browser
 
 
 @pytest.fixture
@@ -217,3 +220,94 @@ async def test_the_broker_goes_down_beside_half_open_handshakes(fleet):
         await node.broker.shutdown()
         for reader, _ in readers:
             await closed(reader)
+
+
+# The same before a WebSocket is one.
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: mqtt\r\n"
+)
+
+
+@contextlib.asynccontextmanager
+async def knocking(node):
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.broker.websocket_port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def upgraded(reader):
+    async with asyncio.timeout(DEADLINE_S):
+        return (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 101")
+
+
+async def test_the_oldest_half_open_websocket_makes_room():
+    limits = Limits(handshakes_max=2)
+    async with (
+        running(limits=limits, websocket=True) as node,
+        knocking(node) as (first, _),
+        knocking(node),
+        knocking(node) as (third, writer),
+    ):
+        await closed(first)
+        writer.write(UPGRADE + b"\r\n")
+        assert await upgraded(third)
+        async with knocking(node), knocking(node) as (last, another):  # the third is none any more
+            another.write(UPGRADE + b"\r\n")
+            assert await upgraded(last)
+        assert not third.at_eof()
+        assert node.broker.statistics().counters.handshakes_dropped == 2
+
+
+async def test_a_half_open_websocket_has_its_time():
+    limits = Limits(handshake_s=0.05)
+    async with running(limits=limits, websocket=True) as node, knocking(node) as (reader, writer):
+        writer.write(UPGRADE)
+        await closed(reader)
+
+
+@pytest.mark.parametrize("header", [b"X: " + b"y" * 5000, b"Z:"], ids=["long", "many"])
+async def test_the_request_for_a_websocket_is_bounded(header):
+    async with running(websocket=True) as node, knocking(node) as (reader, writer):
+        writer.write(UPGRADE + b"Cookie: " + b"c" * 8000 + b"\r\n\r\n")
+        assert await upgraded(reader)
+        async with knocking(node) as (greedy, other):
+            with contextlib.suppress(ConnectionError):
+                other.write(UPGRADE)
+                for _ in range(30_000 // len(header)):
+                    other.write(header + b"\r\n")
+                await other.drain()
+            async with asyncio.timeout(DEADLINE_S):
+                with contextlib.suppress(ConnectionError):
+                    assert b"101" not in await greedy.read()
+
+
+async def test_a_websocket_s_message_is_bounded_until_its_client_is_let_in():
+    """By its header: nothing of it is kept."""
+    async with running(websocket=True) as node, knocking(node) as (reader, writer):
+        writer.write(UPGRADE + b"\r\n")
+        assert await upgraded(reader)
+        writer.write(b"\x82\xff" + (100_000).to_bytes(8, "big") + bytes(4))
+        await ended(reader)
+        async with browser(node) as websocket:
+            await websocket.send(connect_packet("one") + packets.encode_subscribe(1, [("t", 1)]))
+            seen = packets.PacketParser()
+            while len(list(seen.packets())) < 1:
+                seen.feed(await websocket.recv())
+            await websocket.send(packets.encode_publish("t", bytes(200_000), 1, packet_id=1))
+            await node.until(lambda: node.published)
+
+
+async def test_an_address_that_comes_too_often_gets_no_websocket():
+    limits = Limits(connections_burst_per_address=1, connections_per_address_per_s=0.001)
+    async with running(limits=limits, websocket=True) as node, browser(node) as websocket:
+        await websocket.send(connect_packet("one"))
+        async with asyncio.timeout(DEADLINE_S):
+            assert (await websocket.recv())[0] >> 4 == packets.CONNACK
+        async with knocking(node) as (reader, _):
+            await closed(reader)
+        assert node.broker.statistics().counters.connections_refused == 1

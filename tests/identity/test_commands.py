@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tests.identity.device import good, report, running, until, write_config
+from tests.identity.device import flockmq, good, report, running, until, write_config
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -36,6 +36,11 @@ def test_a_fleet_from_nothing_to_revoked(here):
             assert [link["name"] for link in linked["links"]] == ["lot-1"]
             shown = good("status", "-p", secured, "--identity", "identity-desk", cwd=here)
             assert "identity: lot-1 of fleet town, certificate good, 60 days left" in shown
+            meant = ("status", "-p", secured, "--identity", "identity-desk", "--device")
+            assert good(*meant, "lot-1", cwd=here) != ""
+            told = flockmq(*meant, "lot-2", cwd=here)
+            assert told.returncode == 2
+            assert "device lot-1 at 127.0.0.1 as lot-2: in another's name" in told.stderr
 
             via = ("--via", f"127.0.0.1:{secured}")
             held = (here / "identity-lot-2" / "own.pem").read_bytes

@@ -23,12 +23,14 @@ LOOPS = pytest.mark.parametrize(
 
 
 @contextlib.asynccontextmanager
-async def running(*members):
+async def running(*members, **options):
     """Nodes that listen on TLS too; `members` are (name, directory, TlsAt)."""
     nodes = []
     try:
         for name, directory, tls in members:
-            node = Node(name, Store(directory / f"{name}.state"), port=0, tls=tls, seed=1)
+            node = Node(
+                name, Store(directory / f"{name}.state"), port=0, tls=tls, seed=1, **options
+            )
             await node.start()
             nodes.append(node)
         yield nodes

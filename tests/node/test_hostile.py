@@ -39,7 +39,7 @@ async def shown(node, capsys):
     report = json.dumps(node_report(node.statistics(), 1.0)).encode()
     await node.publish(NODE_TOPIC, report, retained=True)
     capsys.readouterr()
-    await status("127.0.0.1", node.port, None, as_json=False)
+    await status("127.0.0.1", node.port, None, None, as_json=False)
     return capsys.readouterr().out
 
 
