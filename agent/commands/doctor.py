@@ -6,8 +6,6 @@ Each check yields one finding. Only what a device cannot run without counts as `
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import functools
 import os
 import platform
@@ -24,8 +22,8 @@ from rich.markup import escape
 from agent.addresses import is_loopback
 from agent.config import load
 from agent.errors import ConfigError
+from agent.infer import edgetpu, onnx, tflite
 from agent.infer.backend import RuntimeUnavailable
-from agent.infer.tflite import find_runtime
 from broker.credentials import system_moment
 from broker.discovery import own_addresses
 from broker.errors import IdentityUnusable, SecretUnusable, UsersUnusable
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "doctor", "findings"]
 
-USB: Final = Path("/sys/bus/usb/devices")
-CORAL_IDS: Final = {("1a6e", "089a"), ("18d1", "9302")}
-"""A Coral USB Accelerator before and after its firmware is loaded."""
 MDNS_GROUP: Final = "224.0.0.251"
 FREE_MB_MIN: Final = 64
 """The mesh's store and models together stay well below."""
@@ -74,7 +69,7 @@ def doctor(config_path: Path | None) -> int:
 def findings(config_path: Path | None) -> Iterator[Finding]:
     """All checks, in the order in which they help."""
     yield from _python()
-    yield _runtime()
+    yield from _runtimes()
     yield _edge_tpu()
     yield _clock()
     yield _mosquitto()
@@ -96,37 +91,28 @@ def _python() -> Iterator[Finding]:
     )
 
 
-def _runtime() -> Finding:
+def _runtimes() -> Iterator[Finding]:
     try:
-        return Finding("ok", f"TFLite runtime: {find_runtime().name}")
+        yield Finding("ok", f"TFLite runtime: {tflite.find_runtime().name}")
     except RuntimeUnavailable as error:
         advice = (
             "pip install ai-edge-litert (64-bit), or tflite-runtime with numpy<2 on Python 3.11"
         )
-        return Finding("warn", f"no inference: {error.reason}", advice)
+        yield Finding("warn", f"no inference: {error.reason}", advice)
+    try:
+        yield Finding("ok", f"ONNX runtime: {onnx.find_runtime().name}")
+    except RuntimeUnavailable as error:
+        yield Finding("warn", f"no ONNX models: {error.reason}", "pip install onnxruntime (64-bit)")
 
 
 def _edge_tpu() -> Finding:
-    boards = [str(path) for path in Path("/dev").glob("apex_*")]
-    with contextlib.suppress(OSError):
-        for device in USB.iterdir():
-            with contextlib.suppress(OSError):
-                found = tuple(
-                    (device / name).read_text().strip() for name in ("idVendor", "idProduct")
-                )
-                if found in CORAL_IDS:
-                    boards.append(f"USB {':'.join(found)}")
-    try:
-        ctypes.CDLL("libedgetpu.so.1")
-        library = True
-    except OSError:
-        library = False
-    if boards and library:
-        return Finding("ok", f"Edge TPU: {', '.join(boards)}, with libedgetpu")
-    if boards:
+    where = edgetpu.plugged_in()
+    if where and edgetpu.installed():
+        return Finding("ok", f"Edge TPU: {where}, with libedgetpu")
+    if where:
         return Finding(
             "warn",
-            f"Edge TPU: {', '.join(boards)}, but no libedgetpu",
+            f"Edge TPU: {where}, but no libedgetpu",
             "install a libedgetpu1-std built for TensorFlow 2.16 or later",
         )
     return Finding("ok", "no Edge TPU; models run on the processor")

@@ -13,6 +13,7 @@ This module is imported by both sides, so it imports nothing heavy but numpy.
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -26,10 +27,12 @@ __all__ = [
     "FloatArray",
     "InferenceError",
     "InvokeFailed",
+    "Kind",
     "ModelRejected",
     "Runtime",
     "RuntimeUnavailable",
     "TensorInfo",
+    "first_line",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -43,7 +46,7 @@ class InferenceError(Exception):
     InferenceError
     ├── ModelRejected        this model is not taken; the previous one stays
     ├── InvokeFailed         this inference failed; the model and the worker stay
-    ├── RuntimeUnavailable   no TFLite runtime works on this machine
+    ├── RuntimeUnavailable   no runtime of the kind works on this machine
     └── (process.py) WorkerLost, (records.py) NoModel, Busy, InputRefused
     """
 
@@ -62,6 +65,17 @@ class InvokeFailed(InferenceError):
 
 class RuntimeUnavailable(InferenceError):
     """No runtime could be imported and used; `reason` lists what was tried."""
+
+
+class Kind(StrEnum):
+    """What a model file was made for."""
+
+    TFLITE = "tflite"
+    """The processor, by LiteRT or tflite-runtime."""
+    EDGETPU = "edgetpu"
+    """A TFLite file compiled for a Coral Edge TPU."""
+    ONNX = "onnx"
+    """The processor, by ONNX Runtime."""
 
 
 class TensorInfo(NamedTuple):
@@ -109,3 +123,8 @@ class Runtime(NamedTuple):
 
     name: str
     load: Callable[[bytes, int], Backend]
+
+
+def first_line(problem: BaseException) -> str:
+    """Shortens an error of a runtime, which may go on for a page, to its first line."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]

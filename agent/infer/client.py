@@ -26,10 +26,11 @@ from agent.infer import wire
 from agent.infer.backend import (
     InferenceError,
     InvokeFailed,
+    Kind,
     ModelRejected,
 )
 from agent.infer.limits import Limits
-from agent.infer.process import WorkerLost, WorkerProcess
+from agent.infer.process import ANY_EDGE_TPU, PROCESSOR, WorkerLost, WorkerProcess
 from agent.infer.records import (
     Busy,
     ClientStatistics,
@@ -41,9 +42,10 @@ from agent.infer.records import (
 from agent.infer.wire import Verb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from agent.infer.backend import FloatArray
+    from agent.infer.edgetpu import EdgeTpu
 
 __all__ = ["InferenceClient"]
 
@@ -53,11 +55,24 @@ M = TypeVar("M")
 
 
 class InferenceClient:
-    """Runs inferences in a worker process. Use `start` and `stop`, or `async with`."""
+    """Runs inferences in a worker process. Use `start` and `stop`, or `async with`.
 
-    def __init__(self, limits: Limits | None = None, *, num_threads: int = 1) -> None:
+    `kinds` are the kinds of models that its worker is for; `edge_tpu` is the accelerator, if that
+    is one of them.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        num_threads: int = 1,
+        kinds: Sequence[Kind] = PROCESSOR,
+        edge_tpu: EdgeTpu = ANY_EDGE_TPU,
+    ) -> None:
         self._limits = limits or Limits()
         self._num_threads = num_threads
+        self._kinds = kinds
+        self._edge_tpu = edge_tpu
         self._memory: BinaryIO | None = None
         self._worker: WorkerProcess | None = None
         self._worker_changed = asyncio.Event()
@@ -116,14 +131,20 @@ class InferenceClient:
             if file is not None:
                 file.close()
 
-    async def load(self, model: bytes, sha256: str) -> ModelInfo:
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model, and a worker that can be asked."""
+        worker = self._worker
+        return self._model is not None and worker is not None and not worker.lost.is_set()
+
+    async def load(self, model: bytes, sha256: str, kind: Kind = Kind.TFLITE) -> ModelInfo:
         """Takes a model into use, if its bytes have that SHA-256 (lower-case hex) and it runs.
 
         Raises ModelRejected, and the previous model stays in use; WorkerLost if there was no
         worker to try it on; Busy.
         """
         try:
-            info = await self._load(model, sha256)
+            info = await self._load(model, sha256, kind)
         except ModelRejected as problem:
             self._models_rejected += 1
             logger.warning("model %.12s rejected: %s", sha256, problem.reason)
@@ -186,7 +207,7 @@ class InferenceClient:
             last_loss=self._last_loss,
         )
 
-    async def _load(self, model: bytes, sha256: str) -> ModelInfo:
+    async def _load(self, model: bytes, sha256: str, kind: Kind) -> ModelInfo:
         """The body of `load`, which counts what it raises."""
         if len(model) > self._limits.model_bytes_max:
             raise ModelRejected(
@@ -203,8 +224,8 @@ class InferenceClient:
                 try:
                     file = cleanup.enter_context(wire.nameless_file())
                     file.write(model)
-                    answer = await self._ask_to_load(worker, file, len(model))
-                    tensors = wire.unpack_tensors(answer.tail)
+                    answer = await self._ask_to_load(worker, file, len(model), kind)
+                    runtime, *tensors = wire.unpack_loaded(answer.tail)
                     self._input, self._output = wire.map_tensors(self._memory.fileno(), *tensors)
                 except OSError as problem:
                     raise ModelRejected(f"no room to hand it over: {problem}") from problem
@@ -216,15 +237,21 @@ class InferenceClient:
             if self._model_file is not None:
                 self._model_file.close()
             self._model_file = file
-            self._model = ModelInfo(sha256, len(model), *tensors, answer.value)
+            self._model = ModelInfo(
+                sha256, len(model), tensors[0], tensors[1], answer.value, kind, runtime
+            )
             return self._model
 
     async def _ask_to_load(
-        self, worker: WorkerProcess, file: BinaryIO, model_bytes: int
+        self, worker: WorkerProcess, file: BinaryIO, model_bytes: int, kind: Kind
     ) -> wire.Message:
         """Raises ModelRejected, WorkerLost."""
         answer = await worker.ask(
-            Verb.LOAD, self._limits.load_timeout_s, value=model_bytes, file=file.fileno()
+            Verb.LOAD,
+            self._limits.load_timeout_s,
+            value=model_bytes,
+            text=kind,
+            file=file.fileno(),
         )
         if answer.verb is not Verb.LOADED:
             raise ModelRejected(answer.text)
@@ -272,12 +299,15 @@ class InferenceClient:
 
     async def _bring_up(self, memory: BinaryIO) -> WorkerProcess:
         """Starts a worker with the last good model. Raises InferenceError, OSError."""
-        worker = await WorkerProcess.start(memory.fileno(), self._num_threads, self._limits)
+        worker = await WorkerProcess.start(
+            memory.fileno(), self._num_threads, self._limits, self._kinds, self._edge_tpu
+        )
         self._workers_started += 1
         self._runtime = worker.runtime
         if self._model is not None and self._model_file is not None:
             try:
-                await self._ask_to_load(worker, self._model_file, self._model.model_bytes)
+                model = self._model
+                await self._ask_to_load(worker, self._model_file, model.model_bytes, model.kind)
             except BaseException:
                 await worker.close()
                 raise

@@ -21,17 +21,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.infer import wire
-from agent.infer.backend import InferenceError, RuntimeUnavailable
+from agent.infer.backend import InferenceError, Kind, RuntimeUnavailable
+from agent.infer.edgetpu import EdgeTpu
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.infer.limits import Limits
 
-__all__ = ["WorkerLost", "WorkerProcess"]
+__all__ = ["ANY_EDGE_TPU", "PROCESSOR", "WorkerLost", "WorkerProcess"]
 
 logger = logging.getLogger(__name__)
 
 SOCKET_CLOSED: Final = "closed its socket"
+
+PROCESSOR: Final = (Kind.TFLITE, Kind.ONNX)
+"""The kinds that a worker without an accelerator runs."""
+ANY_EDGE_TPU: Final = EdgeTpu()
 
 
 class WorkerLost(InferenceError):
@@ -66,8 +73,17 @@ class WorkerProcess:
         self._loop.add_reader(channel, self._read)
 
     @classmethod
-    async def start(cls, memory: int, num_threads: int, limits: Limits) -> WorkerProcess:
-        """Starts a process on the shared memory of that descriptor and waits for its runtime.
+    async def start(
+        cls,
+        memory: int,
+        num_threads: int,
+        limits: Limits,
+        kinds: Sequence[Kind] = PROCESSOR,
+        edge_tpu: EdgeTpu = ANY_EDGE_TPU,
+    ) -> WorkerProcess:
+        """Starts a process for these kinds of models on the shared memory of that descriptor.
+
+        It is ready when it has a runtime for one of them.
 
         Raises WorkerLost, RuntimeUnavailable.
         """
@@ -82,6 +98,8 @@ class WorkerProcess:
                 "-m",
                 "agent.infer.worker",
                 *map(str, numbers),
+                ",".join(kinds),
+                *edge_tpu,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -109,13 +127,19 @@ class WorkerProcess:
         self.runtime = first.text
 
     async def ask(
-        self, verb: Verb, timeout_s: float, *, value: int = 0, file: int | None = None
+        self,
+        verb: Verb,
+        timeout_s: float,
+        *,
+        value: int = 0,
+        text: str = "",
+        file: int | None = None,
     ) -> Message:
         """Sends a request and returns its answer. Raises WorkerLost."""
         if self.lost.is_set():
             raise WorkerLost(self._blame)
         self._number = (self._number + 1) % 2**32
-        packet = Message(verb, self._number, value).pack()
+        packet = Message(verb, self._number, value, text.encode()).pack()
         try:
             # Never blocks: with one request under way the socket's buffer is empty.
             if file is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.infer.backend import FloatArray, InferenceError, TensorInfo
+from agent.infer.backend import FloatArray, InferenceError, Kind, TensorInfo
 
 __all__ = ["Busy", "ClientStatistics", "Inference", "InputRefused", "ModelInfo", "NoModel"]
 
@@ -26,13 +26,18 @@ class InputRefused(InferenceError):
 
 
 class ModelInfo(NamedTuple):
-    """A loaded model: SHA-256 of its file in hex, its size, its tensors, how long loading took."""
+    """A loaded model: SHA-256 of its file in hex, its size, its tensors, how long loading took.
+
+    `kind` is what the file was made for, `runtime` what runs it.
+    """
 
     sha256: str
     model_bytes: int
     input: TensorInfo
     output: TensorInfo
     load_ns: int
+    kind: Kind = Kind.TFLITE
+    runtime: str = ""
 
 
 class Inference(NamedTuple):

@@ -25,12 +25,13 @@ from agent.infer.backend import (
     Runtime,
     RuntimeUnavailable,
     TensorInfo,
+    first_line,
 )
 
 if TYPE_CHECKING:
     from agent.infer.backend import FloatArray
 
-__all__ = ["TfliteBackend", "find_runtime"]
+__all__ = ["TfliteBackend", "find_module", "find_runtime"]
 
 RUNTIMES: Final = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 
@@ -48,6 +49,12 @@ PROBE_MODEL: Final = base64.b64decode(
 
 def find_runtime() -> Runtime:
     """Returns the first runtime that runs a model. Raises RuntimeUnavailable."""
+    module_name, interpreter_class = find_module()
+    return Runtime(module_name.partition(".")[0], partial(TfliteBackend, interpreter_class))
+
+
+def find_module() -> tuple[str, Any]:
+    """Returns the name and the `Interpreter` of the first module that runs a model. Raises RuntimeUnavailable."""
     problems = []
     for module_name in RUNTIMES:
         try:
@@ -58,8 +65,7 @@ def find_runtime() -> Runtime:
         except Exception as problem:  # noqa: BLE001
             problems.append(f"{module_name}: {type(problem).__name__}: {problem}")
         else:
-            package = module_name.partition(".")[0]
-            return Runtime(package, partial(TfliteBackend, interpreter_class))
+            return module_name, interpreter_class
     raise RuntimeUnavailable("no TFLite runtime works here; " + "; ".join(problems))
 
 
@@ -77,7 +83,7 @@ class TfliteBackend(Backend):
             self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError, MemoryError) as problem:
-            raise ModelRejected(f"does not load: {_first_line(problem)}") from problem
+            raise ModelRejected(f"does not load: {first_line(problem)}") from problem
         self._input_index, self._input = _only("input", self._interpreter.get_input_details())
         self._output_index, self._output = _only("output", self._interpreter.get_output_details())
 
@@ -100,7 +106,7 @@ class TfliteBackend(Backend):
             self._interpreter.invoke()
             raw = self._interpreter.get_tensor(self._output_index)
         except (ValueError, RuntimeError) as problem:
-            raise InvokeFailed(_first_line(problem)) from problem
+            raise InvokeFailed(first_line(problem)) from problem
         return _dequantise(raw, self._output)
 
 
@@ -139,8 +145,3 @@ def _dequantise(raw: Any, tensor: TensorInfo) -> FloatArray:
         return np.asarray(raw, np.float32)
     steps = raw.astype(np.float32) - np.float32(tensor.zero_point)
     return np.asarray(steps * np.float32(tensor.scale), np.float32)
-
-
-def _first_line(problem: BaseException) -> str:
-    """Shortens an error of the runtime, which may go on for a page, to its first line."""
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]

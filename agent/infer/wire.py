@@ -7,8 +7,9 @@ and there is never more than one request under way.
     device -> worker                                worker -> device
                                                     READY        tail: the runtime's name
                                                     UNAVAILABLE  tail: the reason; it then ends
-    LOAD    value: bytes of the model, whose        LOADED       value: ns; tail: tensors
-            file comes along (SCM_RIGHTS)           REJECTED     tail: the reason; old one stays
+    LOAD    value: bytes of the model, whose        LOADED       value: ns; tail: runtime, tensors
+            file comes along (SCM_RIGHTS);          REJECTED     tail: the reason; old one stays
+            tail: its kind
     INVOKE  input lies in the shared memory         DONE         value: ns; output lies there too
                                                     FAILED       tail: the reason
 
@@ -82,15 +83,16 @@ class Message(NamedTuple):
         return self.tail.decode("utf-8", "replace")
 
 
-def pack_tensors(model_input: TensorInfo, model_output: TensorInfo) -> bytes:
+def pack_loaded(runtime: str, model_input: TensorInfo, model_output: TensorInfo) -> bytes:
     """Returns the tail of LOADED."""
-    return json.dumps([model_input, model_output]).encode()
+    return json.dumps([runtime, model_input, model_output]).encode()
 
 
-def unpack_tensors(tail: bytes) -> tuple[TensorInfo, TensorInfo]:
+def unpack_loaded(tail: bytes) -> tuple[str, TensorInfo, TensorInfo]:
     """Reads the tail of LOADED. Raises ValueError."""
-    described = [TensorInfo(tuple(shape), *rest) for shape, *rest in json.loads(tail)]
-    return described[0], described[1]
+    runtime, *tensors = json.loads(tail)
+    described = [TensorInfo(tuple(shape), *rest) for shape, *rest in tensors]
+    return runtime, described[0], described[1]
 
 
 def nameless_file() -> BinaryIO:

@@ -3,10 +3,11 @@
 Why a process: a damaged model crashes some runtimes, libedgetpu aborts on a USB error, and an
 inference beside busy Python code waits for the interpreter lock (0.4 ms become 5 ms, measured).
 
-Decided here: one request at a time, in order, so a new model takes over between two inferences:
-it is loaded and run once on zeros before the reference is swapped; if anything of that fails the
-old one stays. Assumed: requests come from `client.py`; nothing here knows of broker or world, and
-little is imported, since a device and its worker share 150 MB.
+Decided here: what runs a kind of model is found when the first of it comes. One request at a time,
+in order, so a new model takes over between two inferences: it is loaded and run once on zeros
+before the reference is swapped; if anything of that fails the old one stays. Assumed: requests come
+from `client.py`; nothing here knows of broker or world, and little is imported, since a device and
+its worker share 150 MB.
 Failure: the worker ends when its socket does, so it never outlives the device. Only while it is
 inside the runtime it cannot see that; there an alarm ends it, set somewhat later than the device's
 own watchdog. SIGINT and SIGTERM, which reach the whole process group, are the device's to answer.
@@ -30,16 +31,21 @@ from agent.infer import wire
 from agent.infer.backend import (
     Backend,
     FloatArray,
+    InferenceError,
     InvokeFailed,
+    Kind,
     ModelRejected,
     Runtime,
     RuntimeUnavailable,
 )
-from agent.infer.tflite import find_runtime
+from agent.infer.edgetpu import EdgeTpu
+from agent.infer.runtimes import find_runtime
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Find = Callable[[Kind, EdgeTpu], Runtime]
 
 __all__ = ["Settings", "main", "run"]
 
@@ -48,16 +54,20 @@ ALARM_MARGIN_S: Final = 1
 
 
 class Settings:
-    """What the device hands to its worker on the command line, all whole numbers.
+    """What the device hands to its worker on the command line.
 
-    Descriptors of socket and shared memory; threads; largest tensor in bytes; milliseconds that a
-    load and an inference may take.
+    Whole numbers: descriptors of socket and shared memory; threads; largest tensor in bytes;
+    milliseconds that a load and an inference may take. Then which kinds of model it is for, the
+    Edge TPU's library, and its device.
     """
 
     def __init__(self, arguments: list[str]) -> None:
+        *numbers, kinds, library, device = arguments
         self.socket, self.memory, self.num_threads, self.tensor_bytes_max, load_ms, invoke_ms = map(
-            int, arguments
+            int, numbers
         )
+        self.kinds = [Kind(kind) for kind in kinds.split(",")]
+        self.edge_tpu = EdgeTpu(library, device)
         self.load_alarm_s = math.ceil(load_ms / 1000) + ALARM_MARGIN_S
         self.invoke_alarm_s = math.ceil(invoke_ms / 1000) + ALARM_MARGIN_S
 
@@ -65,24 +75,42 @@ class Settings:
 class Worker:
     """Answers requests with the model it has."""
 
-    def __init__(self, runtime: Runtime, settings: Settings) -> None:
-        self._runtime = runtime
+    def __init__(self, settings: Settings, find: Find) -> None:
         self._settings = settings
+        self._find = find
+        self._runtimes: dict[Kind, Runtime] = {}
         self._backend: Backend | None = None
         self._input: FloatArray
         self._output: FloatArray
+
+    def runtime(self, kind: Kind) -> Runtime:
+        """Returns what runs models of that kind. Raises RuntimeUnavailable."""
+        if kind not in self._runtimes:
+            self._runtimes[kind] = self._find(kind, self._settings.edge_tpu)
+        return self._runtimes[kind]
+
+    def greet(self) -> Message:
+        """Says the first runtime that works, of the kinds that this worker is for, or why none does."""
+        problems = []
+        for kind in self._settings.kinds:
+            try:
+                return Message(Verb.READY, 0, 0, self.runtime(kind).name.encode())
+            except RuntimeUnavailable as problem:
+                problems.append(problem.reason)
+        return Message(Verb.UNAVAILABLE, 0, 0, "; ".join(problems).encode())
 
     def load(self, request: Message, descriptors: list[int]) -> Message:
         """Loads the model in the file that came along; the old one stays if that fails."""
         started_ns = time.perf_counter_ns()
         signal.alarm(self._settings.load_alarm_s)
         try:
-            backend = self._tried(descriptors, request.value)
+            runtime = self.runtime(Kind(request.text))
+            backend = self._tried(runtime, descriptors, request.value)
             wire.reserve(self._settings.memory, backend.input, backend.output)
             self._input, self._output = wire.map_tensors(
                 self._settings.memory, backend.input, backend.output
             )
-        except (ModelRejected, InvokeFailed, OSError, MemoryError) as problem:
+        except (InferenceError, OSError, MemoryError) as problem:
             reason = str(problem) or type(problem).__name__
             return Message(Verb.REJECTED, request.number, 0, reason.encode())
         finally:
@@ -90,17 +118,17 @@ class Worker:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._backend = backend
-        tensors = wire.pack_tensors(backend.input, backend.output)
+        described = wire.pack_loaded(runtime.name, backend.input, backend.output)
         elapsed_ns = time.perf_counter_ns() - started_ns
-        return Message(Verb.LOADED, request.number, elapsed_ns, tensors)
+        return Message(Verb.LOADED, request.number, elapsed_ns, described)
 
-    def _tried(self, descriptors: list[int], model_bytes: int) -> Backend:
+    def _tried(self, runtime: Runtime, descriptors: list[int], model_bytes: int) -> Backend:
         """Loads a model and runs it once, on zeros. Raises ModelRejected, InvokeFailed."""
         # Bytes, not a mapping of the file: who sent it could still change it.
         model = b"".join(os.pread(descriptor, model_bytes, 0) for descriptor in descriptors)
         if len(model) != model_bytes:
             raise ModelRejected(f"{len(model)} of {model_bytes} bytes arrived")
-        backend = self._runtime.load(model, self._settings.num_threads)
+        backend = runtime.load(model, self._settings.num_threads)
         for tensor in (backend.input, backend.output):
             if tensor.float_bytes > self._settings.tensor_bytes_max:
                 raise ModelRejected(
@@ -125,17 +153,13 @@ class Worker:
         return Message(Verb.DONE, request.number, time.perf_counter_ns() - started_ns)
 
 
-def run(settings: Settings, find: Callable[[], Runtime]) -> None:
+def run(settings: Settings, find: Find) -> None:
     """Serves until the device closes its end of the socket."""
     with socket.socket(fileno=settings.socket) as channel:
-        try:
-            runtime = find()
-        except RuntimeUnavailable as problem:
-            channel.send(Message(Verb.UNAVAILABLE, 0, 0, problem.reason.encode()).pack())
-            return
-        channel.send(Message(Verb.READY, 0, 0, runtime.name.encode()).pack())
-        worker = Worker(runtime, settings)
-        while True:
+        worker = Worker(settings, find)
+        greeting = worker.greet()
+        channel.send(greeting.pack())
+        while greeting.verb is Verb.READY:
             packet, descriptors, _, _ = socket.recv_fds(channel, wire.MESSAGE_BYTES_MAX, 1)
             if not packet:
                 return
@@ -148,7 +172,7 @@ def run(settings: Settings, find: Callable[[], Runtime]) -> None:
             channel.send(answer.pack())
 
 
-def main(find: Callable[[], Runtime] = find_runtime) -> None:
+def main(find: Find = find_runtime) -> None:
     """Runs the worker with the settings on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -161,6 +161,17 @@ def unknown_operator() -> bytes:
     return build.finish([x], [y])
 
 
+def same_width() -> bytes:
+    """x + 1: what a processor runs of the version whose other file is `unknown_operator`."""
+    build = Builder()
+    x = build.tensor("x", (1, 4), np.float32)
+    one = build.tensor("one", (1,), np.float32, data=np.ones(1))
+    y = build.tensor("y", (1, 4), np.float32)
+    options = (schema.BuiltinOptions.AddOptions, schema.AddOptionsT())
+    build.operator(schema.BuiltinOperator.ADD, [x, one], [y], options=options)
+    return build.finish([x], [y])
+
+
 def passes_through() -> bytes:
     """No operator at all, one value: the smallest model an interpreter accepts."""
     build = Builder()
@@ -178,6 +189,7 @@ def build_all() -> dict[str, bytes]:
         "dense_uint8.tflite": dense_quantised(np.uint8, 1, (131, 128, 123)),
         "integers.tflite": integers(),
         "passes_through.tflite": passes_through(),
+        "same_width.tflite": same_width(),
         "sum_of_two.tflite": sum_of_two(),
         "unknown_operator.tflite": unknown_operator(),
     }

@@ -206,18 +206,18 @@ def test_worker_without_a_device_does_not_stay_stuck_in_the_runtime():
 import time
 from agent.infer import worker
 from agent.infer.backend import Runtime
-worker.main(lambda: Runtime("stuck", lambda model, num_threads: time.sleep(3600)))
+worker.main(lambda kind, edge_tpu: Runtime("stuck", lambda model, num_threads: time.sleep(3600)))
 """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, wire.nameless_file() as memory:
         numbers = [theirs.fileno(), memory.fileno(), 1, 1024, 1, 1]
         with subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, numbers)],
+            [sys.executable, "-c", program, *map(str, numbers), "tflite", "", ""],
             pass_fds=(theirs.fileno(), memory.fileno()),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         ) as process:
             assert Message.unpack(ours.recv(wire.MESSAGE_BYTES_MAX)).text == "stuck"
-            socket.send_fds(ours, [Message(Verb.LOAD, 1, 0).pack()], [memory.fileno()])
+            socket.send_fds(ours, [Message(Verb.LOAD, 1, 0, b"tflite").pack()], [memory.fileno()])
             ours.close()
             assert process.wait(WAIT_S) == -signal.SIGALRM
 
@@ -240,11 +240,14 @@ def test_worker_that_dies_at_its_start_is_told_with_its_last_words(monkeypatch, 
 
 
 def test_no_runtime_is_told_at_the_start(monkeypatch, tmp_path):
-    code = "import sys\nsys.modules.update(ai_edge_litert=None, tflite_runtime=None)\n"
+    code = "import sys\nsys.modules.update(ai_edge_litert=None, tflite_runtime=None, onnxruntime=None)\n"
     on_every_start(monkeypatch, tmp_path, code)
 
     async def scenario():
-        with pytest.raises(RuntimeUnavailable, match="no TFLite runtime works here"):
+        with pytest.raises(
+            RuntimeUnavailable,
+            match=r"no TFLite runtime works here.*ONNX Runtime does not work here",
+        ):
             await InferenceClient().start()
 
     asyncio.run(scenario())
