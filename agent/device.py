@@ -104,7 +104,7 @@ class Device:
         host = config.broker.host if config.tls is None else config.tls.host
         self._neighbourhood = Neighbourhood(self.node, _settings(config), host, trust=self._trust)
         self._publisher = Publisher(self.node, config.site)
-        self._presence = Presence(config.device, self._incarnation)
+        self._presence = Presence(config.device, self._incarnation, self.node.rise_above)
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
         self._book = ObstacleBook(ttl_ms, self._incarnation)
         self._status_topic = topics.status_topic(site=config.site, device=config.device)

@@ -7,9 +7,10 @@ A device that hears itself called lost answers with a higher refutation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent.messages import Status
+from broker.topics import REFUTATION_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Presence"]
 
+REFUTATION_MAX: Final = 2**REFUTATION_BITS - 1
+
 
 class Presence:
     """What one device says about presence.
@@ -25,11 +28,15 @@ class Presence:
     Args:
         device: This device.
         incarnation: Its boot; asked for each time, since the mesh may go above it when a disk was lost.
+        rise_above: Has the mesh go above one.
     """
 
-    def __init__(self, device: str, incarnation: Callable[[], int]) -> None:
+    def __init__(
+        self, device: str, incarnation: Callable[[], int], rise_above: Callable[[int], None]
+    ) -> None:
         self._device = device
         self._incarnation = incarnation
+        self._rise_above = rise_above
         self._refutation = 0
         self._said_lost: dict[str, tuple[int, int]] = {}
 
@@ -44,8 +51,17 @@ class Presence:
         )
 
     def refute(self, believed: Status | None, at_ms: int) -> Status | None:
-        """What to say to what the fleet believes of this device, if it is not that it is up in this incarnation."""
+        """What to say to what the fleet believes of this device, if it is not that it is up in this incarnation.
+
+        What is said of a life that it has not had yet, or that leaves no room to deny it, takes a life above that.
+        """
         mine = self._incarnation()
+        if believed is not None and (
+            believed.incarnation > mine
+            or (believed.incarnation == mine and believed.refutation >= REFUTATION_MAX)
+        ):
+            self._rise_above(believed.incarnation)
+            mine = self._incarnation()
         if believed is not None and believed.incarnation == mine:
             if believed.state == "up":
                 return None

@@ -292,6 +292,11 @@ class Node:
         """How often this device has booted."""
         return self._mesh.incarnation
 
+    def rise_above(self, incarnation: int) -> None:
+        """Begin a life above this incarnation, unless the present one is."""
+        self._mesh.rise_above(incarnation)
+        self.request_flush()
+
     @property
     def joining(self) -> bool:
         """Whether this device has no memory and has met nobody yet who has."""

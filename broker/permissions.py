@@ -16,13 +16,14 @@ be read is not allowed to be an exception from a rule.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
 from broker.identity import Role
+from broker.mesh.limits import INCARNATION_KNOWN_MAX
 from broker.mesh.tags import CONTROL_LANES, Ruling
-from broker.topics import TABLE, Priority, classify, parse
+from broker.topics import REFUTATION_BITS, TABLE, Priority, classify, parse, status_rank
 
 if TYPE_CHECKING:
     from broker.identity import Identity
@@ -83,9 +84,9 @@ def client_may(topic: str, device: str, client: Identity | None, *, secured: boo
             return False
 
 
-def origin_may(origin: str, topic: str, payload: bytes) -> bool:
-    """Whether a device may be the origin of a message."""
-    return _is_its_own(origin, topic) or _says_lost(origin, topic, payload)
+def origin_may(origin: str, topic: str, payload: bytes, rank: int) -> bool:
+    """Whether a device may be the origin of a message of that rank."""
+    return _is_its_own(origin, topic) or _says_lost(origin, topic, payload, rank)
 
 
 def carries_authority(topic: str) -> bool:
@@ -137,7 +138,7 @@ class OriginPermissions:
         refused: list[Message] = []
         for message in messages:
             topic = message.topic
-            fine = topic not in foreign or _says_lost(origin, topic, message.payload)
+            fine = topic not in foreign or _says_lost(origin, topic, message.payload, message.rank)
             (allowed if fine else refused).append(message)
         return Ruling("", allowed, refused) if refused else None
 
@@ -154,16 +155,22 @@ class OriginPermissions:
 class _Lost(msgspec.Struct):
     state: Literal["lost"]
     by: str
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_KNOWN_MAX)]
+    refutation: Annotated[int, msgspec.Meta(ge=0, lt=2**REFUTATION_BITS)]
 
 
 _read_lost: Final = msgspec.json.Decoder(_Lost).decode
 
 
-def _says_lost(by: str, topic: str, payload: bytes) -> bool:
-    """Whether a message calls a device lost, in the name of the one that says it."""
+def _says_lost(by: str, topic: str, payload: bytes, rank: int) -> bool:
+    """Whether a message calls a device lost, in the name of the one that says it, so that the device can deny it.
+
+    Its rank must be that of the life that it quotes, and there must be room for a life above.
+    """
     if classify(topic).name != "status":
         return False
     try:
-        return _read_lost(payload).by == by
+        lost = _read_lost(payload)
     except (ValueError, RecursionError):
         return False
+    return lost.by == by and rank == status_rank(lost.incarnation, lost.refutation)

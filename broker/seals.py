@@ -246,9 +246,9 @@ class FleetSeals:
         """What of a genuine bundle does not count; None: all of it does."""
         return self._permissions.rule(header.origin, header.lane, messages)
 
-    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+    def may_say(self, origin: str, topic: str, payload: bytes, rank: int) -> bool:
         """Whether a retained value may be its origin's."""
-        return origin_may(origin, topic, payload)
+        return origin_may(origin, topic, payload, rank)
 
     def proves(self, lane: int) -> bool:
         """Whether tags of a lane are believed only where nobody but the origin can make them."""

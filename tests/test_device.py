@@ -102,12 +102,37 @@ def test_a_device_that_is_called_lost_refutes_it(tmp_path):
     asyncio.run(story())
 
 
+def test_a_device_that_is_called_lost_in_a_life_it_has_not_had_begins_one_above(tmp_path):
+    async def story():
+        b = Device(config(tmp_path, "b", speed=0))
+        await b.start()
+        a = Device(config(tmp_path, "a", [b], speed=0))
+        await a.start()
+        await until(lambda: "a" in b.world.snapshot().status, "a is known")
+        known = b.world.snapshot().status["a"]
+        claimed = known.incarnation + 100
+        heard = []
+        b.node.subscribe(lambda batch: heard.extend(m.payload for m in batch))
+        lie = msgspec.structs.replace(known, state="lost", by="b", incarnation=claimed)
+        await b.node.publish("flock/v1/town/status/a", msgspec.json.encode(lie))
+        await until(lambda: b.world.snapshot().status["a"].state == "up", "its denial")
+        assert b.world.snapshot().status["a"].incarnation == a.node.incarnation == claimed + 1
+        await a.node.publish("t", b"after", qos=1)
+        await until(lambda: b"after" in heard, "what it says then")
+        assert heard.count(b"after") == 1
+        assert not b.node.statistics().gaps
+        await a.stop()
+        await b.stop()
+
+    asyncio.run(story())
+
+
 def test_a_device_that_lost_its_disk_is_up_again_in_everyones_eyes(tmp_path, monkeypatch):
     monkeypatch.setattr("agent.rhythm.HEARTBEAT_S", 0.1)
     numbers = iter([1_000, 5, 6])  # the incarnations that devices without memory begin with
 
     async def story():
-        monkeypatch.setattr("broker.store.secrets.randbelow", lambda _: next(numbers))
+        monkeypatch.setattr("broker.mesh_table.secrets.randbelow", lambda _: next(numbers))
         a = Device(config(tmp_path, "a", speed=0))
         await a.start()
         b = Device(config(tmp_path, "b", [a], speed=0))

@@ -4,7 +4,7 @@ import pytest
 
 from broker.identity import Identity, Role
 from broker.permissions import _WRITERS, client_may, origin_may
-from broker.topics import TABLE
+from broker.topics import TABLE, place
 
 OPERATOR = Identity("town", "desk", Role.OPERATOR)
 VIEWER = Identity("town", "screen", Role.VIEWER)
@@ -19,6 +19,8 @@ FORGED_CALL = "flock/v1/town/call/lot-2/chunk/lot-3/7"
 LOCAL = "local/lamp"
 FREE = "home/lamp"
 UNFIT = "flock/v1/town/obstacle/LOT/1"  # fits no row, so it is anybody's
+
+LOST = b'{"state":"%b","by":"%b","incarnation":%d,"refutation":2}'
 
 MAY = {
     None: {OWN, CALL, LOCAL, FREE, UNFIT},
@@ -60,13 +62,25 @@ def test_links_are_nobodys_to_publish(topic):
         (MODEL, b"", True),
         (FREE, b"", True),
         ("flock/v1/town/status/lot-1", b'{"state":"up"}', True),
-        ("flock/v1/town/status/lot-2", b'{"state":"lost","by":"lot-1"}', True),
-        ("flock/v1/town/status/lot-2", b'{"state":"lost","by":"lot-3"}', False),
-        ("flock/v1/town/status/lot-2", b'{"state":"down","by":"lot-1"}', False),
+        ("flock/v1/town/status/lot-2", LOST % (b"lost", b"lot-1", 7), True),
+        ("flock/v1/town/status/lot-2", LOST % (b"lost", b"lot-3", 7), False),
+        ("flock/v1/town/status/lot-2", LOST % (b"down", b"lot-1", 7), False),
+        ("flock/v1/town/status/lot-2", LOST % (b"lost", b"lot-1", 2**31 + 1), False),
+        ("flock/v1/town/status/lot-2", b'{"state":"lost","by":"lot-1"}', False),
         ("flock/v1/town/status/lot-2", b"", False),
         ("flock/v1/town/status/lot-2", b"[" * 100_000, False),
         ("flock/v1/town/status/lot-2", b"\xff", False),
     ],
 )
 def test_what_a_device_may_say_as_origin(topic, payload, allowed):
-    assert origin_may("lot-1", topic, payload) is allowed
+    assert (
+        origin_may("lot-1", topic, payload, place(topic, payload, 1, retained=True).rank) is allowed
+    )
+
+
+def test_who_calls_another_lost_quotes_its_life_and_no_higher_rank():
+    topic, payload = "flock/v1/town/status/lot-2", LOST % (b"lost", b"lot-1", 7)
+    rank = place(topic, payload, 1, retained=True).rank
+    assert [origin_may("lot-1", topic, payload, rank + more) for more in (-1, 0, 1)] == [
+        False, True, False,
+    ]  # fmt: skip

@@ -119,9 +119,9 @@ class Guard:
         ruling = self._seals.rule(header, messages) if self._seals is not None else None
         return messages if ruling is None else ruling.allowed
 
-    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+    def may_say(self, origin: str, topic: str, payload: bytes, rank: int) -> bool:
         """Whether a retained value may be its origin's; if not, it is counted."""
-        if self._seals is None or self._seals.may_say(origin, topic, payload):
+        if self._seals is None or self._seals.may_say(origin, topic, payload, rank):
             return True
         self.refuse(origin, topic)
         return False

@@ -41,7 +41,7 @@ def remember(state: State, intake: Intake, guard: Guard, restored: Restored, now
         state.settle(stream, position)
     state.changes = Changes()
     for topic, entry in restored.retained.items():
-        if not guard.may_say(entry.origin, topic, entry.payload):
+        if not guard.may_say(entry.origin, topic, entry.payload, entry.rank):
             state.changes.retained[topic] = None
             continue
         if state.retained.merge(topic, entry) and entry.payload:

@@ -39,6 +39,7 @@ from broker.mesh.guard import Guard
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
     DIGEST_MS,
+    INCARNATION_KNOWN_MAX,
     JOIN_WAIT_MS,
     MESSAGE_BYTES_MAX,
     MS,
@@ -272,6 +273,11 @@ class Mesh:
                 self._record(link, kind, body, now_ns)
         except FrameInvalid as error:
             state.blame(link, str(error), now_ns)
+
+    def rise_above(self, incarnation: int) -> None:
+        """Begin a life above one that somebody speaks of, unless the present one is, or none can be."""
+        if self.incarnation <= incarnation <= INCARNATION_KNOWN_MAX:
+            self._state.begin(incarnation + 1)
 
     def handle_timer(self, now_ns: int) -> None:
         """Do what is due; the driver calls it at `next_timer`."""

@@ -133,6 +133,11 @@ class Origin:
         expires_ns = now_ns + lifetime_ms * MS if lifetime_ms else None
         return Stored(*sealed(header, body, self._seals), body, expires_ns, 0), messages
 
+    def begin(self, incarnation: int) -> None:
+        """Go on in a higher incarnation."""
+        self.incarnation = incarnation
+        self._next = {}
+
     def renumber(self, incarnation: int, unheard: list[Stored]) -> list[Stored]:
         """Raise the incarnation; returns the unheard bundles under it, in the same order per lane."""
         self.incarnation = incarnation

@@ -200,7 +200,7 @@ class Reconciler:
             if seals is not None and seals.needs_proof(topic):
                 state.counters["retained_unproven"] += 1
                 continue
-            if not self._guard.may_say(origin, topic, payload):
+            if not self._guard.may_say(origin, topic, payload, rank):
                 continue
             message = Message(clock, qos << QOS_SHIFT | FLAG_RETAINED, 0, rank, topic, payload)
             self._take(peer, origin, message)
@@ -227,7 +227,7 @@ class Reconciler:
         again = frame.body_of(Proofs([(topic, head, body)]))
         if not guard.is_genuine(peer.name, frame.PROOFS, again, header, head, body, now_ns):
             return
-        if guard.may_say(origin, topic, message.payload):
+        if guard.may_say(origin, topic, message.payload, message.rank):
             self._take(peer, origin, message, Stored(header, head, body, None, SERVED))
 
     def _take(

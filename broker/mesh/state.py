@@ -197,6 +197,13 @@ class State:
             return True
         return self.known_incarnation(origin) > 0
 
+    def begin(self, incarnation: int) -> None:
+        """Go on as after a boot: in a higher incarnation, which closes this one where it stands."""
+        self.counters["incarnation_raised"] += 1
+        self.origin.begin(incarnation)
+        self.hear_of(self.device, incarnation)
+        self.changes.incarnation = incarnation
+
     def known_incarnation(self, origin: str) -> int:
         """The highest incarnation of an origin that was heard of, as far as a hello may say it; 0: none."""
         known = self.incarnations.get(origin, 0)

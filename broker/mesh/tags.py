@@ -74,7 +74,7 @@ class Seals(Protocol):
         """
         ...
 
-    def may_say(self, origin: str, topic: str, payload: bytes) -> bool:
+    def may_say(self, origin: str, topic: str, payload: bytes, rank: int) -> bool:
         """Whether a retained value may be its origin's. The same on every device, too."""
         ...
 

@@ -62,9 +62,9 @@ class Dishonest:
         """A bundle like another one, one further in its stream, with another payload, sealed by `seals` or untagged."""
         message = Message(stored.header.clock, 2, stored.header.lifetime_ms, 0, "t", payload)
         changes = {"topic": "t", "sequence": stored.header.sequence + 1} | changes
-        flags = 2 | changes.pop("retained", False)
+        flags, rank = 2 | changes.pop("retained", False), changes.pop("rank", 0)
         message = Message(
-            message.clock, flags, message.lifetime_ms, 0, changes.pop("topic"), payload
+            message.clock, flags, message.lifetime_ms, rank, changes.pop("topic"), payload
         )
         body, compressed = encode_body([message])
         header = stored.header._replace(

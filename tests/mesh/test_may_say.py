@@ -91,8 +91,13 @@ def test_of_another_a_device_says_only_that_it_is_lost_and_is_blamed_for_more(di
     publish(it, "b", STATUS_OF_B, status("up", by="b"))
     it.network.turn("b")
     it.network.run(200)
-    for state, by in (("up", "b"), ("up", "a"), ("down", "a"), ("lost", "r")):
-        publish(it, "a", STATUS_OF_B, status(state, by=by, incarnation=9))
+    for state, by, options in (
+        ("up", "b", {}),
+        ("up", "a", {}),
+        ("lost", "r", {}),
+        ("lost", "a", {"rank": 2**60}),
+    ):
+        publish(it, "a", STATUS_OF_B, status(state, by=by, incarnation=9), **options)
         it.network.turn("a")
         it.network.run(50)
     for name in "rb":
@@ -165,6 +170,29 @@ def test_what_had_to_wait_for_a_hole_is_refused_when_its_turn_comes(dishonest):
 # Retained values that neighbours give, and those of the store.
 
 
+def test_nothing_is_said_of_a_device_that_it_cannot_rise_above(dishonest):
+    """It goes on as after a boot, and nothing comes twice."""
+    it = dishonest
+    publish(it, "b", "t", b"before")
+    it.network.turn("b")
+    it.network.run(50)
+    mesh = it.mesh("b")
+    publish(it, "b", "t", b"meanwhile")
+    for incarnation in (2**31, 2**31, 5, 2**31 + 1, 2**32):
+        mesh.rise_above(incarnation)
+        it.network.turn("b")
+        assert mesh.incarnation == 2**31 + 1
+    publish(it, "b", "t", b"after")
+    it.network.turn("b")
+    it.network.run(5_000)
+    said = [("t", payload) for payload in (b"before", b"meanwhile", b"after")]
+    assert heard(it, "a") == said
+    assert not it.network.devices["a"].gaps
+    it.network.kill("b")
+    it.network.restart("b")
+    assert it.mesh("b").incarnation == 2**31 + 2
+
+
 def give(it, control):
     record = frame.encode_control(control)
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
@@ -188,7 +216,8 @@ def test_nor_one_with_its_proof(dishonest, state, counts):
     it.network.run(200)
     said = status(state, by="a")
     own = it.made["a"]
-    proof = it.forge(it.held(lane=1), said, own, topic=STATUS_OF_B, retained=True)
+    rank = place(STATUS_OF_B, said, 1, retained=True).rank
+    proof = it.forge(it.held(lane=1), said, own, topic=STATUS_OF_B, retained=True, rank=rank)
     give(it, Proofs([(STATUS_OF_B, *proof)]))
     assert it.network.retained("b").get(STATUS_OF_B) == (said if counts else None)
     assert it.mesh().statistics().refused_messages == ({} if counts else {"a": 1})
