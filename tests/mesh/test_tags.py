@@ -225,9 +225,10 @@ def test_what_waits_for_certificates_is_bounded(dishonest, tmp_path):
     assert it.network.payloads("b") == [b"true"]
 
 
-def test_a_viewer_signs_nothing(tmp_path):
-    folder = Fleet(tmp_path).join("v", Role.VIEWER)
-    with pytest.raises(ValueError, match="viewer"):
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
+def test_who_is_no_device_signs_nothing(tmp_path, role):
+    folder = Fleet(tmp_path).join("v", role)
+    with pytest.raises(ValueError, match=role):
         FleetSeals(folder, "town", "v", frozenset, Strength.SIGNED)
 
 
