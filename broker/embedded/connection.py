@@ -35,6 +35,7 @@ from broker.embedded.limits import PACKET_BYTES_MAX
 from broker.embedded.links import LinkPipe, claimed_device, link_peer
 from broker.embedded.logins import NotLetIn
 from broker.embedded.session import Session
+from broker.embedded.slices import Slices
 from broker.embedded.wire import Wire, Wires
 from broker.errors import MalformedPacket, Refused
 
@@ -92,8 +93,9 @@ class Connection(Wire):
             self._exchange.hasten()
             self._exchange.ingress.request_flush()
 
-    def _goes_first(self) -> bool:
-        return self._pipe is not None
+    @property
+    def _slices(self) -> Slices:
+        return self._wires.slices if self._pipe is None else self._wires.link_slices
 
     def _will_answer(self) -> bool:
         # A neighbour's dialler has Nagle's algorithm switched off and waits for nothing.

@@ -45,6 +45,10 @@ READ_BYTES: Final = 64 * KIB
 # long as one read. Eight clients that send as fast as they can, or a SUBSCRIBE of a thousand filters
 # over a full retained map, would take tens of milliseconds and more.
 TURN_SLICE_S: Final = 0.002
+# What links that neighbours have dialled may take of one turn together; then whatever came by another
+# one has its turn before theirs goes on. A neighbour whose bundles are small and signed costs a
+# millisecond for each 2 KB.
+LINK_SLICE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)

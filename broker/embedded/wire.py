@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from broker.embedded.limits import CONNECT_BYTES_MAX, READ_BYTES, TURN_SLICE_S, Limits
+from broker.embedded.limits import CONNECT_BYTES_MAX, LINK_SLICE_S, READ_BYTES, TURN_SLICE_S, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
 from broker.embedded.slices import Slices
@@ -42,6 +42,7 @@ class Wires:
         self.counters = counters
         self.open: set[Wire] = set()
         self.slices = Slices(TURN_SLICE_S)
+        self.link_slices = Slices(LINK_SLICE_S)
         self._admissions = TokenBuckets(
             limits.connections_burst_per_address,
             limits.connections_per_address_per_s,
@@ -136,9 +137,10 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
     def _after_read(self) -> None:
         """All packets at hand were handled."""
 
+    @property
     @abc.abstractmethod
-    def _goes_first(self) -> bool:
-        """Tell whether what it says is handled at once, however much others have said in this turn."""
+    def _slices(self) -> Slices:
+        """What of a turn it shares with which others."""
 
     @abc.abstractmethod
     def _will_answer(self) -> bool:
@@ -183,11 +185,11 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._counters.bytes_in += len(data)
         self._parser.feed(data)
         if not self._waiting:
-            if self._goes_first() or not self._wires.slices.is_over():
-                self._process()
-            else:
+            if self._slices.is_over():
                 self._stop_reading()
-                self._wires.slices.later(self._go_on_reading)
+                self._slices.later(self._go_on_reading)
+            else:
+                self._process()
         self._keep_incomplete(self._parser.buffered_bytes)
         # An answer within this turn carries the acknowledgement of TCP by itself, unless the
         # peer's next packet is cut in two and its second half waits for that acknowledgement.
