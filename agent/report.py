@@ -30,7 +30,9 @@ _CLIENT_COUNTERS: Final = (
     "wills_refused",
     "logins_refused",
     "logins_put_off",
+    "subscriptions_refused",
     "connections_refused",
+    "handshakes_dropped",
     "timed_out",
 )
 """What MQTT clients met with, of `broker.embedded.statistics`."""

@@ -20,8 +20,10 @@ from broker.topics import classify, parse
 if TYPE_CHECKING:
     from broker.node import Delivered
 
-__all__ = ["Defended"]
+__all__ = ["BELIEVED", "Defended"]
 
+BELIEVED: Final = "believed: "
+"""Before the names of what was taken and should not have been."""
 _WAIT_S: Final = 0.005
 
 
@@ -80,7 +82,7 @@ class Defended(Holder, Part):
             for name in type(counters).__slots__
             if isinstance(n := getattr(counters, name), int)
         }
-        return found | {f"believed: {what}": n for what, n in self._believed.items()}
+        return found | {f"{BELIEVED}{what}": n for what, n in self._believed.items()}
 
     def _take(self, batch: list[Delivered]) -> None:
         self._world.apply_batch(batch, time.monotonic_ns())

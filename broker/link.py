@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from broker.embedded import packets
 from broker.embedded.bodies import REFUSED_UNAVAILABLE
+from broker.embedded.limits import LINK_SLICE_S
+from broker.embedded.slices import Slices
 from broker.packet_connection import KEEP_ALIVE_S, PacketConnection
 from broker.topics import frame_topic
 from broker.trust import NotAdmitted, explain
@@ -77,6 +79,8 @@ class DialledPipe(PacketConnection):
         self._topic_field = packets.string_field(frame_topic(to=peer, sender=device))
         self._inbound = frame_topic(to=device, sender=peer)
         self._attached = False
+        self._slices = Slices(LINK_SLICE_S)
+        self._waiting = False
 
     def send(self, frames: list[bytes]) -> None:
         """Write each frame as one PUBLISH, all in one write."""
@@ -100,6 +104,25 @@ class DialledPipe(PacketConnection):
                 self._holder = self._trust.admit_neighbour(fields, self._peer, str(where))
             except NotAdmitted as error:
                 self.fail(Unwelcome(str(error)))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the neighbour's broker. What takes longer than its slice of a turn goes on in the next one."""
+        self._parser.feed(data)
+        if self._waiting:
+            return
+        if self._slices.is_over():
+            self._waiting = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._slices.later(self._go_on)
+            return
+        self.take_packets()
+
+    def _go_on(self) -> None:
+        self._waiting = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self.take_packets()
 
     def judge_again(self) -> None:
         """Close the link if the neighbour's certificate has ceased to count."""

@@ -76,6 +76,10 @@ class PacketConnection(asyncio.Protocol, abc.ABC):
     def data_received(self, data: bytes) -> None:
         """Bytes from the broker."""
         self._parser.feed(data)
+        self.take_packets()
+
+    def take_packets(self) -> None:
+        """Take the packets that are whole."""
         try:
             for kind, flags, body in self._parser.packets():
                 self.packet(kind, flags, body)

@@ -335,6 +335,7 @@ class Exchange:
             or first_level(topic_filter) == _LINKS
             or (topic_filter not in session.subscriptions and self._full_for(session, topic_filter))
         ):
+            self.counters.subscriptions_refused += 1
             return SUBACK_REFUSED
         if topic_filter not in session.subscriptions:
             session.levels += topic_filter.count("/") + 1

@@ -24,6 +24,7 @@ class Counters:
     ignored: int = 0  # publishes on topics that clients may not write: $... and mesh/...
     forbidden: int = 0  # publishes on topics that are not the client's to write
     last_forbidden: str = ""  # the last one's topic, and who it was
+    subscriptions_refused: int = 0  # filters that a SUBACK answered with 0x80
     refused: int = 0  # publishes lost at QoS 0, or clients given up on, because the node was full
     wills_refused: int = 0  # connections refused since all wills together are too long
     logins_refused: int = 0  # wrong user name or password, or none where there must be one

@@ -92,6 +92,8 @@ PRESSED_BYTES: Final = 2 * 1024 * 1024
 """Queued for one neighbour that reads: beyond it publishers wait, and nobody gets new credit. Half the bound."""
 PRESSED_BUNDLES: Final = 4_096
 """The same in bundles."""
+CROWDED_BYTES: Final = 2560 * 1024
+"""Beyond it clients are refused: what a device itself has to say still finds room. Between the two around it."""
 REFUSED_BYTES: Final = 3 * 1024 * 1024
 """Beyond it a kept publish is refused, before the queue's bound would drop it and leave it to repair."""
 CREDIT_BYTES: Final = 1024 * 1024
@@ -266,5 +268,5 @@ assert PING_MS * 3 < SILENCE_MS
 assert UNICAST_FLIGHTS_MAX < UNICAST_WINDOW_NUMBERS
 assert UNICAST_ALL_FLIGHTS_MAX < UNICAST_DESTINATIONS_MAX
 assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS < GAP_AWAY_MS
-assert PRESSED_BYTES < REFUSED_BYTES < OUTBOX_BYTES_MAX
+assert PRESSED_BYTES < CROWDED_BYTES < REFUSED_BYTES < OUTBOX_BYTES_MAX
 assert GRAFT_AGAIN_MS < GRAFT_MS

@@ -38,6 +38,7 @@ from broker.mesh.frame import FrameInvalid
 from broker.mesh.guard import Guard
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
+    CROWDED_BYTES,
     DIGEST_MS,
     INCARNATION_KNOWN_MAX,
     JOIN_WAIT_MS,
@@ -386,6 +387,11 @@ class Mesh:
     def pressed(self) -> bool:
         """Whether a neighbour that still reads is so far behind that publishers had better wait."""
         return self._state.backlog_bytes >= PRESSED_BYTES
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is so far behind that what is left of the room is for this device's own programs."""
+        return self._state.backlog_bytes >= CROWDED_BYTES
 
     def clock(self, now_ns: int) -> int:
         """The hybrid clock's present."""
