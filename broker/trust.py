@@ -270,7 +270,7 @@ class Trust:
 
     def refuse_handshake(self, error: Exception, where: str) -> None:
         """Count somebody that TLS turned away."""
-        if isinstance(error, ssl.SSLError):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _HANGS_UP):
             self._neighbours.pop(where, None)
         self._refuse(explain(error), where)
 
@@ -393,6 +393,8 @@ class Trust:
 
 _REASONS_MAX: Final = 32
 """Different reasons that are counted by name; a certificate of the fleet can be wrong in a dozen ways."""
+_HANGS_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""As a dialler does with those of its attempts that come second."""
 _NEIGHBOURS_MAX: Final = 256
 """Addresses of neighbours that are remembered: as many as an address book holds."""
 

@@ -183,17 +183,17 @@ class Connection(Wire):
             return
         if self._ended:
             return
-        if connect.will is not None and not self._wires.keeps_will(connect.will.size_bytes):
-            self._refuse(REFUSED_UNAVAILABLE)
-            return
-        self._admission = None
-        self._will = connect.will
         if allowed.holder is not None and claimed_device(self.name) is None:
             most = self._limits.connections_per_member_max
             if self._exchange.connections_of(allowed.holder) >= most:
                 self._counters.connections_refused += 1
                 self._refuse(REFUSED_UNAVAILABLE)
                 return
+        if connect.will is not None and not self._wires.keeps_will(connect.will.size_bytes):
+            self._refuse(REFUSED_UNAVAILABLE)
+            return
+        self._admission = None
+        self._will = connect.will
         if claimed_device(self.name) is None:
             self.name = allowed.session_name(self.name)
         self._session, present = self._exchange.enter(self.name, self, clean=connect.clean)
