@@ -4,7 +4,7 @@ VENV := .venv
 SWEEP_SECONDS ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := chain fleet overhead heal slow idle placement broker tags attacks
+BENCHMARKS := chain fleet overhead heal slow idle placement broker tags attacks infer
 
 FUZZ_SECONDS := 300
 

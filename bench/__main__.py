@@ -30,6 +30,7 @@ NAMES: Final = (
     "broker",
     "tags",
     "attacks",
+    "infer",
 )
 
 
