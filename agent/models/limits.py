@@ -34,19 +34,21 @@ SOURCES_MAX: Final = 64
 """Neighbours that are asked; a device has no more links."""
 PULLS_MAX: Final = 4
 """Contents fetched at once: a model's variants, or two models with their deltas."""
-PACE_BYTES_PER_S: Final = 4_000_000
-"""How fast one content is fetched at most: 4 MB in a second, the largest model in 17 s. Both ends of a hop work for
-1 ms on a chunk, so this leaves nine tenths of a core to what is urgent. Measured: unpaced, 28 MB/s and busy cores."""
+PACE_BYTES_PER_S: Final = 1_500_000
+"""How fast one content is fetched: 4 MB in 2.7 s. Both ends of a hop work for 1 ms on a chunk, so ten devices on two
+cores are held up for a fifth of that time. Measured there: unpaced, 0.9 s, with what is urgent behind it for 0.1 s."""
+PACE_S_MAX: Final = 20
+"""What would take longer at that pace is fetched faster: the largest model at 3.4 MB/s. Guess."""
 BURST_CHUNKS: Final = 2
 """Chunks that are asked for in one go when the pace is what limits: fewer questions, and 20 ms of waiting."""
+PACE_CHUNKS_MAX: Final = 4
+"""What may be asked for at once after a pause."""
 QUEUE_NS: Final = 200_000_000
 """A chunk that takes longer shows a queue on its way: the window grows no more, and beyond twice that it shrinks. Bulk
 goes last on every link, but what a radio's driver holds is in no lane. LEDBAT (RFC 6817) aims at 100 ms."""
-SERVICE_FIRST_NS: Final = 20_000_000
-"""How long a neighbour takes for a chunk, before any has come: 32 KiB at 13 Mbit/s. Guess."""
 SERVICE_MIN_NS: Final = 8_000_000
-"""A neighbour that takes less counts as taking this long: it is what the pace asks for, and who is quicker than that is
-no better a choice."""
+"""A neighbour that takes less counts as taking this long: who is quicker than the pace is no better a choice. One that
+was not tried yet counts as good, or it never would be."""
 SEED_FACTOR: Final = 8
 """A neighbour that has everything is asked for what another has only if that one would take so many times as long. It
 keeps the first one free for what nobody else has. Guess."""

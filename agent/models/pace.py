@@ -1,14 +1,18 @@
 """How fast a pull may ask for chunks: a bucket that fills with time.
 
 Decides when the next chunks may be asked for. Empty, it gives nothing until there is enough for BURST_CHUNKS, so that a
-pull that is held to the pace asks seldom and for some at a time. No clock: `now_ns` is an argument.
+pull that is held to the pace asks seldom and for some at a time. It holds little, so a device that is busy with other
+things, and comes late to ask, falls behind and does not catch up. No clock: `now_ns` is an argument.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from agent.models.limits import ASK_CHUNKS_MAX, BURST_CHUNKS, PACE_BYTES_PER_S
+from agent.models.limits import BURST_CHUNKS, PACE_BYTES_PER_S, PACE_CHUNKS_MAX, PACE_S_MAX
+
+if TYPE_CHECKING:
+    from agent.models.content import Content
 
 __all__ = ["Pace"]
 
@@ -20,9 +24,10 @@ class Pace:
 
     __slots__ = ("_chunk_ns", "_empty_ns", "next_ns")
 
-    def __init__(self, chunk_bytes: int, now_ns: int) -> None:
-        self._chunk_ns = chunk_bytes * _S // PACE_BYTES_PER_S
-        self._empty_ns = now_ns - ASK_CHUNKS_MAX * self._chunk_ns
+    def __init__(self, content: Content, now_ns: int) -> None:
+        pace_bytes_per_s = max(PACE_BYTES_PER_S, content.size_bytes // PACE_S_MAX)
+        self._chunk_ns = content.chunk_bytes * _S // pace_bytes_per_s
+        self._empty_ns = now_ns - BURST_CHUNKS * self._chunk_ns
         """When the bucket was empty; it has been filling since."""
         self.next_ns = now_ns
         """When there will be something again."""
@@ -31,7 +36,7 @@ class Pace:
         """How many chunks may be asked for now."""
         if now_ns < self.next_ns:
             return 0
-        self._empty_ns = max(self._empty_ns, now_ns - ASK_CHUNKS_MAX * self._chunk_ns)
+        self._empty_ns = max(self._empty_ns, now_ns - PACE_CHUNKS_MAX * self._chunk_ns)
         return (now_ns - self._empty_ns) // self._chunk_ns
 
     def take(self, chunks: int) -> None:

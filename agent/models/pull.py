@@ -79,7 +79,7 @@ class Puller:
         self._order = list(range(content.count))
         Random(f"{device} {content.sha256}").shuffle(self._order)  # noqa: S311 - an order, nothing secret
         self._sources: dict[str, Source] = {}
-        self._pace = Pace(content.chunk_bytes, now_ns)
+        self._pace = Pace(content, now_ns)
         self._left_alone: dict[str, int] = {}
         """Neighbours without a link that are still to be left alone, and until when."""
         self._masked = self._paced = False
@@ -215,12 +215,12 @@ class Puller:
         self._expire(now_ns)
         self._paced = not self._pace.chunks(now_ns)
         ready = [
-            (source.cost_ns(self._everything, now_ns), peer)
+            (source.cost_ns(self._everything, now_ns), source.due_ns, peer)
             for peer, source in self._sources.items()
             if source.usable(now_ns) and not source.asking and now_ns >= source.paused_until_ns
         ]
         asks = []
-        for _, peer in sorted(ready):
+        for _, _, peer in sorted(ready):  # of equals, who was asked longest ago
             source = self._sources[peer]
             want = self._wanted(source, now_ns)
             if want or now_ns >= source.due_ns:

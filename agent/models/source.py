@@ -20,7 +20,6 @@ from agent.models.limits import (
     PAUSE_NS,
     QUEUE_NS,
     SEED_FACTOR,
-    SERVICE_FIRST_NS,
     SERVICE_MIN_NS,
     STRIKES_MAX,
 )
@@ -69,7 +68,7 @@ class Source:
         """When to ask what it has, if nothing is wanted of it before."""
         self.paused_until_ns = now_ns
         self.avoided_until_ns = now_ns
-        self._service_ns = SERVICE_FIRST_NS
+        self._service_ns = SERVICE_MIN_NS
         self._latency_ns: int | None = None
         self._strikes = self._declined = self._avoided_times = 0
 
@@ -128,6 +127,7 @@ class Source:
         """It was silent, or what it said cannot be read."""
         self._strikes += 1
         self.window = 1
+        self._service_ns = max(self._service_ns, PATIENCE_MIN_NS)  # others first, from now on
         if self._strikes >= STRIKES_MAX:
             self._avoid(now_ns)
 

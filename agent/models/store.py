@@ -184,7 +184,7 @@ class ContentStore:
         self._make_room(content)
         path = self._directory / f"{name}.part"
         try:
-            self._replace(f"{name}.json", msgspec.json.encode(content))
+            self._write_down(content)
             partial = Partial(path, content)
         except (OSError, DiskFailed) as error:
             if name not in self._entries:
@@ -317,7 +317,7 @@ class ContentStore:
     def _describe(self, content: Content) -> None:
         """Write down anew how content is cut, where that was lost; the chunks are served again from now on."""
         with contextlib.suppress(OSError):
-            self._replace(f"{content.sha256}.json", msgspec.json.encode(content))
+            self._write_down(content)
         with self._lock:
             self._contents[content.sha256] = content
 
@@ -348,6 +348,10 @@ class ContentStore:
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             (self._directory / name).unlink()
+
+    def _write_down(self, content: Content) -> None:
+        """How content is cut; not synced, since it can be found out again."""
+        (self._directory / f"{content.sha256}.json").write_bytes(msgspec.json.encode(content))
 
     def _replace(self, name: str, data: bytes) -> None:
         """Put a small file in the place of the one that is there, all of it or nothing, also when the power goes."""
