@@ -85,7 +85,7 @@ class _Hole:
         self.asked_ns = 0
         self.asked_upto = START
         self.position = START
-        """Where the stream stood when it was asked for."""
+        """Where the stream stood when somebody was to be asked last."""
         self.served_upto = START
         """What was asked for has come up to here; what still misses before it was lost on the way."""
         self.searched_upto = START
@@ -251,6 +251,7 @@ class Repair:
         """Ask for what was not asked for yet; for all of it again, of another, when nothing has come."""
         after = position
         if position != hole.position:
+            hole.position = position
             hole.fruitless.clear()
         overtaken, hole.served_upto = hole.served_upto, START
         peer = self._peers.get(hole.asked_of)
@@ -283,7 +284,7 @@ class Repair:
             ranges = todo.ranges.setdefault(peer.name, [])
             ranges += [(*stream, *a, *b) for a, b in rows]
             hole.asked_upto = max(after, *(b for _, b in rows))
-            hole.asked_ns, hole.position = now_ns, position
+            hole.asked_ns = now_ns
             if hole.graft:
                 hole.graft = False
                 todo.grafts.append((stream[0], peer.name))
@@ -315,7 +316,7 @@ class Repair:
         ahead: dict[str, tuple[Position, Position]],
     ) -> str | None:
         """Whom to ask: not the one asked last, if there is another that can help."""
-        able = self._able(stream[0], hole, position, ahead)
+        able = self._able(stream, hole, position, ahead)
         able = able or self._last_hopes(stream, position, ahead)
         if not able:
             return None
@@ -336,7 +337,7 @@ class Repair:
 
     def _able(
         self,
-        origin: str,
+        stream: Stream,
         hole: _Hole,
         position: Position,
         ahead: dict[str, tuple[Position, Position]],
@@ -348,11 +349,13 @@ class Repair:
         able = [
             name
             for name, (_, held) in ahead.items()
-            if held <= position and (name == origin or hole.fruitless[name] < WANT_FRUITLESS_MAX)
+            if held <= position and (name == stream[0] or hole.fruitless[name] < WANT_FRUITLESS_MAX)
         ]
-        source = hole.source
+        source, mine = hole.source, self._streams.get(stream)
         if (
-            source in self._peers
+            mine is not None
+            and mine.waiting
+            and source in self._peers
             and source not in ahead
             and hole.fruitless[source] < WANT_FRUITLESS_MAX
         ):
@@ -368,7 +371,7 @@ class Repair:
         now_ns: int,
     ) -> Position | None:
         """Where to go on when everything before is lost, or None."""
-        if self._able(stream[0], hole, position, ahead):
+        if self._able(stream, hole, position, ahead):
             hole.hopeless_ns = None
             return None
         if hole.hopeless_ns is None:

@@ -384,3 +384,26 @@ def test_nothing_is_given_up_before_all_neighbours_were_asked_however_slow_they_
     network.connect(("c", "z"))
     network.run(60_000)
     assert news(network, "c") == [b"past", b"2", b"3"]
+
+
+def test_who_once_sent_what_had_to_wait_is_no_reason_to_wait_for_ever():
+    edges = [("a", "b"), ("a", "e"), ("b", "c"), ("c", "e")]
+    network = Network("abce", edges, latency_ms=(2, 2))
+    network.run(4_000)
+    publish_all(network, "a", [b"past"], 500)
+    network.partition([("c", "e")])
+    network.path("b", "c").conditions = Conditions(loss=1.0)
+    publish_all(network, "a", [b"1"], 3)
+    network.path("b", "c").conditions = network.conditions
+    publish_all(network, "a", [b"2"], 5)
+    network.partition([("a", "b")])
+    publish_all(network, "a", [b"3"], 3)
+    network.kill("a")
+    state = network.devices["e"].running._state
+    while len(state.log):
+        state.vector.touch(state.log._evict_oldest())
+    network.cut.discard(("c", "e"))
+    network.connect(("c", "e"))
+    network.run(60_000)
+    assert news(network, "c") == [b"past", b"1", b"2"]
+    assert len(network.devices["c"].gaps) == 1
