@@ -221,7 +221,9 @@ class Repair:
             position = mine.position if mine else START
             ahead = self._ahead(stream, position)
             if not ahead and not (mine and mine.waiting):
-                del self._holes[stream]
+                if all(peer.established for peer in self._peers.values()):
+                    del self._holes[stream]
+                hole.due_ns = now_ns + WANT_RETRY_MS * MS  # a link that comes back may know of it
                 continue
             loss = self._loss(stream, hole, position, ahead, now_ns)
             if loss is not None:
@@ -356,6 +358,7 @@ class Repair:
             mine is not None
             and mine.waiting
             and source in self._peers
+            and self._peers[source].established
             and source not in ahead
             and hole.fruitless[source] < WANT_FRUITLESS_MAX
         ):
@@ -382,6 +385,8 @@ class Repair:
         if now_ns - hole.hopeless_ns < patience_ms * MS:
             return None
         hopes = self._last_hopes(stream, position, ahead)
+        if not (hopes or ahead):
+            return None  # links are coming back
         if hole.position != position or not hole.fruitless.keys() >= set(hopes):
             return None  # answers take long, or neighbours are many: not all have been asked
         floors = [held for _, held in ahead.values()]

@@ -407,3 +407,21 @@ def test_who_once_sent_what_had_to_wait_is_no_reason_to_wait_for_ever():
     network.run(60_000)
     assert news(network, "c") == [b"past", b"1", b"2"]
     assert len(network.devices["c"].gaps) == 1
+
+
+def test_a_link_that_comes_and_goes_does_not_make_a_device_wait_for_ever():
+    network = Network("abc", [("a", "b"), ("b", "c")])
+    network.run(4_000)
+    publish_all(network, "a", [b"past"], 500)
+    network.partition([("b", "c")])
+    publish_all(network, "a", numbered(3), 100)
+    network.kill("a")
+    state = network.devices["b"].running._state
+    for _ in range(2):
+        state.vector.touch(state.log._evict_oldest())
+    for _ in range(6):
+        network.heal()
+        network.run(8_000)
+        network.partition([("b", "c")])
+        network.run(300)
+    assert news(network, "c") == [b"past", b"1", b"2"]
