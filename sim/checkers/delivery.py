@@ -31,8 +31,8 @@ class Hearing:
         """Serials heard as news in this life."""
         self.known: set[int] = set()
         """Serials heard at all in this life."""
-        self.this_boot: set[int] = set()
-        """Serials heard since the last boot: these are in its log, unless that is full."""
+        self.this_boot: dict[int, int] = {}
+        """Serials heard since the last boot, and when: these are in its log, unless that is full."""
         self.uncertain: list[int] = []
         """Serials heard as news since the last checkpoint."""
         self.doubtful: set[int] = set()
@@ -58,7 +58,7 @@ class Delivery(Checker):
         hearing.news -= {
             s for s in hearing.this_boot if not messages[s - 1].qos or messages[s - 1].to
         }
-        hearing.this_boot = set()
+        hearing.this_boot = {}
         hearing.uncertain = []
 
     def checkpointed(self, device: str) -> None:
@@ -93,7 +93,7 @@ class Delivery(Checker):
                 hearing.news.add(serial)
                 hearing.uncertain.append(serial)
             hearing.known.add(serial)
-            hearing.this_boot.add(serial)
+            hearing.this_boot.setdefault(serial, now_ns)
 
     def unheard(self, device: str, event: Deliver) -> None:
         """A device died after it had stored this as passed, and before anybody heard it."""

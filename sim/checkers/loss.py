@@ -3,8 +3,8 @@
 Acknowledged means committed to the publisher's disk at the end of its turn. A publisher whose disk lost that again
 does not know how far it came and begins anew; who hears its new beginning first passes over the rest, all others must
 hear it while a device that runs holds it. A device may do without a message when it reported a gap that covers it, or
-had no memory yet as it was published. A gap is legitimate when, at that moment, no device in reach held the bundle, or
-reach had changed within the time in which a device waits before it gives up.
+had no memory yet as it was published. A gap is legitimate when, at that moment, no device in reach had held the bundle
+for long enough to have told of it, or reach had changed within the time in which a device waits before it gives up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ __all__ = ["Loss"]
 
 SETTLED_NS: Final = 5_000_000_000
 """GAP_WAIT_MS of the mesh: how long a hole is searched for at the least."""
+TOLD_NS: Final = 2_000_000_000
+"""DIGEST_MS_MAX of the mesh: what came to a device later than this its neighbours may not have heard of."""
 NEWCOMER_NS: Final = 4_000_000_000
 """JOIN_WAIT_MS of the mesh and a digest: what a newcomer's neighbours passed before is its past, not a loss."""
 
@@ -72,7 +74,7 @@ class Loss(Checker):
         reach = self._reach(device)
         for message in self._said.get(gap.origin, []):
             if _covers(gap, message) and not message.retained:
-                holder = self._holder(message, reach)
+                holder = self._holder(message, reach, now_ns - TOLD_NS)
                 known = message.serial in self._delivery.hearing[device].known
                 if holder is not None and not known and not message.expired(now_ns):
                     self.violated(
@@ -206,10 +208,14 @@ class Loss(Checker):
             for other in self._said[message.origin]
         )
 
-    def _holder(self, message: Published, among: list[str]) -> str | None:
+    def _holder(
+        self, message: Published, among: list[str], upto_ns: int | None = None
+    ) -> str | None:
+        """One of these devices that has heard the message, by `upto_ns`, and not let go of it."""
         for name in among:
             mesh = self._network.devices[name].mesh
-            if mesh is None or message.serial not in self._delivery.hearing[name].this_boot:
+            heard_ns = self._delivery.hearing[name].this_boot.get(message.serial)
+            if mesh is None or heard_ns is None or (upto_ns is not None and heard_ns > upto_ns):
                 continue
             log = mesh._state.log
             stream = (message.origin, message.places[-1][0])
