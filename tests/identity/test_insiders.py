@@ -320,6 +320,10 @@ def test_what_a_relay_forges_counts_where_a_tag_proves_no_more_than_the_fleet(tm
                 assert b.heard.payloads("new") == [b"origin"]
                 assert b.node.retained_value(COUNT_OF_A) == b"9"
                 assert b.mesh.refused_messages == {"r": 1}
+                for payload in (b"in the place of what was forged", b"later"):
+                    await a.node.publish("t", payload, qos=1)
+                await until(lambda: b"later" in b.heard.payloads("t"), "what comes after")
+                assert b.heard.payloads("t") == [b"true", b"false", b"own", b"later"]
 
     uvloop.run(story())
 
