@@ -6,7 +6,8 @@ import pytest
 from aiomqtt import Message, Topic
 from rich.console import Console
 
-from agent.commands.status import Bridge, Hub, Link, ModelState, Report, render
+from agent.commands.status import render
+from agent.commands.status_form import Bridge, Hub, Link, ModelState, Report
 from agent.commands.text import printable
 from agent.commands.watch import line
 

@@ -18,7 +18,8 @@ import pytest
 import uvloop
 from rich.console import Console
 
-from agent.commands.status import Report, render
+from agent.commands.status import render
+from agent.commands.status_form import Report
 from agent.report import node_report
 from broker.embedded import packets
 from broker.identity import Role
