@@ -18,6 +18,7 @@ import logging
 import secrets
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -71,6 +72,8 @@ class Logins:
         )
         self._trials: deque[_Trial] = deque()
         self._trying: asyncio.Task[None] | None = None
+        # One of its own: the allocator keeps, for each thread that has done it, what trying takes.
+        self._thread = ThreadPoolExecutor(1, "passwords")
 
     async def login(self, name: str, password: bytes | None, address: str) -> User:
         """Return the user, if this is the password.
@@ -99,6 +102,7 @@ class Logins:
         """Try nothing any more."""
         if self._trying is not None:
             self._trying.cancel()
+        self._thread.shutdown(wait=False)
 
     async def _try(self, password: bytes, stored: str, digest: bytes, address: str) -> bool:
         loop = asyncio.get_running_loop()
@@ -116,6 +120,7 @@ class Logins:
         return right
 
     async def _keep_trying(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._trials:
                 trial = self._trials.popleft()
@@ -123,7 +128,9 @@ class Logins:
                     continue
                 began_s = _clock_s()
                 try:
-                    right = await asyncio.to_thread(matches, trial.password, trial.stored)
+                    right = await loop.run_in_executor(
+                        self._thread, matches, trial.password, trial.stored
+                    )
                 except (MemoryError, ValueError):  # OpenSSL says either when it gets no memory
                     if not trial.answer.done():
                         why = "there is no memory to try a password"

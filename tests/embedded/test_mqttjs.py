@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.passwords import hash_password
+from broker.users import Users, UsersAt
+from tests.test_users_file import written
+
 from .conformance.broker import serving
+from .harness import running
 
 HERE = Path(__file__).parent / "mqttjs"
 PATIENCE_S = 40.0
@@ -38,3 +43,23 @@ async def test_mqttjs_in_everything_that_a_browser_does() -> None:
                 await process.wait()
         assert process.returncode == 0, error.decode()
         assert json.loads(out) == {"seen": [0, 0, 0, 0, 1, 1, 0, 1, 2], "refusal": 1}
+
+
+async def test_mqttjs_comes_by_name_and_password(tmp_path) -> None:
+    """What it is told in a refusal is what the broker said."""
+    stored = hash_password(b"correct horse")
+    users = UsersAt(Users(written(tmp_path / "users", f"bob device {stored}")))
+    async with running(users=users, websocket=True) as node:
+        process = await asyncio.create_subprocess_exec(
+            "node", HERE / "login.mjs", f"ws://127.0.0.1:{node.broker.websocket_port}",
+            stdout=PIPE, stderr=PIPE,
+        )  # fmt: skip
+        try:
+            out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, error.decode()
+        assert json.loads(out) == {"nobody": 5, "wrong": 4, "right": 0}
+        assert [topic for _, topic, *_ in node.published] == ["home/lamp"]
