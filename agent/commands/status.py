@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.commands.client import Login, Secured
     from agent.commands.status_form import Bridge, Hub, IdentityState
 
-__all__ = ["Report", "render", "status"]
+__all__ = ["render", "status"]
 
 WAIT_S: Final = 3.0
 """A device shows itself every second."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Bridge", "Hub", "IdentityState", "Link", "Report"]
+__all__ = ["Bridge", "Hub", "IdentityState", "Link", "ModelState", "Report"]
 
 
 class Link(msgspec.Struct, frozen=True):

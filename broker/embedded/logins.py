@@ -114,7 +114,12 @@ class Logins:
         self._trials.append(trial)
         if self._trying is None:
             self._trying = loop.create_task(self._keep_trying(), name="passwords")
-        right = await trial.answer
+        try:
+            right = await trial.answer
+        except asyncio.CancelledError:  # who asked has hung up, and takes nobody's place
+            if trial in self._trials:
+                self._trials.remove(trial)
+            raise
         if right:
             self._attempts.give_back(address)
         return right
@@ -124,15 +129,13 @@ class Logins:
         try:
             while self._trials:
                 trial = self._trials.popleft()
-                if trial.answer.done():  # who asked has hung up
-                    continue
                 began_s = _clock_s()
                 try:
                     right = await loop.run_in_executor(
                         self._thread, matches, trial.password, trial.stored
                     )
                 except (MemoryError, ValueError):  # OpenSSL says either when it gets no memory
-                    if not trial.answer.done():
+                    if not trial.answer.done():  # unless who asked has hung up meanwhile
                         why = "there is no memory to try a password"
                         trial.answer.set_exception(self._put_off(why, trial.address))
                     continue

@@ -185,16 +185,18 @@ async def test_after_a_wrong_one_the_others_wait_for_so_long(trials, path, monke
     assert slept == [2.0, 1.0]
 
 
-async def test_who_hangs_up_is_passed_over(trials, path) -> None:
-    made, _ = at(path)
+async def test_who_hangs_up_is_passed_over_and_takes_nobody_s_place(trials, path) -> None:
+    made, _ = at(path, passwords_waiting_max=1)
     trials.door.clear()
     first = asyncio.ensure_future(code(made, "anna", b"first"))
-    gone = asyncio.ensure_future(made.login("anna", b"gone", "there"))
-    last = asyncio.ensure_future(code(made, "anna", b"right"))
     await until(lambda: trials.under_way)
+    gone = asyncio.ensure_future(made.login("anna", b"gone", "there"))
+    await asyncio.sleep(0)
     gone.cancel()
     with suppress(asyncio.CancelledError):
         await gone
+    last = asyncio.ensure_future(code(made, "anna", b"right"))
+    await asyncio.sleep(0)
     first.cancel()
     trials.door.set()
     assert await last == 0

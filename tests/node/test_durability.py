@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from agent.commands.status import Report, render
+from agent.commands.status import render
+from agent.commands.status_form import Report
 from agent.report import node_report
 from broker.commits import Durability
 from broker.errors import StoreFailed
