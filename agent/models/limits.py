@@ -77,6 +77,11 @@ PAUSE_NS: Final = 50_000_000
 PAUSE_MAX_NS: Final = 1_000_000_000
 REASK_NS: Final = 2_000_000_000
 """A neighbour of whom nothing is wanted is asked again what it has: it may have begun, or its word was lost."""
+FAR_NS: Final = 2_000_000_000
+"""When no neighbour has had anything new for so long, devices farther away are asked, if any are known to have the
+content: a neighbour that is only a relay never will. What they send crosses every link between. As REASK_NS."""
+FAR_MAX: Final = 2
+"""Devices that are taken in at a time; the next ones follow after as long again. Guess."""
 NOTE_NS: Final = 30_000_000
 """Word of new chunks waits so long for company: at 5 MB/s five chunks. A chain of five loses 0.1 s by it."""
 MASKED_NS: Final = 20_000_000

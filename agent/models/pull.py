@@ -92,9 +92,18 @@ class Puller:
         return self.have == self._everything
 
     @property
+    def sources(self) -> list[str]:
+        """The devices that are asked."""
+        return list(self._sources)
+
+    @property
     def peers(self) -> list[str]:
         """The neighbours that have something."""
         return [peer for peer, source in self._sources.items() if source.have]
+
+    def is_fed(self, now_ns: int) -> bool:
+        """Whether somebody who may be asked has something that is missing."""
+        return any(s.have & ~self.have and s.usable(now_ns) for s in self._sources.values())
 
     def statistics(self, now_ns: int) -> PullStatistics:
         """What was counted so far."""
@@ -104,7 +113,7 @@ class Puller:
     # What happens.
 
     def link_up(self, peer: str, now_ns: int) -> None:
-        """There is a link to a neighbour."""
+        """There is a link to a neighbour, or a device farther away is to be asked as if it were one."""
         if peer not in self._sources and len(self._sources) < SOURCES_MAX:
             source = self._sources[peer] = Source(now_ns)
             source.avoided_until_ns = self._left_alone.pop(peer, now_ns)

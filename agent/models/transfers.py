@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -36,6 +37,9 @@ from agent.models.limits import (
     ASK_DEADLINE_MS,
     CHUNK_DEADLINE_MS,
     CHUNKS_SYNC,
+    FAR_MAX,
+    FAR_NS,
+    PATIENCE_MAX_NS,
     PULLS_MAX,
     UPLOADS_MAX,
 )
@@ -44,7 +48,7 @@ from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
 from broker.topics import chunk_topic, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from agent.models.content import Content
     from agent.models.partial import Partial
@@ -58,6 +62,11 @@ __all__ = ["Progress", "Transfers"]
 logger = logging.getLogger(__name__)
 
 _S: Final = 1_000_000_000
+
+
+def _nobody(sha256: str) -> Iterable[str]:
+    del sha256
+    return ()
 
 
 class Progress(NamedTuple):
@@ -79,6 +88,8 @@ class _Pull:
         self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.Handle | None = None
         self.unsynced = 0
+        self.fed_ns = time.monotonic_ns()
+        """When somebody had something for it, or others were looked for."""
 
     def fail(self, error: TransferError) -> None:
         if not self.whole.done():
@@ -93,13 +104,22 @@ class Transfers:
         calls: Its calls.
         store: Its content.
         site: The site in the topics.
+        holders: Devices that are said to have content, by its digest; asked where no neighbour has it.
     """
 
-    def __init__(self, node: Node, calls: Calls, store: ContentStore, site: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        calls: Calls,
+        store: ContentStore,
+        site: str,
+        holders: Callable[[str], Iterable[str]] = _nobody,
+    ) -> None:
         self._node = node
         self._calls = calls
         self._store = store
         self._site = site
+        self._holders = holders
         self._prefix = f"flock/v1/{site}/chunk/{node.device}/"
         self._pulls: dict[str, _Pull] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -108,6 +128,7 @@ class Transfers:
         self._tasks: set[asyncio.Task[None]] = set()
         self.uploaded: dict[str, int] = {}
         """By content: bytes of chunks that were given to others."""
+        self._random = Random(node.device)  # noqa: S311 - which of several to ask, nothing secret
         node.subscribe(self._heard)
         node.watch_links(self._link)
         calls.serve(SERVICE, self._serve)
@@ -171,6 +192,7 @@ class Transfers:
             return
         puller = pull.puller
         now_ns = time.monotonic_ns()
+        self._look_farther(pull, now_ns)
         for ask in puller.asks(now_ns):
             self._spawn(self._ask(pull, ask))
         for peer in puller.notes(now_ns):
@@ -182,6 +204,19 @@ class Transfers:
             pull.timer.cancel()
         delay_s = max(0, puller.next_ns(now_ns) - now_ns) / _S
         pull.timer = asyncio.get_running_loop().call_later(delay_s, self._act, pull)
+
+    def _look_farther(self, pull: _Pull, now_ns: int) -> None:
+        """Where no neighbour has anything for long, take in devices that are no neighbours, a few at a time."""
+        # A neighbour that has begun may itself wait for a slow link, which is then better left to it.
+        patience_ns = PATIENCE_MAX_NS if pull.puller.have else FAR_NS
+        if pull.puller.is_fed(now_ns):
+            pull.fed_ns = now_ns
+        elif now_ns - pull.fed_ns >= patience_ns:
+            pull.fed_ns = now_ns
+            known = {self._node.device, *pull.puller.sources}
+            holders = sorted(set(self._holders(pull.puller.content.sha256)) - known)
+            for device in self._random.sample(holders, min(FAR_MAX, len(holders))):
+                pull.puller.link_up(device, now_ns)
 
     async def _ask(self, pull: _Pull, ask: Ask) -> None:
         puller, content = pull.puller, pull.puller.content

@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 import pytest
 
+from agent.models import transfers as transfers_module
 from agent.models.chunks import (
     SERVICE,
     Answer,
@@ -233,6 +234,28 @@ def test_a_neighbour_without_models_is_no_obstacle(tmp_path):
             Calls(nodes["c"], SITE)
             fleet["a"].store.add(DATA)
             await fetch_all(fleet)
+
+    run(story())
+
+
+def test_across_a_relay_without_models_it_is_fetched_from_who_is_said_to_have_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(transfers_module, "FAR_NS", 100_000_000)
+
+    async def story():
+        async with graph(tmp_path, ["ab", "bc"]) as nodes:
+            publisher = Member(nodes["a"], tmp_path)
+            publisher.store.add(DATA)
+            Calls(nodes["b"], SITE)
+            far = Member(nodes["c"], tmp_path)
+            nodes["a"].publish_nowait("here", b"", qos=1)  # so that a way to it is known
+            asked = []
+            far.transfers = Transfers(
+                far.node, far.calls, far.store, SITE, lambda sha256: asked.append(sha256) or "abc"
+            )
+            await fetch_all({"c": far})
+            assert set(asked) == {CONTENT.sha256}
 
     run(story())
 
