@@ -16,6 +16,7 @@ import typer
 
 from agent.ca_cli import ca_app
 from agent.errors import AgentError
+from agent.model_cli import model_app
 from agent.user_cli import user_app
 from broker.errors import FlockmqError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(ca_app, name="ca")
 app.add_typer(user_app, name="user")
+app.add_typer(model_app, name="model")
 
 Host = Annotated[str, typer.Option(help="Where the device's broker listens.")]
 Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]

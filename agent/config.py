@@ -147,7 +147,9 @@ class ModelConfig(Table, frozen=True):
     features: Factory = "agent.forecast:make"
     """`module:callable`; see agent/forecast.py."""
     directory: str | None = None
-    """Folder with models.json and the files; by default the models that ship."""
+    """Folder with folders that `flockmq model pack` has written; by default the models that ship."""
+    unsigned: bool = False
+    """Without [tls] nobody can sign a manifest, and none is taken, unless this says so; then anybody's is."""
     threads: Annotated[int, Meta(ge=1, le=8)] = 1
     """Of the runtime. More than cores less one makes everything slower."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -281,6 +283,11 @@ def _problem(config: Config) -> str:
         return (
             "[topology] kind static dials whom [[neighbour]] names and nobody else; "
             "choose nearest, ring or full, or remove [discovery]"
+        )
+    if config.tls is not None and config.model is not None and config.model.unsigned:
+        return (
+            "unsigned in [model] is for fleets without identities, and there is [tls]: an operator signs what counts "
+            "there (`flockmq model publish --identity`); remove it"
         )
     return _listening_problem(config) or foreign_problem(config.hub, config.bridge)
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.addresses import parse_address
 from agent.config import resolve
 from agent.errors import AgentError
-from agent.messages import Obstacle, PayloadInvalid, decode, encode
+from agent.messages import Obstacle, PayloadInvalid, decode
+from agent.models.acceptance import KINDS, Acceptance
+from agent.models.memory import FILE, ManifestMemory
 from agent.obstacles import ObstacleBook
 from agent.presence import Presence
 from agent.publisher import Publisher
@@ -31,7 +33,7 @@ from broker import topics
 from broker.commits import Durability
 from broker.credentials import Credentials, system_moment
 from broker.errors import IdentityUnusable, StoreFailed
-from broker.identity import Role
+from broker.identity import Moment, Role
 from broker.introduction import DEVICE_TOPIC, introduction
 from broker.link import Neighbour
 from broker.neighbourhood import Neighbourhood, Settings
@@ -119,8 +121,10 @@ class Device:
         self._tasks: list[asyncio.Task[None]] = []
         self._sensor_task: asyncio.Task[None] | None = None
         self._nameless = ""
-        if self._forecasting is not None:
-            self._forecasting.attach(self._publisher)
+        self._model_topic = ""
+        if self._forecasting is not None and config.model is not None:
+            self._model_topic = topics.model_topic(site=config.site, name=config.model.name)
+            self._forecasting.attach(self._publisher, self._acceptance(config, tls))
         self.node.subscribe(self._deliver)
         if observer is not None:
             self.node.watch_links(self._tell_link)
@@ -190,16 +194,13 @@ class Device:
             report |= self._forecasting.report()
         return report
 
-    async def publish_model(self, version: str | None = None) -> None:
-        """Make a version that is on this device the fleet's current one; by default the oldest.
+    async def publish_model(self, payload: bytes) -> None:
+        """Say what an operator has signed: make a version the fleet's current one.
 
         Raises:
-            ModelMissing: It is not on this device.
+            NotBelieved: No operator has signed it.
         """
-        assert self._forecasting is not None, "a device without a model has none to publish"
-        manifest = self._forecasting.manifest(version)
-        topic = topics.model_topic(site=self._publisher.site, name=manifest.name)
-        await self.node.publish(topic, encode(manifest))
+        await self.node.publish(self._model_topic, payload)
 
     # What arrives.
 
@@ -209,8 +210,10 @@ class Device:
             name = topics.classify(message.topic).name
             if name == "obstacle":
                 self._note_obstacle(message)
-            elif name == "model" and self._forecasting is not None:
-                self._forecasting.look()
+            elif message.topic == self._model_topic and self._forecasting is not None:
+                payload = self.node.retained_value(message.topic)
+                if payload:
+                    self._forecasting.hear(payload)
 
     def _note_obstacle(self, message: Delivered) -> None:
         """Own ones that come back as memory go on; others' are told to the observer."""
@@ -283,6 +286,20 @@ class Device:
         return False
 
     # Inside.
+
+    def _acceptance(self, config: Config, tls: TlsAt | None) -> Acceptance:
+        """Whose manifests this device takes up."""
+        trust = tls.seals.models if tls is not None and tls.seals is not None else None
+        memory = ManifestMemory(
+            Path(config.state) / FILE, trust.is_revoked if trust is not None else lambda _: False
+        )
+        unsigned = config.model is not None and config.model.unsigned
+        moment = tls.trust.moment if tls is not None else self._moment
+        topic = self._model_topic
+        return Acceptance(topic, trust, memory, moment, KINDS, unsigned=unsigned)
+
+    def _moment(self) -> Moment:
+        return Moment(self._publisher.now_ms(), synchronised=False)
 
     async def _show_status(self) -> None:
         while True:

@@ -4,6 +4,7 @@
     ├── ConfigError         `device.toml` cannot be used: missing, no TOML, an unknown key, a wrong value
     ├── SensorError         a sensor cannot be made or goes on no more: a trace is missing, a camera is gone
     ├── ModelMissing        a model's file, or the folder of models, is not where it should be
+    ├── ModelUnusable       a model's file, or a version of it, is not what it should be
     └── NoDevice            `watch` or `status` finds no broker, or no device, at an address
 
 Decides: what a start-up failure looks like. Each message is one line that says what is wrong, where, and the way out;
@@ -27,6 +28,10 @@ class SensorError(AgentError):
 
 class ModelMissing(AgentError):
     """A model's file or folder is missing or unreadable; says where it was looked for."""
+
+
+class ModelUnusable(AgentError):
+    """A model's file or a version of it cannot be used; says what is wrong with which."""
 
 
 class NoDevice(AgentError):

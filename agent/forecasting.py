@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.config import ModelConfig
     from agent.forecast import Features
     from agent.infer.backend import FloatArray
-    from agent.messages import Model
+    from agent.models.acceptance import Acceptance
     from agent.observer import Observer
     from agent.publisher import Publisher
     from agent.sensors.sensor import Observation
@@ -74,11 +74,11 @@ class Forecasting:
         self._publisher: Publisher | None = None
         self._follower: ModelFollower | None = None
 
-    def attach(self, publisher: Publisher) -> None:
-        """Publish through this from now on; before `run`."""
+    def attach(self, publisher: Publisher, acceptance: Acceptance) -> None:
+        """Publish through this from now on, and take up what is accepted by that; before `run`."""
         self._publisher = publisher
         self._follower = ModelFollower(
-            self._client, self._models, self._tell_model, publisher.now_ms
+            self._client, self._models, acceptance, self._tell_model, publisher.now_ms
         )
 
     async def run(self) -> None:
@@ -97,19 +97,10 @@ class Forecasting:
         """End the worker; `run` must have been cancelled before."""
         await self._client.stop()
 
-    def manifest(self, version: str | None) -> Model:
-        """What an operator publishes of a version on this device.
-
-        Raises:
-            ModelMissing: It is not here.
-        """
-        return self._models.manifest(self._name, version)
-
-    def look(self) -> None:
-        """The fleet's models may have changed."""
-        model = self._world.snapshot().models.get(self._name)
-        if model is not None and self._follower is not None:
-            self._follower.want(model)
+    def hear(self, payload: bytes) -> None:
+        """This stands on the model's topic."""
+        if self._follower is not None:
+            self._follower.want(payload)
 
     def observe(self, observation: Observation) -> None:
         """Take in an observation: it feeds the features, judges an old forecast, and asks for a new one."""
@@ -135,13 +126,16 @@ class Forecasting:
         """Model, runtime and worker at this moment."""
         client, loop = self._client.statistics(), self._loop.statistics()
         models: dict[str, Any] = {}
-        if self._follower is not None and self._follower.status is not None:
-            status, active = self._follower.status, self._follower.active
+        follower = self._follower
+        if follower is not None and (follower.status is not None or follower.refused):
+            status, active = follower.status, follower.active
             models[self._name] = {
-                "version": active.version if active else None,
-                "sha256": active.sha256 if active else None,
-                "state": status.state,
-                "reason": status.reason,
+                "version": active.manifest.version if active else None,
+                "sha256": active.variant.content.sha256 if active else None,
+                "state": status.state if status else "refused",
+                "reason": status.reason if status else follower.last_refused,
+                "refused": dict(follower.refused),
+                "last_refused": follower.last_refused,
             }
         return {
             "models": models,
@@ -179,8 +173,8 @@ class Forecasting:
         if active is None:
             return
         message = Inference(
-            name=active.name,
-            version=active.version,
+            name=active.manifest.name,
+            version=active.manifest.version,
             tick_s=used.reading.tick_s,
             horizon_s=self._features.horizon_s,
             forecast=self._forecast,
@@ -189,7 +183,7 @@ class Forecasting:
             at_ms=self._publisher.now_ms(),
         )
         topic = topics.inference_topic(
-            site=self._publisher.site, device=self._device, name=active.name
+            site=self._publisher.site, device=self._device, name=active.manifest.name
         )
         self._publisher.say(topic, message)
 

@@ -24,6 +24,7 @@ from agent.limits import (
     REPLICAS_MAX,
     TASKS_MAX,
 )
+from broker.model_envelope import ENVELOPE_BYTES_MAX
 from broker.topics import COUNTER_MAX, INCARNATION_MAX, REFUTATION_BITS, TTL_MS_MAX
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PayloadInvalid",
     "Reading",
     "Resources",
+    "SignedModel",
     "Status",
     "TaskSet",
     "decode",
@@ -156,18 +158,22 @@ class TaskSet(Message, frozen=True):
 
 
 class Model(Message, frozen=True):
-    """The manifest of a model's current version, ranked by its counter."""
+    """What a model's current version is called; `agent.models.manifest` has the rest of its manifest."""
 
+    site: Id
+    """Where it counts, as its topic says."""
     name: Id
     """The model, as its topic says."""
     version: Version
     """For people."""
     counter: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
     """Counts up with every publish; a device never accepts a lower one than it has seen."""
-    sha256: Sha256
-    """Of the model's bytes, hexadecimal."""
-    size_bytes: Annotated[int, Meta(ge=1, le=2**32)]
-    """Of the model's bytes."""
+
+
+class SignedModel(Message, frozen=True):
+    """A manifest in what its signature travels in (`broker.model_envelope`), ranked by its counter."""
+
+    manifest: Model
 
 
 class ModelStatus(Message, frozen=True):
@@ -178,13 +184,17 @@ class ModelStatus(Message, frozen=True):
     version: Version
     """The version that this is about."""
     sha256: Sha256
-    """Of that version's bytes, hexadecimal."""
-    state: Literal["active", "failed", "missing"]
-    """`failed`: tried and not kept. `missing`: its bytes are not here yet."""
+    """Of that version's bytes, of the variant for this device, hexadecimal."""
+    state: Literal["active", "failed", "missing", "refused"]
+    """`failed`: tried and not kept. `missing`: its bytes are not here yet. `refused`: its manifest does not count."""
     reason: Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX)]
-    """Why it failed or is missing; empty when active."""
+    """Why it failed, is missing or was refused; empty when active."""
     at_ms: AtMs
     """Wall time of the writer, milliseconds since 1970."""
+    running: Version | None
+    """The version that runs now; null: none."""
+    refused: Annotated[dict[Annotated[str, Meta(max_length=32)], Tally], Meta(max_length=32)]
+    """Manifests of this model that were not taken up since the device started, by reason."""
 
 
 class Resources(Message, frozen=True):
@@ -257,7 +267,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
     "obstacle": Obstacle,
     "count": Count,
     "task": TaskSet,
-    "model": Model,
+    "model": SignedModel,
     "model-status": ModelStatus,
     "resources": Resources,
     "sensor": Reading,
@@ -280,10 +290,9 @@ def decode(class_name: str, payload: bytes) -> Message:
         KeyError: The class has no typed payload (calls, chunks and everything outside of flock/).
     """
     read = _READERS[class_name]
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise PayloadInvalid(
-            f"{class_name}: {len(payload)} bytes; send at most {PAYLOAD_BYTES_MAX}"
-        )
+    bytes_max = ENVELOPE_BYTES_MAX if class_name == "model" else PAYLOAD_BYTES_MAX
+    if len(payload) > bytes_max:
+        raise PayloadInvalid(f"{class_name}: {len(payload)} bytes; send at most {bytes_max}")
     try:
         if not payload.isascii():
             payload.decode()  # msgspec does not look at the text of fields that it skips

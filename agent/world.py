@@ -46,6 +46,7 @@ from agent.messages import (
     PayloadInvalid,
     Reading,
     Resources,
+    SignedModel,
     Status,
     TaskSet,
     decode,
@@ -284,6 +285,8 @@ class World:
                 self._views[name].set(place.key, Heard(value, now_ns, message.clock))
                 if isinstance(value, Link) and value.state == "down":
                     self.liveness.link_lost(ids["neighbour"])
+            case SignedModel():
+                self._models.set(place.key, value.manifest)
             case None:
                 self._hide(name, ids)
             case _:
@@ -324,8 +327,11 @@ def _read(name: str, ids: dict[str, str], payload: bytes) -> Message | None:
     if not payload and name in _DELETABLE:
         return None
     value = decode(name, payload)
-    if isinstance(value, Model | ModelStatus | Inference) and value.name != ids["name"]:
-        raise PayloadInvalid(f"{name}: name is {value.name}, its topic says {ids['name']}")
+    named = value.manifest if isinstance(value, SignedModel) else value
+    if isinstance(named, Model | ModelStatus | Inference) and named.name != ids["name"]:
+        raise PayloadInvalid(f"{name}: name is {named.name}, its topic says {ids['name']}")
+    if isinstance(named, Model) and named.site != ids["site"]:
+        raise PayloadInvalid(f"{name}: site is {named.site}, its topic says {ids['site']}")
     return value
 
 

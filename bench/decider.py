@@ -14,6 +14,7 @@ from agent.forecast import make
 from agent.infer.client import InferenceClient
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.messages import Reading
+from agent.models.content import sha256_of
 from agent.models.shipped import ModelFiles
 from agent.sensors.sensor import Observation
 from agent.world import World
@@ -72,9 +73,8 @@ class Decider(Holder, Part):
         await super().close()
 
     async def _load(self) -> None:
-        files = ModelFiles()
-        model = files.manifest("forecaster", None)
-        await self._client.load(files.read(model.sha256), model.sha256)
+        model = ModelFiles().package("forecaster", "1").read("tflite")
+        await self._client.load(model, sha256_of(model))
 
     def _deliver(self, batch: list[Delivered]) -> None:
         self._world.apply_batch(batch, time.monotonic_ns())

@@ -21,13 +21,16 @@ from agent.forecast import Judge, make
 from agent.infer.features import INPUT_SHAPE
 from agent.infer.tflite import find_runtime
 from agent.messages import Inference, Reading, decode, encode
+from agent.models.manifest import encode_manifest, publishable
 from agent.models.shipped import ModelFiles
 from agent.sensors import trace
 from agent.sensors.sensor import SENSOR_NAME, Observation
 from agent.world import World
 from bench.role import Part
 from broker import topics
+from broker.identity import DAY_MS
 from broker.link import Neighbour
+from broker.model_envelope import write_envelope
 from broker.node import Delivered
 
 if TYPE_CHECKING:
@@ -101,12 +104,12 @@ class Deciding(Part):
                 state=state,
                 broker=BrokerConfig(port=0),
                 sensor=SensorConfig(options={"speed": speed, "started_ms": started_ms}),
-                model=ModelConfig(name=MODEL),
+                model=ModelConfig(name=MODEL, unsigned=True),
             ),
             self._figures,
         )
         await self._device.start()
-        await self._device.publish_model(VERSION)
+        await self._device.publish_model(_unsigned(VERSION))
         return self._device.node.port
 
     async def dial(self, *, neighbours: list[list[Any]]) -> None:
@@ -125,6 +128,19 @@ class Deciding(Part):
     async def close(self) -> None:
         """Stop."""
         await self._device.stop()
+
+
+def _unsigned(version: str) -> bytes:
+    """What makes a version current on devices that have no identities."""
+    now_ms = time.time_ns() // 1_000_000
+    manifest = publishable(
+        ModelFiles().package(MODEL, version).draft,
+        site=SITE,
+        counter=1,
+        made_ms=now_ms,
+        expires_ms=now_ms + DAY_MS,
+    )
+    return write_envelope(encode_manifest(manifest))
 
 
 class Asking(Part):
@@ -185,10 +201,9 @@ class Centre(Part):
 
     async def open(self, *, junctions: list[str], port: int) -> None:
         """Start."""
-        files = ModelFiles()
-        manifest = files.manifest(MODEL, VERSION)
-        self._version = manifest.version
-        self._backend = find_runtime().load(files.read(manifest.sha256), 1)
+        package = ModelFiles().package(MODEL, VERSION)
+        self._version = package.draft.version
+        self._backend = find_runtime().load(package.read("tflite"), 1)
         self._features = {junction: make(junction, {}) for junction in junctions}
         self._world = World(SITE, "centre")
         self._input: FloatArray = np.zeros(INPUT_SHAPE, dtype=np.float32)

@@ -2,6 +2,7 @@
 
     FlockmqError
     ├── Refused             the node cannot take a publish now; the publisher waits, nothing is lost
+    ├── NotBelieved         no device would believe this publish; says why
     ├── RemoteError         the other side did what MQTT forbids; its connection ends, ours goes on
     │   └── MalformedPacket bytes that are not an MQTT 3.1.1 packet, or one that may not stand here
     ├── CannotListen        a listener's address cannot be used; says what, where and why
@@ -31,6 +32,10 @@ class FlockmqError(Exception):
 
 class Refused(FlockmqError):
     """The node cannot take this publish now (its log or its lane is full); try again later."""
+
+
+class NotBelieved(FlockmqError):
+    """No device of the fleet would believe this publish, so it goes nowhere; says why."""
 
 
 class RemoteError(FlockmqError):

@@ -1,7 +1,8 @@
 """The folder with a device's identity.
 
 `ca.pem`: whom it trusts; `own.pem`: its certificate; `own.key`: its key; `fleet-key.pem`: the key that all devices of
-the fleet share, wrapped for it; `signers.pem`: certificates of others whose bundles came.
+the fleet share, wrapped for it; `signers.pem`: certificates of others whose bundles came; `model.key`: an operator's
+key for manifests of models.
 
 Decides the names and modes of the files, and the order in which they are written: the key before the certificate that
 needs it. On failure: `SecretUnusable`, with the way out.
@@ -22,6 +23,7 @@ __all__ = [
     "CERTIFICATE_FILE",
     "FLEET_KEY_FILE",
     "KEY_FILE",
+    "MODEL_KEY_FILE",
     "REVOKED_FILE",
     "SIGNERS_FILE",
     "write_identity",
@@ -33,6 +35,7 @@ KEY_FILE: Final = "own.key"
 REVOKED_FILE: Final = "revoked.json"
 FLEET_KEY_FILE: Final = "fleet-key.pem"
 SIGNERS_FILE: Final = "signers.pem"
+MODEL_KEY_FILE: Final = "model.key"
 
 
 def write_identity(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from broker.commits import Commits, Durability
 from broker.delivered import Delivered
 from broker.embedded.broker import EmbeddedBroker
-from broker.errors import Refused
+from broker.errors import NotBelieved, Refused
 from broker.foreign import Foreign
 from broker.linkage import Linkage
 from broker.local_delivery import LocalDelivery
@@ -27,7 +27,7 @@ from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics, node_statistics
 from broker.radio import Radio
 from broker.retained_values import retained_values
-from broker.topics import CALL_DEADLINE_MS, Route, parse, place
+from broker.topics import CALL_DEADLINE_MS, Priority, Route, parse, place
 from broker.troubles import Troubles
 from broker.turn import Turn
 from broker.wall_clock import keep_wall_clock, set_wall_clock, wall_ms
@@ -48,6 +48,7 @@ __all__ = ["Delivered", "Node", "NodeStatistics"]
 
 _LOCAL: Final = Route.LOCAL
 _UNICAST: Final = Route.UNICAST
+_CONTROL: Final = Priority.CONTROL
 """Bound here: each look into an enumeration costs 70 ns, and these are taken for every publish."""
 
 
@@ -89,6 +90,7 @@ class Node:
         self.radio = Radio()
         self._troubles = Troubles(device)
         self._commits = Commits(store, durability, self.request_flush, self._troubles.problem)
+        self._seals = tls.seals if tls is not None else None
         random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
         restored = store.boot()
         self._broker = EmbeddedBroker(
@@ -108,7 +110,7 @@ class Node:
             now_ns=time.monotonic_ns(),
             wall_ms=wall_ms(),
             restored=restored,
-            seals=tls.seals if tls is not None else None,
+            seals=self._seals,
         )
         set_wall_clock(self._mesh)
         self._neighbours = list(neighbours)
@@ -225,9 +227,16 @@ class Node:
 
         Raises:
             Refused: A limit is reached; try again later.
+            NotBelieved: No device would take it: a manifest that no operator has signed.
             ValueError: Unicast whose deadline is outside its limits.
         """
         qos, retained, route, priority, lifetime_ms, rank = place(topic, payload, qos, retained)
+        if (
+            priority is _CONTROL
+            and self._seals is not None
+            and not self._seals.may_say(self.device, topic, payload, rank)
+        ):
+            raise NotBelieved(f"{topic} takes only what an operator of the fleet has signed")
         unicast = route is _UNICAST
         try:
             clock = self._mesh.publish(
@@ -266,6 +275,7 @@ class Node:
 
         Raises:
             Refused: A limit is reached; try again later.
+            NotBelieved: No device would take it: see `publish_nowait`.
             StoreFailed: The disk could not be written.
         """
         clock = self.publish_nowait(

@@ -6,8 +6,9 @@ origin of a bundle (`origin_may`): its own topics, of others only that they are 
 first is asked where a message enters, the second by every receiver, since an origin may be dishonest.
 
 Origins are devices: no other certificate makes a tag that counts. What operators write enters through whichever device
-they are connected to, so as to `model/` the origin proves nothing. Certificates, revocation lists and notices of the
-fleet's key carry signatures of their own; of a manifest nothing shows yet that an operator wrote it.
+they are connected to, so as to `model/` the origin proves nothing. Manifests carry an operator's
+signature, and no others count (`model_trust.py`); certificates, revocation lists and notices of the fleet's key are
+signed by its authority.
 
 Assumes that a client's identity was verified by TLS, and an origin by its bundle's tag. Pure. Never raises: what cannot
 be read is not allowed to be an exception from a rule.
@@ -26,10 +27,12 @@ from broker.mesh.tags import CONTROL_LANES, Ruling
 from broker.topics import REFUTATION_BITS, TABLE, Priority, classify, parse, status_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.identity import Identity
     from broker.mesh.bundle import Message
 
-__all__ = ["OriginPermissions", "carries_authority", "client_may", "origin_may"]
+__all__ = ["OriginPermissions", "carries_authority", "client_may", "is_sealed", "origin_may"]
 
 
 class _Writer(Enum):
@@ -94,6 +97,11 @@ def carries_authority(topic: str) -> bool:
     return classify(topic).priority is Priority.CONTROL
 
 
+def is_sealed(topic: str) -> bool:
+    """Whether what is said on a topic counts for an operator's signature, whoever says it."""
+    return classify(topic).name == "model"
+
+
 def _is_its_own(origin: str, topic: str) -> bool:
     """Whether a device may say on a topic whatever it likes."""
     match _WRITERS[classify(topic).name]:
@@ -109,11 +117,15 @@ class OriginPermissions:
     """What of the bundles that arrive is their origins' to say; asked for each bundle, so what is known is remembered.
 
     Only what is allowed is: whoever says what is not its own to say pays for the look at it.
+
+    Args:
+        believes: Whether a value may stand on a topic that `is_sealed`, at a rank.
     """
 
-    __slots__ = ("_count", "_known")
+    __slots__ = ("_believes", "_count", "_known")
 
-    def __init__(self) -> None:
+    def __init__(self, believes: Callable[[str, bytes, int], bool]) -> None:
+        self._believes = believes
         self._known: dict[str, set[str]] = {}
         """By origin: topics that carry no authority, on which it may say whatever it likes."""
         self._count = 0
@@ -129,18 +141,24 @@ class OriginPermissions:
             misplaced = next(filter(carries_authority, unseen), "")
             if misplaced:
                 return Ruling(misplaced, [], messages)
-        foreign = {topic for topic in unseen if not _is_its_own(origin, topic)}
+        doubtful = {topic for topic in unseen if not _is_its_own(origin, topic) or is_sealed(topic)}
         if lane >= CONTROL_LANES:
-            self._remember(origin, unseen - foreign)
-        if not foreign:
+            self._remember(origin, unseen - doubtful)
+        if not doubtful:
             return None
         allowed: list[Message] = []
         refused: list[Message] = []
         for message in messages:
-            topic = message.topic
-            fine = topic not in foreign or _says_lost(origin, topic, message.payload, message.rank)
+            topic, payload, rank = message.topic, message.payload, message.rank
+            fine = topic not in doubtful or self.may_say(origin, topic, payload, rank)
             (allowed if fine else refused).append(message)
         return Ruling("", allowed, refused) if refused else None
+
+    def may_say(self, origin: str, topic: str, payload: bytes, rank: int) -> bool:
+        """Whether a device may be the origin of a retained value."""
+        if is_sealed(topic):
+            return self._believes(topic, payload, rank)
+        return origin_may(origin, topic, payload, rank)
 
     def _remember(self, origin: str, topics: set[str]) -> None:
         if not topics:

@@ -43,7 +43,8 @@ from broker.identity_folder import (
 )
 from broker.mesh.clock import LOGICAL_BITS
 from broker.mesh.tags import CONTROL_LANES, Fault, TagInvalid
-from broker.permissions import OriginPermissions, carries_authority, origin_may
+from broker.model_trust import ModelTrust
+from broker.permissions import OriginPermissions, carries_authority
 from broker.secret_file import read_secret, write_file
 from broker.strength import Strength
 
@@ -159,7 +160,9 @@ class FleetSeals:
         self._expired: set[int] = set()
         """Keys whose certificates have expired, and were asked for again."""
         self._unsaved = False
-        self._permissions = OriginPermissions()
+        self.models = ModelTrust(fleet, self._authority, revoked)
+        """Whose manifests of models count."""
+        self._permissions = OriginPermissions(self.models.believes)
         self._keys: dict[bytes, _MacKey] = {}
         """By number, as it travels."""
         self._key_number = b""
@@ -248,7 +251,7 @@ class FleetSeals:
 
     def may_say(self, origin: str, topic: str, payload: bytes, rank: int) -> bool:
         """Whether a retained value may be its origin's."""
-        return origin_may(origin, topic, payload, rank)
+        return self._permissions.may_say(origin, topic, payload, rank)
 
     def proves(self, lane: int) -> bool:
         """Whether tags of a lane are believed only where nobody but the origin can make them."""

@@ -318,11 +318,14 @@ class _Ttl(msgspec.Struct):
 class _Manifest(msgspec.Struct):
     """Of a manifest that readers will take; one that they will not must not outrank one that they do."""
 
+    site: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     counter: Annotated[int, msgspec.Meta(ge=1, le=COUNTER_MAX)]
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**32)]
+
+
+class _Model(msgspec.Struct):
+    manifest: _Manifest
 
 
 class _Incarnation(msgspec.Struct):
@@ -331,7 +334,7 @@ class _Incarnation(msgspec.Struct):
 
 
 _read_ttl: Final = msgspec.json.Decoder(_Ttl).decode
-_read_counter: Final = msgspec.json.Decoder(_Manifest).decode
+_read_model: Final = msgspec.json.Decoder(_Model).decode
 _read_incarnation: Final = msgspec.json.Decoder(_Incarnation).decode
 
 
@@ -358,13 +361,20 @@ def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  #
     rank = 0
     try:
         if row.rank is Rank.COUNTER:
-            rank = _read_counter(payload).counter
+            rank = _counter(topic, payload)
         else:
             status = _read_incarnation(payload)
             rank = status_rank(status.incarnation, status.refutation)
     except (ValueError, RecursionError):
         pass  # msgspec's errors are ValueErrors, bad UTF-8 too; very deep nesting is a recursion
     return Placement(row.qos, row.retained, row.route, row.priority, 0, rank)
+
+
+def _counter(topic: str, payload: bytes) -> int:
+    """A manifest's counter; 0 where it is for another topic."""
+    manifest, ids = _read_model(payload).manifest, parse(topic)
+    fits = (manifest.site, manifest.name) == (ids["site"], ids["name"])
+    return manifest.counter if fits else 0
 
 
 def _place_by_ttl(row: TopicClass, payload: bytes) -> Placement:

@@ -262,7 +262,10 @@ def test_one_port_serves_one_program(tmp_path):
         ("prot = 1", "did you mean"),
         ("[sensor]\noptions = { junction = 'nowhere' }", "there is no trace"),
         ("[sensor]\nfactory = 'no_such:make'", "put the module beside"),
-        ("[model]\ndirectory = 'nowhere'", "models.json cannot be read"),
+        (
+            "[model]\ndirectory = 'nowhere'",
+            "nowhere holds no folder that `flockmq model pack` has written",
+        ),
         ("[model]\noptions = { junction = 'nowhere' }", "has no junction"),
     ],
 )

@@ -1,16 +1,22 @@
 """What the README shows of a device of one's own, done."""
 
 import asyncio
-import hashlib
 import json
+import shlex
 import shutil
+import time
 import tomllib
 from pathlib import Path
 
-import pytest
+import msgspec
 
 from agent.config import load
 from agent.device import Device
+from agent.models.content import content_of
+from agent.models.manifest import Variant, encode_manifest, publishable
+from agent.models.package import read_package, write_package
+from broker.model_envelope import write_envelope
+from tests.identity.device import good
 from tests.node.fleet import until
 
 ROOT = Path(__file__).parent.parent
@@ -28,35 +34,34 @@ def prepare(directory):
     text = readme_toml()
     assert tomllib.loads(text)["broker"]["port"] == 1883
     (directory / "device.toml").write_text(text.replace("port = 1883", "port = 0"))
-    models = directory / "models"
-    models.mkdir()
-    data = MODEL.read_bytes()
-    (models / "occupancy-1.tflite").write_bytes(data)
-    entry = {"name": "occupancy", "version": "1", "counter": 1, "file": "occupancy-1.tflite"}
-    entry |= {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-    (models / "models.json").write_text(json.dumps([entry]))
-    del entry["file"]
-    return entry
+    shutil.copy(MODEL, directory / "occupancy.tflite")
 
 
-async def publish(port, topic, payload):
-    process = await asyncio.create_subprocess_exec(
-        "mosquitto_pub", "-p", str(port), "-q", "1", "-r", "-t", topic, "-m", payload
-    )
-    assert await process.wait() == 0
+def readme_command(name):
+    """A command that the README shows, without the program."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f".venv/bin/flockmq {name} ")]
+    return shlex.split(line)[1:]
 
 
-@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="no mosquitto-clients")
+def pack(directory):
+    """As the README packs it."""
+    return good(*readme_command("model pack"), cwd=directory)
+
+
 def test_a_sensor_and_a_model_of_ones_own(tmp_path):
-    manifest = prepare(tmp_path)
+    prepare(tmp_path)
+    assert "takes (1, 4) float32\ngives (1, 3) float32\n" in pack(tmp_path)
     heard = {}
 
     async def story():
         device = Device(load(tmp_path / "device.toml"))
         device.node.subscribe(lambda batch: heard.update({m.topic: m.payload for m in batch}))
         await device.start()
-        topic = "flock/v1/town/model/occupancy"
-        await publish(device.node.port, topic, json.dumps(manifest))
+        arguments = (*readme_command("model publish"), "-p", device.node.port)
+        said = await asyncio.to_thread(good, *arguments, cwd=tmp_path)
+        assert "unsigned = true" in said
+        assert "occupancy version 1 is current at site town, counter 1" in said
         inference = "flock/v1/town/inference/lot-1/occupancy"
         await until(lambda: inference in heard, "an inference")
         result = json.loads(heard[inference])
@@ -65,27 +70,35 @@ def test_a_sensor_and_a_model_of_ones_own(tmp_path):
         assert json.loads(heard["flock/v1/town/sensor/lot-1/junction"])["standing"]
         assert "flock/v1/town/obstacle/lot-1/row-0" in heard
         status = json.loads(heard["flock/v1/town/model-status/lot-1/occupancy"])
-        assert status["state"] == "active"
+        assert (status["state"], status["running"]) == ("active", "1")
+        shown = await asyncio.to_thread(good, "model", "status", "-p", device.node.port)
+        assert shown.split()[-5:] == ["lot-1", "occupancy", "1", "1", "active"]
         await device.stop()
 
     asyncio.run(story())
 
 
-@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="no mosquitto-clients")
+def unsigned(draft, counter):
+    """What a device without identity takes from anybody."""
+    now_ms = time.time_ns() // 1_000_000
+    made = {"counter": counter, "made_ms": now_ms, "expires_ms": now_ms + 60_000}
+    return write_envelope(encode_manifest(publishable(draft, site="town", **made)))
+
+
 def test_a_model_that_does_not_load_leaves_the_one_before_it(tmp_path):
-    manifest = prepare(tmp_path)
+    prepare(tmp_path)
+    pack(tmp_path)
+    draft = read_package(tmp_path / "models" / "occupancy-1").draft
     broken = MODEL.read_bytes()[:-40]
-    (tmp_path / "models" / "broken.tflite").write_bytes(broken)
-    models = json.loads((tmp_path / "models" / "models.json").read_text())
-    worse = {"name": "occupancy", "version": "2", "counter": 2, "file": "broken.tflite"}
-    worse |= {"sha256": hashlib.sha256(broken).hexdigest(), "size_bytes": len(broken)}
-    (tmp_path / "models" / "models.json").write_text(json.dumps([*models, worse]))
-    del worse["file"]
+    variants = (Variant(kind="tflite", content=content_of(broken)),)
+    worse = msgspec.structs.replace(draft, version="2", variants=variants)
+    write_package(tmp_path / "models" / "occupancy-2", worse, {"tflite": broken})
+    variants = (Variant(kind="tflite", content=content_of(b"nowhere")),)
+    missing = msgspec.structs.replace(draft, version="3", variants=variants)
     states = []
 
     async def story():
         device = Device(load(tmp_path / "device.toml"))
-        topic = "flock/v1/town/model/occupancy"
         status_topic = "flock/v1/town/model-status/lot-1/occupancy"
         device.node.subscribe(
             lambda batch: states.extend(
@@ -93,13 +106,9 @@ def test_a_model_that_does_not_load_leaves_the_one_before_it(tmp_path):
             )
         )
         await device.start()
-        await publish(device.node.port, topic, json.dumps(manifest))
-        await until(lambda: states, "the first version")
-        await publish(device.node.port, topic, json.dumps(worse))
-        await until(lambda: len(states) > 1, "the second version")
-        missing = worse | {"version": "3", "counter": 3, "sha256": "0" * 64}
-        await publish(device.node.port, topic, json.dumps(missing))
-        await until(lambda: len(states) > 2, "the third version")
+        for number, each in enumerate((draft, worse, missing), 1):
+            await device.publish_model(unsigned(each, number))
+            await until(lambda number=number: len(states) >= number, f"version {number}")
         report = device.report()
         assert report["models"]["occupancy"]["version"] == "1"
         before = report["worker"]["inferences"]
@@ -108,4 +117,5 @@ def test_a_model_that_does_not_load_leaves_the_one_before_it(tmp_path):
 
     asyncio.run(story())
     assert [state["state"] for state in states] == ["active", "failed", "missing"]
+    assert {state["running"] for state in states} == {"1"}
     assert states[1]["reason"]

@@ -1,7 +1,6 @@
-"""The shipped forecasters: what the list says of them is true, and neighbours make them better."""
+"""The shipped forecasters: what their packages say of them is true, and neighbours make them better."""
 
 import gzip
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -19,9 +18,12 @@ from agent.infer.features import (
     forecast_persistence,
 )
 from agent.infer.tflite import find_runtime
+from agent.models.package import Package
+from agent.models.packing import difference
+from agent.models.shipped import ModelFiles
 
 DATA = Path(agent.__file__).parent / "data"
-MODELS = json.loads((DATA / "models" / "models.json").read_text(encoding="utf-8"))
+PACKAGES = sorted(ModelFiles().packages, key=lambda package: package.draft.version)
 JUNCTION = "j-1-1"
 STRIDE_S = 7
 SIZE_BYTES_MAX = 200_000
@@ -56,26 +58,28 @@ def replay(model: bytes | None, *, with_neighbours: bool) -> float:
     return float(np.mean(errors))
 
 
-@pytest.mark.parametrize("listed", MODELS, ids=lambda listed: listed["file"])
-def test_list_is_true(listed: dict[str, object]) -> None:
-    model = (DATA / "models" / str(listed["file"])).read_bytes()
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.draft.version)
+def test_package_is_true(package: Package) -> None:
+    model = package.read("tflite")
     backend = find_runtime().load(model, 1)
-    assert hashlib.sha256(model).hexdigest() == listed["sha256"]
-    assert len(model) == listed["size_bytes"]
     assert len(model) <= SIZE_BYTES_MAX
-    assert list(backend.input.shape) == listed["input_shape"] == list(INPUT_SHAPE)
-    assert list(backend.output.shape) == listed["output_shape"] == [1, APPROACHES]
-    assert backend.input.dtype == backend.output.dtype == "int8"
+    (taken,), (given,) = package.draft.inputs, package.draft.outputs
+    assert backend.input.shape == taken.shape == INPUT_SHAPE
+    assert backend.output.shape == given.shape == (1, APPROACHES)
+    assert backend.input.dtype == backend.output.dtype == taken.dtype == given.dtype == "int8"
+    assert difference(package.draft, backend) <= package.draft.sample.tolerance
 
 
-def test_two_versions_that_differ_are_listed() -> None:
-    assert [(entry["version"], entry["counter"]) for entry in MODELS] == [("1", 1), ("2", 2)]
-    assert {entry["name"] for entry in MODELS} == {"forecaster"}
-    assert MODELS[0]["sha256"] != MODELS[1]["sha256"]
+def test_two_versions_that_differ_ship() -> None:
+    assert [package.draft.version for package in PACKAGES] == ["1", "2"]
+    assert {package.draft.name for package in PACKAGES} == {"forecaster"}
+    first, second = PACKAGES
+    other = find_runtime().load(second.read("tflite"), 1)
+    assert difference(first.draft, other) > first.draft.sample.tolerance
 
 
 def test_neighbours_and_the_newer_version_forecast_better() -> None:
-    first, second = ((DATA / "models" / entry["file"]).read_bytes() for entry in MODELS)
+    first, second = (package.read("tflite") for package in PACKAGES)
     with_neighbours = replay(second, with_neighbours=True)
     assert with_neighbours < 0.8 * replay(first, with_neighbours=True)
     assert with_neighbours < 0.8 * replay(second, with_neighbours=False)

@@ -28,11 +28,18 @@ VALID = {
     ),
     "count": messages.Count(replicas={"1": (3, 1), "2": (0, 0)}),
     "task": messages.TaskSet(elements={"sweep": (("j-1:1", 2),)}, context={"j-1:1": 2}),
-    "model": messages.Model(
-        name="forecast", version="1.0", counter=1, sha256=SHA256, size_bytes=100
+    "model": messages.SignedModel(
+        manifest=messages.Model(site="town", name="forecast", version="1.0", counter=1)
     ),
     "model-status": messages.ModelStatus(
-        name="forecast", version="1.0", sha256=SHA256, state="active", reason="", at_ms=AT_MS
+        name="forecast",
+        version="1.0",
+        sha256=SHA256,
+        state="active",
+        reason="",
+        running="1.0",
+        refused={"lower counter": 2},
+        at_ms=AT_MS,
     ),
     "resources": messages.Resources(
         cpu_percent=12.5, rss_mb=80.0, loop_lag_ms=0.2, temperature_c=None, at_ms=AT_MS
@@ -135,10 +142,11 @@ def _with(name, **changes):
         ("task", {"elements": {"sweep": []}}),
         ("task", {"elements": {"": [["j-1:1", 1]]}}),
         ("task", {"context": {"j-1": 2}}),
-        ("model", {"counter": 0}),
-        ("model", {"sha256": 64 * "A"}),
-        ("model", {"sha256": 63 * "a"}),
-        ("model", {"size_bytes": 0}),
+        ("model", {"manifest": {}}),
+        ("model", {"manifest": {"site": "a", "name": "b", "version": "c", "counter": 0}}),
+        ("model", {"manifest": {"site": "a", "name": "B", "version": "c", "counter": 1}}),
+        ("model", {"manifest": {"site": "a", "name": "b", "version": "", "counter": 1}}),
+        ("model-status", {"refused": {"unsigned": -1}}),
         ("model-status", {"state": "ready"}),
         ("model-status", {"reason": 201 * "r"}),
         ("resources", {"temperature_c": 1_000}),

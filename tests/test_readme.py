@@ -22,10 +22,10 @@ FIRST_PORT = 18_831
 # Run elsewhere: by .ci/run itself, by tests/test_examples.py, by tests/docker, by tests/identity.
 ELSEWHERE = (
     "make ",
-    "mosquitto_pub -p 1883 ",
     "docker compose ",
     ".venv/bin/flockmq ca ",
     ".venv/bin/flockmq enroll ",
+    ".venv/bin/flockmq model ",  # test_examples.py
 )
 
 pytestmark = [

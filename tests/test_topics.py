@@ -36,8 +36,8 @@ def test_every_row_with_placeholders_has_a_builder():
 
 
 def manifest(**fields):
-    whole = {"name": "x", "version": "1", "counter": 1, "sha256": "0" * 64, "size_bytes": 1}
-    return json.dumps(whole | fields).encode()
+    whole = {"site": "town", "name": "forecast", "version": "1", "counter": 1}
+    return json.dumps({"manifest": whole | fields, "signature": "AA=="}).encode()
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -132,7 +132,9 @@ def test_an_obstacles_lifetime_is_its_own_or_the_default(payload, lifetime_ms):
         ("model", manifest(counter=7, more="fields"), 7),
         ("model", manifest(counter=0), 0),
         ("model", manifest(counter=9007199254740992), 0),
-        ("model", manifest(counter=7, sha256="..."), 0),
+        ("model", manifest(counter=7, name="other"), 0),
+        ("model", manifest(counter=7, site="city"), 0),
+        ("model", manifest(counter=7, version=""), 0),
         ("model", b'{"counter": 7}', 0),
         ("model", b"", 0),
         ("model", b"nonsense", 0),

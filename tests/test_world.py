@@ -201,7 +201,14 @@ def test_every_class_of_the_world_is_seen(subject):
         cpu_percent=1.0, rss_mb=2.0, loop_lag_ms=0.0, temperature_c=50.0, at_ms=WALL_MS
     )
     has = messages.ModelStatus(
-        name="forecast", version="1", sha256=64 * "a", state="active", reason="", at_ms=WALL_MS
+        name="forecast",
+        version="1",
+        sha256=64 * "a",
+        state="active",
+        reason="",
+        running="1",
+        refused={},
+        at_ms=WALL_MS,
     )
     name = {"site": SITE, "device": "j-2", "name": "forecast"}
     device = {"site": SITE, "device": "j-2"}
@@ -254,6 +261,11 @@ def test_a_goodbye_and_a_broken_link_feed_liveness(subject):
         (heartbeat().topic, b'{"at_ms": "now"}', "heartbeat: "),
         (status().topic, b"\xff", "status: not UTF-8"),
         (topics.model_topic(site=SITE, name="other"), model(1).payload, "its topic says other"),
+        (
+            model(1).topic,
+            model(1).payload.replace(b'"site":"town"', b'"site":"city"'),
+            "site is city, its topic says town",
+        ),
         (count("j-1", {}).topic, b'{"replicas": {"1": [NaN, 1]}}', "count: "),
     ],
 )

@@ -74,9 +74,8 @@ def status(device="j-2", state="up", incarnation=1, refutation=0, at=0, by=None)
 
 def model(counter, at=0, name="forecast", origin="op"):
     topic = topics.model_topic(site=SITE, name=name)
-    message = messages.Model(
-        name=name, version=f"1.{counter}", counter=counter, sha256=64 * "a", size_bytes=9
-    )
+    manifest = messages.Model(site=SITE, name=name, version=f"1.{counter}", counter=counter)
+    message = messages.SignedModel(manifest=manifest)
     return delivered(origin, clock(at), topic, message)
 
 

@@ -94,7 +94,7 @@ class Steered(Protocol):
     def digest(self, clock: int) -> str:
         """The world's digest at a hybrid clock."""
 
-    async def publish_model(self, version: str) -> None:
+    async def publish_model(self, payload: bytes) -> None:
         """Make a version the fleet's current one."""
 
     def report(self) -> dict[str, Any]:
@@ -182,8 +182,8 @@ async def _carry_out(command: Command, device: Steered) -> Answer:
                 device.node.radio.silence(peers)
             case Restore():
                 device.node.radio.restore()
-            case PublishModel(version=version):
-                await device.publish_model(version)
+            case PublishModel(signed=signed):
+                await device.publish_model(signed.encode())
             case StopSensors():
                 device.stop_sensors()
             case Report():

@@ -14,8 +14,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.demo.identities import identity_of, make_fleet
-from agent.demo.plan import CUT_OFF, KILLED, OPERATOR, SITE, DevicePlan, neighbours_of
+from agent.demo.identities import DESK, identity_of, make_fleet
+from agent.demo.operator import DemoOperator
+from agent.demo.plan import CUT_OFF, KILLED, MODEL, OPERATOR, SITE, DevicePlan, neighbours_of
 from agent.demo.process import DeviceProcess
 from agent.demo.records import (
     Answer,
@@ -79,6 +80,7 @@ class Fleet:
         self._names = tuple(plan.name for plan in plans)
         self._fault: Fault | None = None
         make_fleet(directory, SITE, self._names)
+        self._operator = DemoOperator(identity_of(directory, DESK), SITE)
         for plan in plans:
             state = directory / plan.name
             state.mkdir()
@@ -138,7 +140,8 @@ class Fleet:
 
     async def publish_model(self, device: str, version: str) -> None:
         """Be an operator at that device."""
-        await self._processes[device].ask(PublishModel, version=version)
+        signed = self._operator.signed(MODEL, version).decode()
+        await self._processes[device].ask(PublishModel, signed=signed)
 
     async def stop_sensors(self) -> None:
         """Observe nothing any more."""

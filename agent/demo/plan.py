@@ -63,6 +63,7 @@ TLS_PORTS_ON: Final = 100
 TTL_MS: Final = 60_000
 """How long an obstacle lives, in wall time."""
 SITE: Final = "city"
+MODEL: Final = "forecaster"
 TRACE_OFFSET_S: Final = 200.0
 """Second of the trace that the demo starts at: traffic has built up by then."""
 PORT_MAX: Final = 65_535
@@ -108,7 +109,7 @@ class DevicePlan:
                 "[sensor.options]",
                 {"junction": self.name, "speed": speed, "started_ms": started_ms, "ttl_ms": TTL_MS},
             ),
-            _table("[model]", {"name": "forecaster"}),
+            _table("[model]", {"name": MODEL}),
         ]
         return "\n".join(sections)
 

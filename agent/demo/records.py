@@ -142,9 +142,10 @@ class Restore(_Command, frozen=True, tag="restore"):
 
 
 class PublishModel(_Command, frozen=True, tag="publish_model"):
-    """Make a version that ships the fleet's current one."""
+    """Make a version the fleet's current one."""
 
-    version: str
+    signed: str
+    """Its manifest, as it travels."""
 
 
 class StopSensors(_Command, frozen=True, tag="stop_sensors"):

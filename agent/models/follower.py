@@ -1,24 +1,32 @@
-"""Follows the fleet's model version: loads what the world says is current, tells the fleet how it went.
+"""Follows the fleet's model version: judges the manifest that stands on the topic, loads it, tells how it went.
 
-A version that is not on this device, or does not load, leaves the one before it running; the reason stands on
-`model-status/`. A lower counter never comes here, since the world's register does not take it.
+A manifest that is refused, a version whose bytes are not on this device, and one that does not load leave the version
+before it running; the reason stands on `model-status/`, refusals counted. After a restart the device begins with the
+version that ran well last, whoever it then hears from.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from agent.errors import ModelMissing
 from agent.infer.backend import InferenceError, ModelRejected
 from agent.limits import REASON_CHARACTERS_MAX
-from agent.messages import Model, ModelStatus
+from agent.messages import ModelStatus
+from agent.models.acceptance import ManifestRefused
+from broker.errors import SecretUnusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.infer.client import InferenceClient
+    from agent.models.acceptance import Acceptance, Accepted
+    from agent.models.manifest import Manifest
     from agent.models.shipped import ModelFiles
 
 __all__ = ["ModelFollower"]
@@ -35,6 +43,7 @@ class ModelFollower:
     Args:
         client: Where it is loaded.
         models: Where its bytes are.
+        acceptance: What is taken up.
         tell: Is given each new status.
         clock_ms: Wall time in milliseconds.
     """
@@ -43,65 +52,107 @@ class ModelFollower:
         self,
         client: InferenceClient,
         models: ModelFiles,
+        acceptance: Acceptance,
         tell: Callable[[ModelStatus], None],
         clock_ms: Callable[[], int],
     ) -> None:
         self._client = client
         self._models = models
+        self._acceptance = acceptance
         self._tell = tell
         self._clock_ms = clock_ms
-        self._wanted: Model | None = None
+        self._wanted = b""
         self._changed = asyncio.Event()
-        self.active: Model | None = None
+        self.active: Accepted | None = None
         """What runs now."""
         self.status: ModelStatus | None = None
         """How the last change went."""
+        self.refused: Counter[str] = Counter()
+        """Manifests that were not taken up, by reason."""
+        self.last_refused = ""
 
-    def want(self, model: Model) -> None:
-        """The fleet's current version is this one. Said again, one that did not come up is tried again."""
-        if model != self._wanted or (self.status is not None and self.status.state != "active"):
-            self._wanted = model
+    def want(self, payload: bytes) -> None:
+        """This stands on the model's topic. Said again, what did not come up is tried again."""
+        if payload != self._wanted or (self.status is not None and self.status.state != "active"):
+            self._wanted = payload
             self._changed.set()
 
     async def run(self) -> None:
         """Load what is wanted, whenever that changes."""
+        good = await asyncio.to_thread(self._acceptance.last_good)
+        if good is not None and self.active is None:
+            await self._take_up(good)
         while True:
             await self._changed.wait()
             self._changed.clear()
-            model = self._wanted
-            if model is None:
-                continue
-            if self.active is not None and self.active.sha256 == model.sha256:
-                self.active = model
-                self._say(model, "active", "")
-                continue
             try:
-                data = await asyncio.to_thread(self._models.read, model.sha256)
-                await self._client.load(data, model.sha256)
+                accepted = await asyncio.to_thread(self._acceptance.judge, self._wanted)
+            except ManifestRefused as error:
+                self._refuse(error)
+            else:
+                await self._take_up(accepted)
+
+    async def _take_up(self, accepted: Accepted) -> None:
+        sha256 = accepted.variant.content.sha256
+        if self.active is None or self.active.variant.content.sha256 != sha256:
+            try:
+                data = await asyncio.to_thread(self._models.read, sha256)
+                await self._client.load(data, sha256)
             except ModelMissing as error:
-                self._say(model, "missing", str(error))
+                self._say(accepted, "missing", str(error))
+                return
             except ModelRejected as error:
-                self._say(model, "failed", error.reason)
+                self._say(accepted, "failed", error.reason)
+                return
             except InferenceError as error:
                 # The worker's trouble, not the model's: it passes.
-                self._say(model, "failed", f"{error.reason}; it is tried again")
+                self._say(accepted, "failed", f"{error.reason}; it is tried again")
                 await asyncio.sleep(TRY_AGAIN_S)
                 self._changed.set()
-            else:
-                self.active = model
-                self._say(model, "active", "")
+                return
+        self.active = accepted
+        self._say(accepted, "active", "")
+        try:
+            await asyncio.to_thread(self._acceptance.ran_well, accepted)
+        except SecretUnusable as error:
+            logger.error(
+                "version %s is forgotten at a restart: %s", accepted.manifest.version, error
+            )
+
+    def _refuse(self, error: ManifestRefused) -> None:
+        self.refused[error.reason] += 1
+        self.last_refused = str(error)[:REASON_CHARACTERS_MAX]
+        logger.warning("a manifest was refused: %s", self.last_refused)
+        if error.manifest is not None:
+            first = error.manifest.variants[0].content.sha256
+            self._tell_status(error.manifest, first, "refused", self.last_refused)
+        elif self.status is not None:  # of what nobody has signed not even its name is told
+            self.status = msgspec.structs.replace(self.status, refused=dict(self.refused))
+            self._tell(self.status)
 
     def _say(
-        self, model: Model, state: Literal["active", "failed", "missing"], reason: str
+        self, accepted: Accepted, state: Literal["active", "failed", "missing"], reason: str
     ) -> None:
+        manifest = accepted.manifest
         if reason:
-            logger.warning("model %s version %s: %s", model.name, model.version, reason)
+            logger.warning("model %s version %s: %s", manifest.name, manifest.version, reason)
+        self._tell_status(manifest, accepted.variant.content.sha256, state, reason)
+
+    def _tell_status(
+        self,
+        manifest: Manifest,
+        sha256: str,
+        state: Literal["active", "failed", "missing", "refused"],
+        reason: str,
+    ) -> None:
         self.status = ModelStatus(
-            name=model.name,
-            version=model.version,
-            sha256=model.sha256,
+            name=manifest.name,
+            version=manifest.version,
+            sha256=sha256,
             state=state,
             reason=reason[:REASON_CHARACTERS_MAX],
+            running=self.active.manifest.version if self.active is not None else None,
+            refused=dict(self.refused),
             at_ms=self._clock_ms(),
         )
         self._tell(self.status)

@@ -27,6 +27,7 @@ __all__ = [
     "INPUT_BYTES_MAX",
     "MANIFEST_BYTES_MAX",
     "Delta",
+    "Draft",
     "Kind",
     "Manifest",
     "ManifestInvalid",
@@ -35,6 +36,7 @@ __all__ = [
     "Tensor",
     "Variant",
     "encode_manifest",
+    "publishable",
     "read_manifest",
 ]
 
@@ -63,11 +65,7 @@ class ManifestInvalid(ValueError):
     """This is no manifest; one line that says why."""
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What every part of a manifest is."""
-
-
-class Tensor(_Part, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     """An input or an output, as the first variant's file declares it."""
 
     name: Annotated[str, Meta(max_length=128)]
@@ -83,7 +81,7 @@ class Tensor(_Part, frozen=True):
         return math.prod(self.shape)
 
 
-class Variant(_Part, frozen=True):
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """The same version for one kind of runtime."""
 
     kind: Kind
@@ -91,7 +89,7 @@ class Variant(_Part, frozen=True):
     content: Content
 
 
-class Sample(_Part, frozen=True):
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """An input, and what must come out: tried before a version is used.
 
     The input is one byte for each value of all inputs in a row: 0 stands for `low`, 255 for `high`. It is written out
@@ -122,7 +120,7 @@ class Sample(_Part, frozen=True):
         )
 
 
-class Rollout(_Part, frozen=True):
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """How a version spreads."""
 
     canary_share: Share = 0.0
@@ -133,7 +131,7 @@ class Rollout(_Part, frozen=True):
     """Of the inferences within that window: with more failures the version is rolled back."""
 
 
-class Delta(_Part, frozen=True):
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """What turns an earlier version's bytes into a variant's."""
 
     base: Sha256
@@ -143,21 +141,13 @@ class Delta(_Part, frozen=True):
     content: Content
 
 
-class Manifest(_Part, frozen=True):
-    """One version of a model."""
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a version before it is published."""
 
-    site: Id
-    """Where it counts; the same as in its topic."""
     name: Id
     """The model; the same as in its topic."""
     version: Version
     """For people."""
-    counter: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
-    """Counts up with every publish; a device never accepts a lower one than it has seen."""
-    made_ms: AtMs
-    """When it was signed, since 1970; the operator's certificate counts for that moment."""
-    expires_ms: AtMs
-    """No device takes it up after that, since 1970; one that runs it already goes on."""
     task: Annotated[str, Meta(min_length=1, max_length=64)]
     """What it is for, in the operator's words."""
     inputs: Annotated[tuple[Tensor, ...], Meta(min_length=1, max_length=8)]
@@ -173,11 +163,6 @@ class Manifest(_Part, frozen=True):
         kinds = [variant.kind for variant in self.variants]
         if len(set(kinds)) != len(kinds):
             raise ValueError("two variants of one kind")
-        if not self.made_ms < self.expires_ms <= self.made_ms + EXPIRY_DAYS_MAX * _DAY_MS:
-            raise ValueError(
-                f"it expires {self.expires_ms - self.made_ms} ms after it was made, which is not within "
-                f"{EXPIRY_DAYS_MAX} days"
-            )
         inputs, outputs = (_values(each) for each in (self.inputs, self.outputs))
         if self.sample.data and len(self.sample.data) != inputs:
             raise ValueError(f"a sample of {len(self.sample.data)} values for {inputs} of input")
@@ -191,6 +176,40 @@ class Manifest(_Part, frozen=True):
     def variant(self, kind: Kind) -> Variant | None:
         """The variant of that kind; None: there is none."""
         return next((variant for variant in self.variants if variant.kind == kind), None)
+
+
+class Manifest(Draft, frozen=True, kw_only=True):
+    """One version of a model, as it is published."""
+
+    site: Id
+    """Where it counts; the same as in its topic."""
+    counter: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
+    """Counts up with every publish; a device never accepts a lower one than it has seen."""
+    made_ms: AtMs
+    """When it was signed, since 1970; the operator's certificate counts for that moment."""
+    expires_ms: AtMs
+    """No device takes it up after that, since 1970; one that runs it already goes on."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        super().__post_init__()
+        if not self.made_ms < self.expires_ms <= self.made_ms + EXPIRY_DAYS_MAX * _DAY_MS:
+            raise ValueError(
+                f"it expires {self.expires_ms - self.made_ms} ms after it was made, which is not within "
+                f"{EXPIRY_DAYS_MAX} days"
+            )
+
+
+def publishable(
+    draft: Draft, *, site: str, counter: int, made_ms: int, expires_ms: int
+) -> Manifest:
+    """The manifest of a draft.
+
+    Raises:
+        ValueError: It expires too late, or before it was made.
+    """
+    fields = {name: getattr(draft, name) for name in Draft.__struct_fields__}
+    return Manifest(**fields, site=site, counter=counter, made_ms=made_ms, expires_ms=expires_ms)
 
 
 def _values(tensors: tuple[Tensor, ...]) -> int:

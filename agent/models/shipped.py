@@ -1,99 +1,73 @@
-"""The model files on this device, by digest.
+"""The models in a folder on this device, by digest: packages, one folder each (`package.py`).
 
-A directory holds `models.json` (name, version, counter, file, sha256, size_bytes of each) beside the files. By default
-it is the one that ships with flockmq.
+By default it is the folder that ships with flockmq. It is read again when something is asked for that was not there.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
+from typing import TYPE_CHECKING
 
 from agent.errors import ModelMissing
-from agent.messages import Model
-from agent.models.limits import MODEL_BYTES_MAX
+from agent.models.package import PACKAGE_FILE, Package, read_package
+
+if TYPE_CHECKING:
+    from agent.models.manifest import Kind
 
 __all__ = ["ModelFiles"]
 
 
-class _Row(msgspec.Struct, frozen=True):
-    name: str
-    version: str
-    counter: int
-    file: Annotated[str, Meta(pattern=r"^[\w.-]+\Z")]
-    sha256: str
-    size_bytes: Annotated[int, Meta(ge=1, le=MODEL_BYTES_MAX)]
-
-
 class ModelFiles:
-    """The models of one directory.
+    """The models of one folder.
 
     Args:
         directory: Where they are; None: those that ship.
 
     Raises:
-        ModelMissing: There is no readable `models.json`.
+        ModelMissing: It holds no package, or one that cannot be used.
     """
 
     def __init__(self, directory: str | None = None) -> None:
         self._directory = (
             Path(directory) if directory else Path(str(files("agent") / "data" / "models"))
         )
-        self._rows = self._read_index()
+        self._contents = self._look()
 
-    def _read_index(self) -> dict[str, _Row]:
-        index = self._directory / "models.json"
-        try:
-            rows = msgspec.json.decode(index.read_bytes(), type=list[_Row])
-        except OSError as error:
+    def _look(self) -> dict[str, tuple[Package, Kind]]:
+        found = sorted(self._directory.glob(f"*/{PACKAGE_FILE}"))
+        if not found:
             raise ModelMissing(
-                f"{index} cannot be read ({error.strerror}); set directory in [model] to a folder with models"
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ModelMissing(f"{index} is not a list of models: {error}") from None
-        for row in rows:
-            if not (self._directory / row.file).is_file():
-                raise ModelMissing(
-                    f"{index} names {row.file}, which is not beside it; put it there, or remove its entry"
-                )
-        return {row.sha256: row for row in rows}
+                f"{self._directory} holds no folder that `flockmq model pack` has written; set directory in [model] to "
+                "one that does"
+            )
+        self.packages = [read_package(path.parent) for path in found]
+        return {
+            variant.content.sha256: (package, variant.kind)
+            for package in self.packages
+            for variant in package.draft.variants
+        }
 
-    def manifest(self, name: str, version: str | None = None) -> Model:
-        """What an operator publishes of a version; without one, of the lowest counter.
+    def package(self, name: str, version: str) -> Package:
+        """A version that is here.
 
         Raises:
-            ModelMissing: There is no such model or version here.
+            ModelMissing: It is not.
         """
-        rows = [row for row in self._rows.values() if row.name == name]
-        if version is not None:
-            rows = [row for row in rows if row.version == version]
-        if not rows:
-            raise ModelMissing(f"no version {version or 'at all'} of {name} in {self._directory}")
-        row = min(rows, key=lambda one: one.counter)
-        return Model(
-            name=row.name,
-            version=row.version,
-            counter=row.counter,
-            sha256=row.sha256,
-            size_bytes=row.size_bytes,
-        )
+        for package in self.packages:
+            if (package.draft.name, package.draft.version) == (name, version):
+                return package
+        raise ModelMissing(f"no version {version} of {name} in {self._directory}")
 
     def read(self, sha256: str) -> bytes:
-        """The bytes of a model.
+        """The bytes of a model, checked.
 
         Raises:
-            ModelMissing: It is not on this device.
+            ModelMissing: They are not on this device.
         """
-        if sha256 not in self._rows:
-            self._rows = self._read_index()  # somebody may have put it there meanwhile
-        row = self._rows.get(sha256)
-        if row is None:
+        if sha256 not in self._contents:
+            self._contents = self._look()  # somebody may have put it there meanwhile
+        if sha256 not in self._contents:
             raise ModelMissing(f"no model with digest {sha256[:12]} in {self._directory}")
-        try:
-            return (self._directory / row.file).read_bytes()
-        except OSError as error:
-            raise ModelMissing(f"{self._directory / row.file}: {error.strerror}") from None
+        package, kind = self._contents[sha256]
+        return package.read(kind)

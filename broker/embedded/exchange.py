@@ -25,6 +25,7 @@ from broker.embedded.session import Message, Output, Session
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
+from broker.errors import NotBelieved
 from broker.permissions import client_may
 from broker.trust import Holder
 from broker.users import ANYBODY, Users
@@ -73,8 +74,8 @@ class Exchange:
         """Hand a client's publish to the node; None: a plugin's, which is a program on the device.
 
         A topic under `mesh/` or starting with `$`, or one that is not the client's to write, is
-        counted and goes nowhere. The client still gets its acknowledgement: MQTT 3.1.1 offers only
-        that or the end of the connection (3.3.5).
+        counted and goes nowhere; so is a manifest that no operator has signed. The client still
+        gets its acknowledgement: MQTT 3.1.1 offers only that or the end of the connection (3.3.5).
 
         Raises:
             Refused: the node is full; nothing was published.
@@ -90,15 +91,21 @@ class Exchange:
                 return
             if session.bridge:
                 self._own[client_id, topic, payload] += 1
-        self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
+        try:
+            self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
+        except NotBelieved as error:
+            self._forbid(session, topic, f": {error}")
+
+    def _forbid(self, session: Session | None, topic: str, why: str = "") -> None:
+        who = "a plugin" if session is None else session.allowed.described(session.client_id)
+        self.counters.forbidden += 1
+        self.counters.last_forbidden = f"{topic[:_SHOWN_CHARACTERS]} by {who}{why}"
 
     def _may_write(self, session: Session, topic: str) -> bool:
         identities = session.allowed.identities(self.device)
         may = (client_may(topic, self.device, who, secured=self.secured) for who in identities)
         if not all(may):
-            self.counters.forbidden += 1
-            who = session.allowed.described(session.client_id)
-            self.counters.last_forbidden = f"{topic[:_SHOWN_CHARACTERS]} by {who}"
+            self._forbid(session, topic)
             return False
         if len(session.writable) >= self.limits.writable_topics_max:
             session.writable.clear()

@@ -74,9 +74,9 @@ class FakeDevice:
     def digest(self, clock):
         return f"digest at {clock}"
 
-    async def publish_model(self, version):
-        if version != "2":
-            raise FlockmqError(f"no version {version}")
+    async def publish_model(self, payload):
+        if payload != b"signed":
+            raise FlockmqError(f"nobody has signed {payload}")
         self.events.append("publish_model")
 
     def report(self):
@@ -147,12 +147,12 @@ def test_every_command_is_carried_out_and_answered_in_order():
         commands = [
             Silence(number=1, peers=("a", "b")),
             Restore(number=2),
-            PublishModel(number=3, version="2"),
+            PublishModel(number=3, signed="signed"),
             StopSensors(number=4),
             Report(number=5),
             Clock(number=6),
             Digest(number=7, clock=1 << 60),
-            PublishModel(number=8, version="9"),
+            PublishModel(number=8, signed="9"),
         ]
         harness.tell(*commands)
         answers = []
@@ -167,7 +167,7 @@ def test_every_command_is_carried_out_and_answered_in_order():
             (5, {"obstacles": 3}, None),
             (6, 1 << 60, None),
             (7, f"digest at {1 << 60}", None),
-            (8, None, "no version 9"),
+            (8, None, "nobody has signed b'9'"),
         ]
         times = [answer.at_ns for answer in answers]
         assert times == sorted(times)

@@ -64,7 +64,7 @@ def test_all_five_share_what_they_see_and_run_the_operators_model(fleet):
     )
     for device in DEVICES:
         until_models(fleet, device, "1")
-    fleet.run("docker compose run --rm operator /models/forecaster-2.json")
+    fleet.run("docker compose run --rm operator forecaster-2")
     for device in DEVICES:
         until_models(fleet, device, "2")
 

@@ -1,6 +1,5 @@
 """What the containers are started from agrees with the rest of the project. Needs no engine."""
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ import yaml
 
 from agent.config import load
 from agent.demo.plan import DEVICES, LINKS, SITE
-from agent.messages import decode
 from agent.models.shipped import ModelFiles
 from broker.identity import Moment
 from broker.trust import Trust
@@ -100,16 +98,12 @@ def test_no_port_is_published():
 
 
 def test_the_operator_publishes_what_ships():
-    files = ModelFiles()
-    rows = json.loads((ROOT / "agent/data/models/models.json").read_bytes())
-    manifests = {path.stem: path.read_bytes() for path in (DEPLOY / "models").glob("*.json")}
-    assert set(manifests) == {f"{row['name']}-{row['version']}" for row in rows}
-    for row in rows:
-        manifest = decode("model", manifests[f"{row['name']}-{row['version']}"])
-        assert manifest == files.manifest(row["name"], row["version"])
     operator = SERVICES["operator"]
-    assert operator["command"] == [f"/models/{rows[0]['name']}-{rows[0]['version']}.json"]
-    assert f"flock/v1/{SITE}/model/{rows[0]['name']}" in operator["entrypoint"]
+    package, *options = operator["command"]
+    assert options == ["--first"], "a fleet that is started again keeps the version that it has"
+    shipped = [f"{p.draft.name}-{p.draft.version}" for p in ModelFiles().packages]
+    assert package == shipped[0]
+    assert operator["entrypoint"][:3] == ["flockmq", "model", "publish"]
 
 
 def test_every_command_of_the_page_is_run_by_the_test():

@@ -106,7 +106,7 @@ def test_other_bytes_are_no_manifest(data):
 
 
 def test_a_newer_writer_may_add_fields():
-    data = encode_manifest(manifest()).replace(b'{"site"', b'{"mood":"good","site"')
+    data = encode_manifest(manifest()).replace(b'{"', b'{"mood":"good","', 1)
     assert read_manifest(data) == manifest()
 
 

@@ -5,14 +5,15 @@
 """
 
 import argparse
-import hashlib
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from agent.models.manifest import Rollout
+from agent.models.package import read_package, write_package
+from agent.models.packing import Described, pack
 from tools.forecaster.building import build_int8
 from tools.forecaster.cities import (
     HELD_OUT_SECONDS,
@@ -40,30 +41,27 @@ RECIPES = {
     "alone": Recipe(cities=24, stride_s=5, epochs=8, alone=True),
 }
 SHIPPED = ("forecaster-1", "forecaster-2")
+TASK = "vehicles standing per approach in 30 s"
 
 
 def make(work: Path, threads: int) -> None:
     """Simulates, trains and builds; leaves the models that do not ship in the work folder."""
-    listed = []
     for name, recipe in RECIPES.items():
         began = time.monotonic()
         cities = [simulate(seed, TRAIN_SECONDS, work) for seed in TRAIN_SEEDS[: recipe.cities]]
         series = windows(cities, recipe.stride_s)
         model = train(recipe, series, SEED, threads)
         packed = build_int8(model.exported(), _calibration(model, series), work)
-        path = (DATA / "models" if name in SHIPPED else work) / f"{name}.tflite"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(packed)
-        print(f"{path.name}: {len(packed):,} bytes, {time.monotonic() - began:.0f} s", flush=True)
         if name in SHIPPED:
-            listed.append(_entry(path, packed))
-    text = json.dumps(listed, indent=1) + "\n"
-    (DATA / "models" / "models.json").write_text(text, encoding="utf-8")
+            _ship(name, packed)
+        else:
+            (work / f"{name}.tflite").write_bytes(packed)
+        print(f"{name}: {len(packed):,} bytes, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def measure(work: Path) -> None:
     """Prints the tables of `docs/forecaster.md`."""
-    packed = {name: (DATA / "models" / f"{name}.tflite").read_bytes() for name in SHIPPED}
+    packed = {name: read_package(DATA / "models" / name).read("tflite") for name in SHIPPED}
     forecasts = {name: runner(model) for name, model in packed.items()}
     forecasts["alone"] = runner((work / "alone.tflite").read_bytes(), alone=True)
     cities = [simulate(seed, HELD_OUT_SECONDS, work) for seed in HELD_OUT_SEEDS]
@@ -84,30 +82,13 @@ def _calibration(model: Forecaster, series: Series) -> np.ndarray:
     return alone_rows(rows.numpy()) if model.alone else rows.numpy()
 
 
-def _entry(path: Path, packed: bytes) -> dict[str, object]:
-    """One model of `models.json`."""
-    name, version = path.stem.split("-")
-    backend = runner_shapes(packed)
-    return {
-        "name": name,
-        "version": version,
-        "counter": int(version),
-        "file": path.name,
-        "sha256": hashlib.sha256(packed).hexdigest(),
-        "size_bytes": len(packed),
-        **backend,
-    }
-
-
-def runner_shapes(packed: bytes) -> dict[str, list[int]]:
-    """Shapes of a model's input and output."""
-    from agent.infer.tflite import find_runtime  # noqa: PLC0415
-
-    backend = find_runtime().load(packed, 1)
-    return {
-        "input_shape": list(backend.input.shape),
-        "output_shape": list(backend.output.shape),
-    }
+def _ship(name: str, packed: bytes) -> None:
+    """Leaves a version where those that ship are."""
+    model, version = name.split("-")
+    described = Described(
+        model, version, TASK, Rollout(), low=0.0, high=1.0, seed=1, tolerance=None
+    )
+    write_package(DATA / "models" / name, *pack(described, [(name, packed)]))
 
 
 def main() -> None:

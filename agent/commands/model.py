@@ -1,0 +1,330 @@
+"""`flockmq model`: makes versions of models, and tells the fleet which one to run.
+
+Decides that a version is published through any one device that is up, as a retained manifest signed by the operator
+whose identity folder it is, under a counter above the one that stands there; a rollback is the old version under a new
+counter, so what devices have seen never sinks. Where there are no identities nobody can sign: the manifest goes out as
+it is, and devices take it only if they were told to.
+
+Assumes that this machine's clock is right. On failure: one sentence, and nothing was published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agent.commands import model_history
+from agent.commands.model_fleet import At, Told, ask, say
+from agent.commands.text import printable
+from agent.errors import ModelMissing, ModelUnusable
+from agent.messages import ModelStatus, PayloadInvalid, decode
+from agent.models.manifest import (
+    Draft,
+    ManifestInvalid,
+    encode_manifest,
+    publishable,
+    read_manifest,
+)
+from agent.models.package import read_package, write_package
+from agent.models.packing import difference, load
+from agent.models.packing import pack as pack_files
+from agent.models.shipped import ModelFiles
+from broker.credentials import system_moment
+from broker.errors import IdentityUnusable
+from broker.identity import DAY_MS
+from broker.identity_folder import AUTHORITY_FILE
+from broker.model_envelope import SealBroken, manifest_in, read_envelope, write_envelope
+from broker.model_key import ModelKey
+from broker.model_seal import check_seal
+from broker.topics import is_id, model_topic, parse
+from broker.trust import Trust
+from broker.wall_clock import wall_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.models.package import Package
+    from agent.models.packing import Described
+
+__all__ = ["key", "list_models", "pack", "publish", "rollback", "status", "verify"]
+
+UNSIGNED: Final = (
+    "without --identity nobody signs it, and only devices with unsigned = true in [model] take it"
+)
+MODELS: Final = "flock/v1/+/model/+"
+STATUSES: Final = "flock/v1/+/model-status/+/+"
+
+
+def pack(files: Sequence[Path], described: Described, out: Path) -> None:
+    """Make a folder of a version.
+
+    Raises:
+        ModelUnusable: A file is no model that can be used.
+        ModelMissing: A file cannot be read, or the folder cannot be written.
+    """
+    if not is_id(described.name):
+        raise ModelUnusable(f"--name {described.name} is no id; take 1 to 32 of a-z, 0-9 and -")
+    draft, contents = pack_files(described, [(path.name, _read(path)) for path in files])
+    write_package(out, draft, contents)
+    for variant in draft.variants:
+        tried = "" if variant.kind == "tflite" else ", not tried here"
+        _say(
+            f"{variant.kind}: {variant.content.size_bytes:,} bytes, {variant.content.count} chunks{tried}"
+        )
+    for what, tensor in (("takes", draft.inputs[0]), ("gives", draft.outputs[0])):
+        _say(f"{what} {tensor.shape} {tensor.dtype}")
+    sample = draft.sample
+    if len(set(sample.expected)) == 1 < len(sample.expected):
+        _say(
+            "the sample tells little, since all its outputs are equal: choose --low and --high, or another --seed"
+        )
+    _say(f"{draft.name} version {draft.version}: {out}, sample within {sample.tolerance:.3g}")
+
+
+def verify(package: str, at: At | None) -> None:
+    """Check a package's digests and sample, and, asked of a fleet, that an operator has signed what stands there.
+
+    Raises:
+        ModelUnusable: Something is not as it should be.
+        ModelMissing: A file is not there.
+        NoDevice: No device answers.
+    """
+    found = _package(package)
+    for kind, path in found.paths.items():
+        data = found.read(kind)
+        if kind == "tflite":
+            distance = difference(found.draft, load(data, path.name))
+            tolerance = found.draft.sample.tolerance
+            if not distance <= tolerance:
+                raise ModelUnusable(
+                    f"{path}: the sample is off by {distance:.3g}, and {tolerance:.3g} is tolerated; pack it anew for "
+                    "this runtime, or with a larger --tolerance"
+                )
+            _say(f"{kind}: digest good, sample off by {distance:.3g} of {tolerance:.3g}")
+        else:
+            _say(f"{kind}: digest good, not tried here")
+    if at is not None:
+        _verify_published(found.draft, at)
+
+
+def _verify_published(draft: Draft, at: At) -> None:
+    told = asyncio.run(ask(at, [f"flock/v1/+/model/{draft.name}"]))
+    topic = model_topic(site=told.site, name=draft.name)
+    payload = told.values.get(topic)
+    if payload is None:
+        raise ModelUnusable(f"the fleet has no version of {draft.name}; publish one")
+    try:
+        operator = _operator_of(payload, topic, at.identity)
+        manifest = read_manifest(manifest_in(read_envelope(payload)))
+    except (SealBroken, ManifestInvalid) as error:
+        raise ModelUnusable(f"what stands on {topic}: {error}") from None
+    if manifest.variants != draft.variants:
+        raise ModelUnusable(f"the fleet runs version {manifest.version}, and this is another one")
+    if wall_ms() > manifest.expires_ms:
+        raise ModelUnusable(
+            "its manifest has expired, so no other device takes it up; publish it anew"
+        )
+    _say(f"{operator}: version {manifest.version}, counter {manifest.counter}, is this one")
+
+
+def publish(package: str, at: At, days: float, *, counter: int | None, first: bool) -> None:
+    """Make a version the one that the fleet runs.
+
+    Raises:
+        ModelMissing: It is not there.
+        IdentityUnusable: The identity is no operator's.
+        NoDevice: No device answers, or it does not take it.
+    """
+    found = _package(package)
+    for kind in found.paths:
+        found.read(kind)
+    told = asyncio.run(ask(at, [f"flock/v1/+/model/{found.draft.name}"]))
+    topic = model_topic(site=told.site, name=found.draft.name)
+    if first and topic in told.values:
+        _say(f"the fleet has a version of {found.draft.name}, so none was published")
+        return
+    _publish(found.draft, told, at, days, counter)
+
+
+def rollback(name: str, version: str | None, at: At, days: float) -> None:
+    """Make an earlier version current, by a higher counter.
+
+    Raises:
+        ModelMissing: There was none, as far as the operator's folder knows.
+        IdentityUnusable: There is no identity, or it is no operator's.
+        NoDevice: No device answers, or it does not take it.
+    """
+    if at.identity is None:
+        raise IdentityUnusable(
+            "a rollback needs --identity, whose folder remembers what was published; without one, publish the old "
+            "package again by `flockmq model publish`"
+        )
+    told = asyncio.run(ask(at, [f"flock/v1/+/model/{name}"]))
+    known = model_history.published(at.identity, told.site, name)
+    current = known[-1]
+    earlier = [each for each in known if each.variants != current.variants]
+    if version is not None:
+        earlier = [each for each in known if each.version == version]
+    if not earlier:
+        versions = ", ".join(dict.fromkeys(each.version for each in known))
+        raise ModelMissing(
+            f"there is no {version or 'earlier version'} of {name}; known are {versions}"
+        )
+    _publish(earlier[-1], told, at, days, None)
+
+
+def list_models(at: At) -> None:
+    """Show the versions that the fleet is to run.
+
+    Raises:
+        NoDevice: No device answers.
+    """
+    told = asyncio.run(ask(at, [MODELS]))
+    table = Table("model", "version", "counter", "signed by", "expires in", "variants", box=None)
+    for topic, payload in sorted(told.values.items()):
+        name = printable(parse(topic).get("name", topic))
+        try:
+            manifest = read_manifest(manifest_in(read_envelope(payload)))
+            operator = _operator_of(payload, topic, at.identity)
+        except (SealBroken, ManifestInvalid) as error:
+            table.add_row(name, "[red]unusable[/red]", "", escape(printable(str(error))))
+            continue
+        days = (manifest.expires_ms - wall_ms()) / DAY_MS
+        sizes = ", ".join(f"{v.kind} {v.content.size_bytes:,} bytes" for v in manifest.variants)
+        left = f"{days:.0f} days" if days > 0 else "[red]expired[/red]"
+        version = escape(printable(manifest.version))
+        table.add_row(name, version, str(manifest.counter), escape(operator), left, sizes)
+    _show(table, "no models: an operator publishes one by `flockmq model publish`")
+
+
+def status(at: At, name: str | None) -> None:
+    """Show what each device runs.
+
+    Raises:
+        NoDevice: No device answers.
+    """
+    told = asyncio.run(ask(at, [STATUSES]))
+    table = Table("device", "model", "runs", "last change", "state", "", box=None)
+    for topic, payload in sorted(told.values.items()):
+        ids = parse(topic)
+        try:
+            said = decode("model-status", payload)
+        except PayloadInvalid:
+            continue
+        if not isinstance(said, ModelStatus) or (name is not None and said.name != name):
+            continue
+        refused = "".join(f"; refused: {count} {reason}" for reason, count in said.refused.items())
+        running = said.running or ("none" if said.state != "active" else said.version)
+        state = said.state if said.state == "active" else f"[yellow]{said.state}[/yellow]"
+        texts = (running, said.version)
+        table.add_row(
+            ids["device"], said.name, *(escape(printable(text)) for text in texts), state,
+            escape(printable(said.reason + refused)),
+        )  # fmt: skip
+    _show(table, "no device has said what it runs")
+
+
+def key(identity: Path, *, rotate: bool) -> None:
+    """Show the number of an operator's model key, or change the key.
+
+    Raises:
+        IdentityUnusable: The identity is no operator's.
+    """
+    now_ms = wall_ms()
+    own = ModelKey(identity, now_ms)
+    if rotate:
+        own.rotate(now_ms)
+        _say(
+            "devices leave the old key when they take a manifest under the new one: publish each model anew"
+        )
+    _say(f"model key {own.number} of operator {own.operator}, fleet {own.fleet}")
+
+
+# Inside.
+
+
+def _publish(draft: Draft, told: Told, at: At, days: float, counter: int | None) -> None:
+    topic = model_topic(site=told.site, name=draft.name)
+    now_ms = wall_ms()
+    if counter is None:
+        counter = _counter(told.values.get(topic), topic, at.identity) + 1
+    try:
+        manifest = publishable(
+            draft,
+            site=told.site,
+            counter=counter,
+            made_ms=now_ms,
+            expires_ms=now_ms + int(days * DAY_MS),
+        )
+        data = encode_manifest(manifest)
+    except ValueError as error:
+        raise ModelUnusable(f"{draft.name} version {draft.version}: {error}") from None
+    if at.identity is None:
+        _say(UNSIGNED)
+        payload = write_envelope(data)
+    else:
+        payload = ModelKey(at.identity, now_ms).sign(data)
+    asyncio.run(say(at, topic, payload))
+    if at.identity is not None:
+        model_history.keep(at.identity, manifest, data)
+    _say(
+        f"{draft.name} version {draft.version} is current at site {told.site}, counter {counter}, for {days:g} days"
+    )
+
+
+def _counter(payload: bytes | None, topic: str, identity: Path | None) -> int:
+    """Of what stands on a topic; what nobody has signed does not count."""
+    if payload is None:
+        return 0
+    try:
+        _operator_of(payload, topic, identity)
+        return read_manifest(manifest_in(read_envelope(payload))).counter
+    except (SealBroken, ManifestInvalid):
+        return 0
+
+
+def _operator_of(payload: bytes, topic: str, identity: Path | None) -> str:
+    """Who signed what stands on a topic, as far as it can be told.
+
+    Raises:
+        SealBroken: Nobody of the fleet whose identity it is.
+    """
+    if identity is None:
+        return "not checked" if read_envelope(payload).signature else "nobody"
+    trust = Trust(identity, system_moment)
+    authority = (identity / AUTHORITY_FILE).read_bytes()
+    return f"operator {check_seal(payload, topic, trust.identity.fleet, authority).operator}"
+
+
+def _package(name: str) -> Package:
+    """A package by its folder, or by its name among those that ship."""
+    path = Path(name)
+    if not path.exists() and path.name == name:
+        for package in ModelFiles().packages:
+            if name == f"{package.draft.name}-{package.draft.version}":
+                return package
+    return read_package(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelMissing(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _show(table: Table, nothing: str) -> None:
+    if table.row_count:
+        Console(highlight=False, soft_wrap=True).print(table)
+    else:
+        _say(nothing)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,165 @@
+"""The commands `flockmq model ...`: names and options. What they do stands in `agent/commands/model.py`."""
+# ruff: noqa: FBT002, PLC0415 - typer makes flags of boolean parameters; each command imports what it needs when called
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from agent.commands.model_fleet import At
+
+__all__ = ["model_app"]
+
+model_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Versions of models: made, signed, published, and what became of them.",
+)
+
+Host = Annotated[str, typer.Option(help="Where a device's broker listens; any that is up.")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", "-p", min=1, max=65_535, help="Its port; 1883, with --identity 8883."),
+]
+IdentityFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity", help="Folder of who you are to the fleet; an operator's to publish."
+    ),
+]
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+PackageName = Annotated[
+    str, typer.Argument(metavar="PACKAGE", help="A folder by `pack`, or what ships: forecaster-1.")
+]
+Days = Annotated[float, typer.Option(min=0.001, max=400, help="How long devices may take it up.")]
+LOOPBACK = "127.0.0.1"
+
+
+@model_app.command()
+def pack(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".tflite, .onnx")],
+    name: Annotated[str, typer.Option(help="The model's name, an id.")],
+    version: Annotated[str, typer.Option(help="For people.")],
+    task: Annotated[str, typer.Option(help="What it is for.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="By default NAME-VERSION.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="Least value of the sample's input.")] = 0.0,
+    high: Annotated[float, typer.Option(help="Greatest value of the sample's input.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the sample's input.")] = 1,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the sample's outputs; by default what runtimes differ by."),
+    ] = None,
+    canary_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of devices that go first.")
+    ] = 0.0,
+    health_window: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds of watching.")
+    ] = 0.0,
+    errors_max: Annotated[float, typer.Option(min=0, max=1, help="Share of failures borne.")] = 0.0,
+) -> None:
+    """Make a version from its files: shapes, digests, and a sample that each device tries first."""
+    from agent.commands import model
+    from agent.models.manifest import Rollout
+    from agent.models.packing import Described
+
+    rollout = Rollout(
+        canary_share=canary_share, health_window_s=health_window, error_share_max=errors_max
+    )
+    described = Described(name, version, task, rollout, low, high, seed, tolerance)
+    model.pack(files, described, out or Path(f"{name}-{version}"))
+
+
+@model_app.command()
+def verify(
+    package: PackageName,
+    host: Annotated[
+        str | None, typer.Option(help="Also check what the fleet of this device was told.")
+    ] = None,
+    port: Port = None,
+    identity: IdentityFolder = None,
+) -> None:
+    """Check digests and sample of a version, and the signature of what the fleet was told."""
+    from agent.commands import model
+
+    asked = host is not None or port is not None
+    model.verify(package, _at(host or LOOPBACK, port, identity) if asked else None)
+
+
+@model_app.command()
+def publish(
+    package: PackageName,
+    host: Host = LOOPBACK,
+    port: Port = None,
+    identity: IdentityFolder = None,
+    days: Days = 365,
+    counter: Annotated[
+        int | None, typer.Option(min=1, help="By default one more than the fleet's.")
+    ] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="Only if the fleet has no version of it yet.")
+    ] = False,
+) -> None:
+    """Have the fleet run a version."""
+    from agent.commands import model
+
+    model.publish(package, _at(host, port, identity), days, counter=counter, first=first)
+
+
+@model_app.command()
+def rollback(
+    name: Name,
+    to: Annotated[str | None, typer.Option(help="Version; by default the one before.")] = None,
+    host: Host = LOOPBACK,
+    port: Port = None,
+    identity: IdentityFolder = None,
+    days: Days = 365,
+) -> None:
+    """Have the fleet run an earlier version again."""
+    from agent.commands import model
+
+    model.rollback(name, to, _at(host, port, identity), days)
+
+
+@model_app.command("list")
+def list_models(host: Host = LOOPBACK, port: Port = None, identity: IdentityFolder = None) -> None:
+    """Show which versions the fleet is to run, and who says so."""
+    from agent.commands import model
+
+    model.list_models(_at(host, port, identity))
+
+
+@model_app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="Only of this model.")] = None,
+    host: Host = LOOPBACK,
+    port: Port = None,
+    identity: IdentityFolder = None,
+) -> None:
+    """Show what each device runs, and why not."""
+    from agent.commands import model
+
+    model.status(_at(host, port, identity), name)
+
+
+@model_app.command()
+def key(
+    identity: Annotated[Path, typer.Option("--identity", help="Folder of an operator.")],
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Sign with a new one from now on.")
+    ] = False,
+) -> None:
+    """Show which key signs manifests, or change it; the first is made when it is needed."""
+    from agent.commands import model
+
+    model.key(identity, rotate=rotate)
+
+
+def _at(host: str, port: int | None, identity: Path | None) -> At:
+    from agent.commands.model_fleet import At
+
+    return At(host, port or (1883 if identity is None else 8883), identity)

@@ -1,0 +1,134 @@
+"""What a device remembers of manifests: the highest counters and keys that it has seen, and the last one that ran well.
+
+Decides what cannot be undone by who says old things again: a counter or a key that was passed stays passed, across
+restarts. What was passed at the word of an operator who was revoked since counts for nothing, so that a stolen key can
+put no counter out of everybody's reach.
+
+Assumes a file of its own, which it replaces as a whole. On failure: a file that cannot be read is put aside, and the
+device begins anew, as one with a new disk does; `SecretUnusable` when it cannot be written, and nothing has changed.
+Source: TUF, whose clients must remember the last trusted version (a client that forgot it was CVE-2022-29173).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from broker.secret_file import write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["FILE", "Floor", "KeySeen", "ManifestMemory"]
+
+logger = logging.getLogger(__name__)
+
+FILE: Final = "manifests.json"
+"""In a device's state directory."""
+OPERATORS_MAX: Final = 64
+"""Whose counters are remembered; the authority would have to certify more of them. Guess."""
+
+
+class KeySeen(msgspec.Struct, frozen=True):
+    """An operator's newest key that was seen."""
+
+    number: int
+    key: bytes
+    serial: int
+    """Of the certificate behind it."""
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """The highest counter of an operator's manifests that was seen."""
+
+    counter: int
+    sha256: str
+    """Of the manifest with that counter."""
+    serial: int
+    """Of the certificate behind it."""
+
+
+class _Remembered(msgspec.Struct):
+    keys: Annotated[dict[str, KeySeen], Meta(max_length=OPERATORS_MAX)] = {}
+    """By operator."""
+    floors: dict[str, dict[str, Floor]] = {}
+    """By model, then by operator."""
+    good: dict[str, bytes] = {}
+    """By model: the last manifest whose version ran well, as it travelled."""
+
+
+class ManifestMemory:
+    """Of one device.
+
+    Args:
+        path: Its file.
+        is_revoked: Whether the certificate of a serial number counts no more.
+    """
+
+    def __init__(self, path: Path, is_revoked: Callable[[int], bool]) -> None:
+        self._path = path
+        self._is_revoked = is_revoked
+        self._remembered = _read(path)
+
+    def key(self, operator: str) -> KeySeen | None:
+        """The newest key of an operator; None: there is none that counts."""
+        seen = self._remembered.keys.get(operator)
+        return None if seen is None or self._is_revoked(seen.serial) else seen
+
+    def floor(self, model: str) -> Floor | None:
+        """The highest counter of a model; None: there is none that counts."""
+        floors = self._remembered.floors.get(model, {}).values()
+        counting = (floor for floor in floors if not self._is_revoked(floor.serial))
+        return max(counting, key=lambda floor: floor.counter, default=None)
+
+    def pass_on(self, model: str, operator: str, floor: Floor, key: KeySeen | None) -> None:
+        """Take nothing below this any more.
+
+        Raises:
+            SecretUnusable: It cannot be stored.
+        """
+        old = self._remembered
+        floors = {**old.floors.get(model, {}), operator: floor}
+        keys = old.keys if key is None else {**old.keys, operator: key}
+        for oldest in [*keys][: max(0, len(keys) - OPERATORS_MAX)]:
+            keys = {name: seen for name, seen in keys.items() if name != oldest}
+            floors.pop(oldest, None)
+        self._keep(_Remembered(keys, {**old.floors, model: floors}, old.good))
+
+    def good(self, model: str) -> bytes | None:
+        """The last manifest of a model whose version ran well; None: there was none."""
+        return self._remembered.good.get(model)
+
+    def keep_good(self, model: str, payload: bytes) -> None:
+        """This version of a model runs well.
+
+        Raises:
+            SecretUnusable: It cannot be stored.
+        """
+        old = self._remembered
+        if old.good.get(model) != payload:
+            self._keep(_Remembered(old.keys, old.floors, {**old.good, model: payload}))
+
+    def _keep(self, remembered: _Remembered) -> None:
+        if remembered != self._remembered:
+            write_file(self._path, msgspec.json.encode(remembered), secret=True)
+            self._remembered = remembered
+
+
+def _read(path: Path) -> _Remembered:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Remembered)
+    except FileNotFoundError:
+        return _Remembered()
+    except (OSError, ValueError) as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        logger.error("%s cannot be read (%s); it is put aside as %s", path, error, aside.name)
+        try:
+            path.replace(aside)
+        except OSError as again:
+            logger.error("%s cannot be put aside: %s", path, again)
+        return _Remembered()

@@ -1,0 +1,173 @@
+"""The commands about models as a person calls them: a fleet with identities, a device as a process of its own."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.identity.conftest import call
+from tests.identity.device import good, running, until, write_config
+
+__all__ = ["call"]
+
+pytestmark = pytest.mark.timeout(120)
+
+DATA = Path(__file__).parents[1] / "data" / "models"
+PACK = ("--version", "1", "--task", "a test", "-o")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dense", "dense_other"):
+        shutil.copy(DATA / f"{name}.tflite", tmp_path)
+    return tmp_path
+
+
+def packed(call, name="occupancy", version="1", file="dense.tflite", **options):
+    """A package, made by the command."""
+    more = [text for key, value in options.items() for text in (f"--{key}", value)]
+    arguments = (
+        "--name",
+        name,
+        "--version",
+        version,
+        "--task",
+        "a test",
+        "-o",
+        f"models/{name}-{version}",
+    )
+    code, out, err = call("model", "pack", file, *arguments, *more)
+    assert code == 0, err
+    return out
+
+
+def assert_one_line(told, reason):
+    code, _, err = told
+    assert code == 2, err
+    assert err.startswith("flockmq: ")
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+def test_a_version_is_made_and_verified(here, call):
+    out = packed(call)
+    assert "tflite: " in out
+    assert "takes (1, 4) float32" in out
+    package = json.loads((here / "models" / "occupancy-1" / "package.json").read_bytes())
+    assert package["draft"]["inputs"][0]["shape"] == [1, 4]
+    code, out, _ = call("model", "verify", "models/occupancy-1")
+    assert code == 0
+    assert "tflite: digest good, sample off by 0 of " in out
+
+
+def test_a_version_that_is_not_what_it_says_does_not_verify(here, call):
+    packed(call)
+    folder = here / "models" / "occupancy-1"
+    file = folder / "occupancy.tflite"
+    right = file.read_bytes()
+    file.write_bytes(right[:-1])
+    assert_one_line(call("model", "verify", folder), "is not what package.json says")
+    file.unlink()
+    assert_one_line(call("model", "verify", folder), "which is not beside it")
+    file.write_bytes(right)
+    written = json.loads((folder / "package.json").read_bytes())
+    written["draft"]["sample"]["expected"][0] += 1
+    (folder / "package.json").write_text(json.dumps(written))
+    assert_one_line(call("model", "verify", folder), "the sample is off by 1")
+    written["draft"]["inputs"][0]["shape"] = [4, 1]
+    (folder / "package.json").write_text(json.dumps(written))
+    assert_one_line(
+        call("model", "verify", folder), "the model takes (1, 4), and its manifest says (4, 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("pack", "nowhere.tflite", "--name", "x", *PACK, "o"), "nowhere.tflite cannot be read: No such file"),
+        (("pack", "noise.tflite", "--name", "x", *PACK, "o"), "there is no TFLite file"),
+        (("pack", "cut.tflite", "--name", "x", *PACK, "o"), "cut.tflite: does not load"),
+        (("pack", "dense.tflite", "--name", "X", *PACK, "o"), "--name X is no id"),
+        (("pack", "dense.tflite", "dense.tflite", "--name", "x", *PACK, "o"), "are both tflite"),
+        (("verify", "nowhere"), "nowhere/package.json cannot be read"),
+        (("publish", "nowhere"), "nowhere/package.json cannot be read"),
+        (("publish", "forecaster-1", "-p", "1"), "no MQTT broker answers"),
+        (("rollback", "x", "-p", "1"), "a rollback needs --identity"),
+        (("list", "-p", "1"), "no MQTT broker answers"),
+        (("status", "-p", "1"), "no MQTT broker answers"),
+        (("key", "--identity", "nowhere"), "nowhere is no identity of an operator"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(here, call, arguments, reason):
+    (here / "noise.tflite").write_bytes(b"noise" * 99)
+    (here / "cut.tflite").write_bytes((here / "dense.tflite").read_bytes()[:-300])
+    assert_one_line(call("model", *arguments), reason)
+
+
+def test_a_model_goes_through_a_fleet_and_back(here, call):
+    """Published, verified, replaced, rolled back; the key changed; and what a stranger or a device cannot do."""
+    for arguments in (
+        ("init", "town"),
+        ("issue", "lot-1"),
+        ("issue", "desk", "--role", "operator"),
+    ):
+        assert call("ca", *arguments)[0] == 0
+    packed(call)
+    packed(call, version="2", file="dense_other.tflite", high="2")
+    config = write_config(here, "lot-1")
+    with config.open("a") as file:
+        file.write(
+            '[model]\nname = "occupancy"\ndirectory = "models"\noptions = { junction = "j-1-1" }\n'
+        )
+    with running(config, cwd=here) as (_, plain, secured):
+        desk = ("-p", secured, "--identity", "identity-desk")
+        assert "no models" in good("model", "list", *desk)
+        said = good("model", "publish", "models/occupancy-1", *desk, "--days", "30")
+        assert said == "occupancy version 1 is current at site town, counter 1, for 30 days\n"
+        until_running("1", plain)
+        assert "operator desk: version 1, counter 1, is this one" in good(
+            "model", "verify", "models/occupancy-1", *desk
+        )
+        assert_one_line(call("model", "verify", "models/occupancy-2", *desk), "runs version 1")
+
+        assert "so none was published" in good(
+            "model", "publish", "models/occupancy-2", "--first", *desk
+        )
+        good("model", "publish", "models/occupancy-2", *desk)
+        until_running("2", plain)
+        number = good("model", "key", "--identity", "identity-desk")
+        assert good("model", "key", "--rotate", "--identity", "identity-desk") != number
+        said = good("model", "rollback", "occupancy", *desk)
+        assert "occupancy version 1 is current at site town, counter 3" in said
+        until_running("1", plain)
+        listed = good("model", "list", *desk)
+        assert all(text in listed for text in ("occupancy", "1", "3", "operator desk", "365 days"))
+        assert_one_line(
+            call("model", "rollback", "occupancy", "--to", "9", *desk),
+            "there is no 9 of occupancy; known are 1, 2",
+        )
+
+        told = call("model", "publish", "models/occupancy-2", "-p", plain)
+        assert_one_line(told, "did not take it")
+        told = call(
+            "model", "publish", "models/occupancy-2", "-p", secured, "--identity", "identity-lot-1"
+        )
+        assert_one_line(told, "that of device lot-1, and models are an operator's to publish")
+        report = json.loads(good("status", "-p", plain, "--json"))
+        assert report["models"]["occupancy"]["version"] == "1"
+        assert "flock/v1/town/model/occupancy by" in report["last_forbidden"]
+    key = here / "identity-desk" / "model.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    with running(config, cwd=here) as (_, plain, _):
+        until_running("1", plain)
+
+
+def until_running(version, port):
+    shown = until(
+        lambda: good("model", "status", "-p", port),
+        lambda text: [line.split()[2:5] for line in text.splitlines()[1:]] == [[version, version, "active"]],
+    )  # fmt: skip
+    assert "lot-1" in shown
