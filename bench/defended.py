@@ -7,6 +7,7 @@ is handed over to its device until another device's world has it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from agent.world import World
 from bench.role import Part
 from bench.systems.flockmq import Holder
 from bench.traffic import FORGED, SITE, updates, version_of
+from broker.errors import Refused
 from broker.topics import classify, parse
 
 if TYPE_CHECKING:
@@ -42,15 +44,17 @@ class Defended(Holder, Part):
         return [port, self.node.port]
 
     async def publish(self, *, at_ns: int, count: int, rate: float) -> list[tuple[int, int]]:
-        """Publish so many updates from a moment on; returns number and when it was handed over, of each."""
+        """Publish so many updates from a moment on; returns number and moment of each that was taken."""
         first, self._number = self._number, self._number + count
         said = []
         for turn, (topic, payload) in enumerate(updates(first, count, self._device)):
             wait_s = at_ns / 1e9 + turn / rate - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            said.append((first + turn, time.monotonic_ns()))
-            self.node.publish_nowait(topic, payload)
+            handed_ns = time.monotonic_ns()
+            with contextlib.suppress(Refused):  # it is missing, then
+                self.node.publish_nowait(topic, payload)
+                said.append((first + turn, handed_ns))
         return said
 
     async def heard(

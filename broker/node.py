@@ -327,8 +327,7 @@ class Node:
         del client_id  # who may write what is decided before
         if not qos and not retained and self._local.past_the_mesh(topic, payload):
             return
-        full = self._mesh.crowded or (not qos and self._mesh.pressed)
-        if full and not topic.startswith("local/"):
+        if not self._mesh.has_room_for_clients(kept=qos > 0) and not topic.startswith("local/"):
             # Those who do not wait for acknowledgements would leave no room for what the device itself has to say.
             raise Refused("a neighbour is far behind; publish when it has caught up")
         self.publish_nowait(topic, payload, qos=qos, retained=retained)

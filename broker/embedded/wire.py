@@ -186,8 +186,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._parser.feed(data)
         if not self._waiting:
             if self._slices.is_over():
-                self._stop_reading()
-                self._slices.later(self._go_on_reading)
+                self._wait_for_slice()
             else:
                 self._process()
         self._keep_incomplete(self._parser.buffered_bytes)
@@ -199,9 +198,13 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
 
     def _process(self) -> None:
         try:
-            for kind, flags, body in self._parser.packets():
+            for number, (kind, flags, body) in enumerate(self._parser.packets(), 1):
                 self._handle(kind, flags, body)
                 if self._waiting or self._ended:
+                    break
+                # To look at the time costs a tenth of a small packet.
+                if (not number % 32 or len(body) > 1024) and self._slices.is_over():
+                    self._wait_for_slice()
                     break
         except MalformedPacket as error:
             self._counters.malformed += 1
@@ -217,6 +220,10 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
             self._counters.malformed += 1
             logger.warning("%s is cut off: too much has come in part, of all clients", self.name)
             self.drop("too many incomplete packets")
+
+    def _wait_for_slice(self) -> None:
+        self._stop_reading()
+        self._slices.later(self._go_on_reading)
 
     def _stop_reading(self) -> None:
         """Leave further packets where they are: unparsed, and then with the peer."""

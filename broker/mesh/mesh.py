@@ -388,10 +388,13 @@ class Mesh:
         """Whether a neighbour that still reads is so far behind that publishers had better wait."""
         return self._state.backlog_bytes >= PRESSED_BYTES
 
-    @property
-    def crowded(self) -> bool:
-        """Whether it is so far behind that what is left of the room is for this device's own programs."""
-        return self._state.backlog_bytes >= CROWDED_BYTES
+    def has_room_for_clients(self, *, kept: bool) -> bool:
+        """Whether clients may publish: what is left beyond is for this device's own programs.
+
+        Of what is not kept they hear nothing when it is lost, so it goes first.
+        """
+        limit_bytes = CROWDED_BYTES if kept else PRESSED_BYTES
+        return self._state.backlog_bytes + self._open_bytes < limit_bytes
 
     def clock(self, now_ns: int) -> int:
         """The hybrid clock's present."""
