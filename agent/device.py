@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.addresses import parse_address
 from agent.config import resolve
-from agent.errors import AgentError
+from agent.errors import AgentError, ModelMissing
 from agent.messages import Obstacle, PayloadInvalid, decode
 from agent.models.acceptance import KINDS, Acceptance
+from agent.models.errors import TransferError
 from agent.models.memory import FILE, ManifestMemory
+from agent.models.store import ContentStore
 from agent.obstacles import ObstacleBook
 from agent.presence import Presence
 from agent.publisher import Publisher
@@ -124,7 +126,8 @@ class Device:
         self._model_topic = ""
         if self._forecasting is not None and config.model is not None:
             self._model_topic = topics.model_topic(site=config.site, name=config.model.name)
-            self._forecasting.attach(self._publisher, self._acceptance(config, tls))
+            acceptance = self._acceptance(config, tls)
+            self._forecasting.attach(self._publisher, acceptance, _content_store(config))
         self.node.subscribe(self._deliver)
         if observer is not None:
             self.node.watch_links(self._tell_link)
@@ -347,6 +350,18 @@ def _users(config: Config) -> UsersAt | None:
     if config.users is None:
         return None
     return UsersAt(Users(Path(config.users.file)), Anonymous(config.users.anonymous))
+
+
+def _content_store(config: Config) -> ContentStore:
+    """Where this device keeps the bytes of models.
+
+    Raises:
+        ModelMissing: The folder cannot be used.
+    """
+    try:
+        return ContentStore(Path(config.state) / "models")
+    except TransferError as error:
+        raise ModelMissing(str(error)) from None
 
 
 def _settings(config: Config) -> Settings:

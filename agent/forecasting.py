@@ -19,14 +19,18 @@ from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
 from agent.messages import Inference, ModelStatus
 from agent.models.follower import ModelFollower
+from agent.models.library import Library
 from agent.models.shipped import ModelFiles
+from agent.models.transfers import Transfers
 from broker import topics
+from broker.calls import Calls
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
     from agent.forecast import Features
     from agent.infer.backend import FloatArray
     from agent.models.acceptance import Acceptance
+    from agent.models.store import ContentStore
     from agent.observer import Observer
     from agent.publisher import Publisher
     from agent.sensors.sensor import Observation
@@ -73,12 +77,17 @@ class Forecasting:
         self._forecast: tuple[float, ...] = ()
         self._publisher: Publisher | None = None
         self._follower: ModelFollower | None = None
+        self._library: Library | None = None
 
-    def attach(self, publisher: Publisher, acceptance: Acceptance) -> None:
-        """Publish through this from now on, and take up what is accepted by that; before `run`."""
+    def attach(self, publisher: Publisher, acceptance: Acceptance, store: ContentStore) -> None:
+        """Publish through this from now on, take up what is accepted by that, keep it there; before `run`."""
         self._publisher = publisher
+        node = publisher.node
+        calls = Calls(node, publisher.site)
+        transfers = Transfers(node, calls, store, publisher.site, self._holders)
+        self._library = Library(self._models, store, transfers)
         self._follower = ModelFollower(
-            self._client, self._models, acceptance, self._tell_model, publisher.now_ms
+            self._client, self._library, acceptance, self._tell_model, publisher.now_ms
         )
 
     async def run(self) -> None:
@@ -95,6 +104,8 @@ class Forecasting:
 
     async def stop(self) -> None:
         """End the worker; `run` must have been cancelled before."""
+        if self._library is not None:
+            await self._library.close()
         await self._client.stop()
 
     def hear(self, payload: bytes) -> None:
@@ -150,6 +161,15 @@ class Forecasting:
                 "workers_lost": client.workers_lost,
             },
         }
+
+    def _holders(self, sha256: str) -> list[str]:
+        """Devices that say that they run this content."""
+        statuses = self._world.snapshot().model_status.items()
+        return [
+            device
+            for (device, _), status in statuses
+            if status.sha256 == sha256 and status.state == "active"
+        ]
 
     def _fill(self, observation: Observation, into: FloatArray) -> Filled:
         try:

@@ -258,6 +258,11 @@ def _render_agent(report: Report, console: Console) -> None:
     for name, model in report.models.items():
         version, state = _text(model.version or "none"), _text(model.state)
         console.print(f"model {_text(name)}: version {version}, {state} {_text(model.reason)}")
+        if model.refused:
+            console.print(
+                f"[yellow]manifests of {_text(name)} that were refused:[/yellow]{_counted(model.refused)}, "
+                f"the last: {_text(model.last_refused)}"
+            )
     if report.runtime:
         worker = report.worker
         console.print(

@@ -24,6 +24,8 @@ class ModelState(msgspec.Struct, frozen=True):
     version: str | None = None
     state: str = ""
     reason: str = ""
+    refused: dict[str, int] = {}
+    last_refused: str = ""
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from agent.infer.client import InferenceClient
     from agent.models.acceptance import Acceptance, Accepted
+    from agent.models.library import Library
     from agent.models.manifest import Manifest
-    from agent.models.shipped import ModelFiles
 
 __all__ = ["ModelFollower"]
 
@@ -42,7 +42,7 @@ class ModelFollower:
 
     Args:
         client: Where it is loaded.
-        models: Where its bytes are.
+        library: Where its bytes come from.
         acceptance: What is taken up.
         tell: Is given each new status.
         clock_ms: Wall time in milliseconds.
@@ -51,13 +51,13 @@ class ModelFollower:
     def __init__(
         self,
         client: InferenceClient,
-        models: ModelFiles,
+        library: Library,
         acceptance: Acceptance,
         tell: Callable[[ModelStatus], None],
         clock_ms: Callable[[], int],
     ) -> None:
         self._client = client
-        self._models = models
+        self._library = library
         self._acceptance = acceptance
         self._tell = tell
         self._clock_ms = clock_ms
@@ -93,11 +93,13 @@ class ModelFollower:
                 await self._take_up(accepted)
 
     async def _take_up(self, accepted: Accepted) -> None:
-        sha256 = accepted.variant.content.sha256
-        if self.active is None or self.active.variant.content.sha256 != sha256:
+        content = accepted.variant.content
+        if self.active is None or self.active.variant.content.sha256 != content.sha256:
             try:
-                data = await asyncio.to_thread(self._models.read, sha256)
-                await self._client.load(data, sha256)
+                data = await self._fetch(accepted)
+                if data is None:
+                    return
+                await self._client.load(data, content.sha256)
             except ModelMissing as error:
                 self._say(accepted, "missing", str(error))
                 return
@@ -112,12 +114,28 @@ class ModelFollower:
                 return
         self.active = accepted
         self._say(accepted, "active", "")
+        await self._library.runs(content.sha256)
         try:
             await asyncio.to_thread(self._acceptance.ran_well, accepted)
         except SecretUnusable as error:
             logger.error(
                 "version %s is forgotten at a restart: %s", accepted.manifest.version, error
             )
+
+    async def _fetch(self, accepted: Accepted) -> bytes | None:
+        """The bytes of a version; None: meanwhile another is wanted."""
+        content = accepted.variant.content
+        if not await asyncio.to_thread(self._library.is_here, content):
+            self._say(accepted, "missing", f"{content.size_bytes:,} bytes are fetched from others")
+        fetching = asyncio.ensure_future(self._library.read(content))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait({fetching, changed}, return_when=asyncio.FIRST_COMPLETED)
+            return fetching.result() if fetching.done() else None
+        finally:
+            for task in (fetching, changed):
+                task.cancel()
+            await asyncio.gather(fetching, changed, return_exceptions=True)
 
     def _refuse(self, error: ManifestRefused) -> None:
         self.refused[error.reason] += 1

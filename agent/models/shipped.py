@@ -5,6 +5,7 @@ By default it is the folder that ships with flockmq. It is read again when somet
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from agent.models.manifest import Kind
 
 __all__ = ["ModelFiles"]
+
+logger = logging.getLogger(__name__)
 
 
 class ModelFiles:
@@ -59,15 +62,22 @@ class ModelFiles:
                 return package
         raise ModelMissing(f"no version {version} of {name} in {self._directory}")
 
+    def holds(self, sha256: str) -> bool:
+        """Whether the bytes of a model are here."""
+        if sha256 not in self._contents:
+            try:
+                self._contents = self._look()  # somebody may have put it there meanwhile
+            except ModelMissing as error:
+                logger.warning("packages are passed over: %s", error)
+        return sha256 in self._contents
+
     def read(self, sha256: str) -> bytes:
         """The bytes of a model, checked.
 
         Raises:
             ModelMissing: They are not on this device.
         """
-        if sha256 not in self._contents:
-            self._contents = self._look()  # somebody may have put it there meanwhile
-        if sha256 not in self._contents:
+        if not self.holds(sha256):
             raise ModelMissing(f"no model with digest {sha256[:12]} in {self._directory}")
         package, kind = self._contents[sha256]
         return package.read(kind)

@@ -1,0 +1,116 @@
+"""Devices that follow a version: one has its files, the other fetches them, and both begin with it after a restart."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from agent.config import BrokerConfig, Config, ModelConfig, NeighbourConfig
+from agent.device import Device
+from agent.models.content import content_of
+from agent.models.manifest import Rollout, Variant, encode_manifest, publishable
+from agent.models.package import write_package
+from agent.models.packing import Described, pack
+from broker.model_envelope import write_envelope
+from tests.node.fleet import until
+
+DATA = Path(__file__).parents[1] / "data" / "models"
+SITE = "town"
+
+
+def package(directory, version, file):
+    described = Described("occupancy", version, "a test", Rollout(), 0.0, 1.0, 1, None)
+    draft, contents = pack(described, [(file, (DATA / file).read_bytes())])
+    write_package(directory / f"occupancy-{version}", draft, contents)
+    return draft
+
+
+def unsigned(draft, counter, life_ms=60_000):
+    now_ms = time.time_ns() // 1_000_000
+    made = {"counter": counter, "made_ms": now_ms - 1_000, "expires_ms": now_ms + life_ms}
+    return write_envelope(encode_manifest(publishable(draft, site=SITE, **made)))
+
+
+def device(tmp_path, name, neighbours=(), *, models=None, unsigned=True):
+    return Device(
+        Config(
+            device=name,
+            site=SITE,
+            state=str(tmp_path / name),
+            broker=BrokerConfig(port=0),
+            neighbour=neighbours,
+            model=ModelConfig(
+                name="occupancy",
+                directory=models and str(models),
+                options={"junction": "j-1-1"},
+                unsigned=unsigned,
+            ),
+        )
+    )
+
+
+def state(device):
+    return device.report()["models"].get("occupancy", {})
+
+
+def running(device, version):
+    return lambda: state(device).get("version") == version and state(device)["state"] == "active"
+
+
+def test_who_lacks_a_version_fetches_it_and_a_refused_one_changes_nothing(tmp_path):
+    models = tmp_path / "models"
+    drafts = [package(models, "1", "dense.tflite"), package(models, "2", "dense_other.tflite")]
+    lost = (Variant(kind="tflite", content=content_of(b"nobody has this")),)
+
+    async def story():
+        a = device(tmp_path, "a", models=models)
+        await a.start()
+        there = (NeighbourConfig(name="a", host="127.0.0.1", port=a.node.port),)
+        b = device(tmp_path, "b", there)
+        await b.start()
+        for counter, draft in ((5, drafts[0]), (6, drafts[1])):
+            await a.publish_model(unsigned(draft, counter))
+            for each in (a, b):
+                await until(running(each, draft.version), f"version {draft.version}")
+        assert list((tmp_path / "b" / "models").glob("*.part")) == []
+
+        await a.publish_model(unsigned(drafts[0], 7, life_ms=-500))
+        for each in (a, b):
+            await until(lambda each=each: state(each)["state"] == "refused", "a refusal")
+            assert state(each)["refused"] == {"expired": 1}
+            assert state(each)["version"] == "2"
+
+        # What nobody has is waited for, and given up for what there is.
+        await a.publish_model(unsigned(msgspec.structs.replace(drafts[0], variants=lost), 8))
+        await until(lambda: state(b)["state"] == "missing", "what nobody has")
+        assert state(b)["version"] == "2"
+        await a.publish_model(unsigned(drafts[0], 9))
+        for each in (a, b):
+            await until(running(each, "1"), "version 1")
+        await b.stop()
+        await a.stop()
+
+        alone = device(tmp_path, "b")
+        await alone.start()
+        await until(running(alone, "1"), "the last good version, alone")
+        await alone.stop()
+
+    asyncio.run(story())
+
+
+def test_without_identities_nothing_is_taken_unless_the_device_was_told_to(tmp_path):
+    models = tmp_path / "models"
+    draft = package(models, "1", "dense.tflite")
+
+    async def story():
+        a = device(tmp_path, "a", models=models, unsigned=False)
+        await a.start()
+        await a.publish_model(unsigned(draft, 1))
+        await until(lambda: state(a), "a refusal")
+        assert state(a)["refused"] == {"unsigned": 1}
+        assert "unsigned = true in [model]" in state(a)["last_refused"]
+        assert state(a)["version"] is None
+        await a.stop()
+
+    asyncio.run(story())
