@@ -253,6 +253,11 @@ class FleetSeals:
         """Whether a retained value may be its origin's."""
         return self._permissions.may_say(origin, topic, payload, rank)
 
+    @property
+    def grounds(self) -> object:
+        """What verdicts rest on besides a message: who is revoked."""
+        return self._revoked()
+
     def proves(self, lane: int) -> bool:
         """Whether tags of a lane are believed only where nobody but the origin can make them."""
         return lane < CONTROL_LANES or self._strength is Strength.SIGNED

@@ -69,12 +69,13 @@ _NORMAL: Final = 2
 class Reconciler:
     """Decides when to reconcile, and answers."""
 
-    __slots__ = ("_guard", "_intake", "_state")
+    __slots__ = ("_grounds", "_guard", "_intake", "_state")
 
     def __init__(self, state: State, intake: Intake, guard: Guard) -> None:
         self._guard = guard
         self._state = state
         self._intake = intake
+        self._grounds = state.seals.grounds if state.seals is not None else None
 
     # When.
 
@@ -112,7 +113,11 @@ class Reconciler:
         return False
 
     def due(self, now_ns: int) -> None:
-        """Tell neighbours that lead how the map stands now, where it differed."""
+        """Drop what counts no more; tell neighbours that lead how the map stands now, where it differed."""
+        seals = self._state.seals
+        if seals is not None and seals.grounds is not self._grounds:
+            self._grounds = seals.grounds
+            self._judge_again()
         for peer in self._state.peers.values():
             exchange = peer.exchange
             if exchange.recheck_ns is None or now_ns < exchange.recheck_ns:
@@ -120,6 +125,12 @@ class Reconciler:
             exchange.recheck_ns = None
             exchange.recheck_later(now_ns)
             peer.digest_due = True
+
+    def _judge_again(self) -> None:
+        """Whoever had signed a value may have been revoked since: then it stands in nobody's way."""
+        for topic, entry in list(self._state.retained.items()):
+            if not self._guard.may_say(entry.origin, topic, entry.payload, entry.rank):
+                self._drop(topic, entry)
 
     # What.
 

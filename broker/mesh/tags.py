@@ -78,6 +78,11 @@ class Seals(Protocol):
         """Whether a retained value may be its origin's. The same on every device, too."""
         ...
 
+    @property
+    def grounds(self) -> object:
+        """What verdicts rest on besides a message: another object once they may differ."""
+        ...
+
     def proves(self, lane: int) -> bool:
         """Whether tags of a lane are believed only where nobody but the origin can make them."""
         ...

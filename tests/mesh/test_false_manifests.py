@@ -35,6 +35,10 @@ def publish(it, name, payload, **changes):
     it.network.run(5_000)
 
 
+def heard(it, name="b"):
+    return [(topic, payload) for _, _, topic, payload, _ in it.network.devices[name].heard]
+
+
 def stands(it, name="b"):
     entry = it.mesh(name)._state.retained.get(TOPIC)
     return None if entry is None else entry.payload
@@ -85,3 +89,23 @@ def test_a_newcomer_believes_the_manifest_and_not_who_gives_it(dishonest, key):
     it.network.run(30_000)
     assert stands(it) is not None
     assert stands(it) == stands(it, "a")
+
+
+def test_what_a_revoked_operator_signed_gives_way_to_any_other(dishonest, key):
+    """Also at the greatest counter there is, and where a neighbour has not heard of it yet."""
+    it = dishonest
+    other = ModelKey(it.fleet.join("lab", Role.OPERATOR), WALL_MS + 1_000)
+    signed = key.sign(made(counter=COUNTER_MAX))
+    publish(it, "a", signed)
+    revoked = frozenset({it.made["b"].models.seal(TOPIC, signed).serial})
+    for name in "rb":
+        it.made[name]._revoked = it.made[name].models._revoked = lambda: revoked
+        it.network.run(5_000)
+    assert stands(it, "a") == signed
+    assert stands(it, "r") is stands(it) is None
+    assert (TOPIC, b"") in heard(it)
+    publish(it, "b", other.sign(made(counter=4)))
+    assert stands(it, "r") == stands(it) != signed
+    it.made["a"]._revoked = it.made["a"].models._revoked = lambda: revoked
+    it.network.run(30_000)
+    assert stands(it, "a") == stands(it)
