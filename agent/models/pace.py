@@ -39,9 +39,8 @@ class Pace:
         self._empty_ns = max(self._empty_ns, now_ns - PACE_CHUNKS_MAX * self._chunk_ns)
         return (now_ns - self._empty_ns) // self._chunk_ns
 
-    def take(self, chunks: int) -> None:
+    def take(self, chunks: int, now_ns: int) -> None:
         """So many were asked for."""
-        if not chunks:
-            return
         self._empty_ns += chunks * self._chunk_ns
-        self.next_ns = self._empty_ns + BURST_CHUNKS * self._chunk_ns
+        if now_ns - self._empty_ns < self._chunk_ns:
+            self.next_ns = self._empty_ns + BURST_CHUNKS * self._chunk_ns

@@ -222,7 +222,6 @@ class Puller:
         if self.whole:
             return []
         self._expire(now_ns)
-        self._paced = not self._pace.chunks(now_ns)
         ready = [
             (source.cost_ns(self._everything, now_ns), source.due_ns, peer)
             for peer, source in self._sources.items()
@@ -235,11 +234,12 @@ class Puller:
             if want or now_ns >= source.due_ns:
                 source.asking = True
                 source.due_ns = now_ns + REASK_NS
-                self._pace.take(len(want))
+                self._pace.take(len(want), now_ns)
                 company = len(source.under_way) + len(want)
                 source.under_way.update(dict.fromkeys(want, (now_ns, company)))
                 self.spoke(peer, now_ns)
                 asks.append(Ask(peer, want))
+        self._paced = not self._pace.chunks(now_ns)
         return asks
 
     def notes(self, now_ns: int) -> list[str]:
