@@ -77,7 +77,7 @@ ATTACKS: Final = (
     Attack("names", _WAITING_MB, ("clients: malformed",)),
     Attack("never reads", _QUEUES_MB, ("clients: shed",)),
     Attack("impersonation", _LOG_MB, ("mesh: messages_refused",), device="impersonation"),
-    Attack("model version", _LOG_MB, (), device="model version", believed=("a model version",)),
+    Attack("model version", _LOG_MB, ("mesh: messages_refused",), device="model version"),
     Attack("future clock", _LOG_MB, (), device="future clock"),
     Attack("relay, mac", _LOG_MB, ("mesh: tags_refused",), device="relay", believed=("forged",)),
     Attack("relay, signed", _LOG_MB, ("mesh: tags_refused",), device="relay", tags="signed"),

@@ -11,6 +11,7 @@ any other does, and it goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -21,12 +22,12 @@ from bench.attackers.crowd import Pace
 from bench.role import Part
 from bench.systems.flockmq import Holder
 from bench.traffic import FORGED, SITE, updates
-from broker.errors import Refused
 from broker.mesh import frame
 from broker.mesh.bundle import Message, encode_body, lane_of
+from broker.mesh.events import MeshFull
 from broker.mesh.frame import NEVER, FrameInvalid
 from broker.mesh.tags import sealed
-from broker.topics import model_topic
+from broker.topics import model_topic, place
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:
@@ -97,11 +98,15 @@ class Device(Holder, Part):
         self._say(updates(next(self._numbers) * TURN, TURN, observer="e"))
 
     def _say(self, messages: list[tuple[str, bytes]]) -> None:
+        """Publish past the node, which refuses what nobody would believe."""
         for topic, payload in messages:
-            try:
-                self.node.publish_nowait(topic, payload)
-            except Refused:
-                return
+            qos, retained, _, priority, lifetime_ms, rank = place(topic, payload, 0, retained=False)
+            with contextlib.suppress(MeshFull):
+                self.node._mesh.publish(
+                    topic, payload, time.monotonic_ns(), qos=qos, retained=retained,
+                    priority=priority, lifetime_ms=lifetime_ms, rank=rank,
+                )  # fmt: skip
+        self.node._turn.request()
 
     # As a relay.
 
