@@ -30,6 +30,12 @@ IdentityFolder = Annotated[
         "--identity", help="Folder of who you are to the fleet; an operator's to publish."
     ),
 ]
+UserName = Annotated[
+    str | None, typer.Option("--user", help="Who you are to the device; the password is asked for.")
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="File with the password; mode 0600.")
+]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 PackageName = Annotated[
     str, typer.Argument(metavar="PACKAGE", help="A folder by `pack`, or what ships: forecaster-1.")
@@ -82,12 +88,16 @@ def verify(
     ] = None,
     port: Port = None,
     identity: IdentityFolder = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
 ) -> None:
     """Check digests and sample of a version, and the signature of what the fleet was told."""
     from agent.commands import model
 
     asked = host is not None or port is not None
-    model.verify(package, _at(host or LOOPBACK, port, identity) if asked else None)
+    model.verify(
+        package, _at(host or LOOPBACK, port, identity, user, password_file) if asked else None
+    )
 
 
 @model_app.command()
@@ -96,6 +106,8 @@ def publish(
     host: Host = LOOPBACK,
     port: Port = None,
     identity: IdentityFolder = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
     days: Days = 365,
     counter: Annotated[
         int | None, typer.Option(min=1, help="By default one more than the fleet's.")
@@ -107,7 +119,9 @@ def publish(
     """Have the fleet run a version."""
     from agent.commands import model
 
-    model.publish(package, _at(host, port, identity), days, counter=counter, first=first)
+    model.publish(
+        package, _at(host, port, identity, user, password_file), days, counter=counter, first=first
+    )
 
 
 @model_app.command()
@@ -117,20 +131,28 @@ def rollback(
     host: Host = LOOPBACK,
     port: Port = None,
     identity: IdentityFolder = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
     days: Days = 365,
 ) -> None:
     """Have the fleet run an earlier version again."""
     from agent.commands import model
 
-    model.rollback(name, to, _at(host, port, identity), days)
+    model.rollback(name, to, _at(host, port, identity, user, password_file), days)
 
 
 @model_app.command("list")
-def list_models(host: Host = LOOPBACK, port: Port = None, identity: IdentityFolder = None) -> None:
+def list_models(
+    host: Host = LOOPBACK,
+    port: Port = None,
+    identity: IdentityFolder = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
+) -> None:
     """Show which versions the fleet is to run, and who says so."""
     from agent.commands import model
 
-    model.list_models(_at(host, port, identity))
+    model.list_models(_at(host, port, identity, user, password_file))
 
 
 @model_app.command()
@@ -139,11 +161,13 @@ def status(
     host: Host = LOOPBACK,
     port: Port = None,
     identity: IdentityFolder = None,
+    user: UserName = None,
+    password_file: PasswordFile = None,
 ) -> None:
     """Show what each device runs, and why not."""
     from agent.commands import model
 
-    model.status(_at(host, port, identity), name)
+    model.status(_at(host, port, identity, user, password_file), name)
 
 
 @model_app.command()
@@ -159,7 +183,15 @@ def key(
     model.key(identity, rotate=rotate)
 
 
-def _at(host: str, port: int | None, identity: Path | None) -> At:
+def _at(
+    host: str,
+    port: int | None,
+    identity: Path | None,
+    user: str | None,
+    password_file: Path | None,
+) -> At:
     from agent.commands.model_fleet import At
+    from agent.commands.password import login
 
-    return At(host, port or (1883 if identity is None else 8883), identity)
+    port = port or (1883 if identity is None else 8883)
+    return At(host, port, identity, login(user, password_file))

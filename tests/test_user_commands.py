@@ -153,6 +153,8 @@ def test_a_device_goes_by_its_users_as_they_are_at_the_moment(call, tmp_path):
         shown = status("--user", "anna", input=f"{PASSWORD}\n")
         assert "users: 1 may come by a password" in shown.stdout, shown.stderr
         watching = ("watch", "local/#", "-p", port, "-C", "1", "--user", "anna")
+        told = flockmq("model", "list", "-p", port, "--user", "anna", "--password-file", str(key))
+        assert told.stdout.startswith("no models"), told.stderr
         with running(*watching, "--password-file", str(key)) as watch:
             out, _ = watch.communicate(timeout=DEADLINE_S)
         assert "local/flockmq/" in out

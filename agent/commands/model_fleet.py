@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from agent.commands.client import Login
+
 __all__ = ["At", "Told", "ask", "say"]
 
 WAIT_S: Final = 5.0
@@ -31,6 +33,7 @@ class At(NamedTuple):
     host: str
     port: int
     identity: Path | None
+    login: Login | None = None
 
     def __str__(self) -> str:
         """For messages."""
@@ -56,7 +59,7 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
         NoDevice: No device answers.
     """
     values: dict[str, bytes] = {}
-    async with connect(at.host, at.port, secured_by(at.identity)) as client:
+    async with connect(at.host, at.port, secured_by(at.identity), at.login) as client:
         for topic_filter in filters:
             await client.subscribe(topic_filter, qos=1)
         await client.subscribe(STATUS_TOPIC, qos=1)
@@ -82,7 +85,7 @@ async def say(at: At, topic: str, payload: bytes) -> None:
     Raises:
         NoDevice: It has not taken it.
     """
-    async with connect(at.host, at.port, secured_by(at.identity)) as client:
+    async with connect(at.host, at.port, secured_by(at.identity), at.login) as client:
         await client.subscribe(topic, qos=1)
         await client.publish(topic, payload, qos=1, retain=True)
         try:

@@ -98,6 +98,7 @@ def test_a_version_that_is_not_what_it_says_does_not_verify(here, call):
         (("rollback", "x", "-p", "1"), "a rollback needs --identity"),
         (("list", "-p", "1"), "no MQTT broker answers"),
         (("status", "-p", "1"), "no MQTT broker answers"),
+        (("status", "-p", "1", "--password-file", "x"), "say whose with --user"),
         (("key", "--identity", "nowhere"), "nowhere is no identity of an operator"),
     ],
 )  # fmt: skip
