@@ -5,7 +5,7 @@ says; a deletion is signed by nobody. So no other device's word can displace a m
 high the counter that it claims. Revoked is revoked: what an operator signed before that counts no more, either.
 
 Assumes the authority's certificate. On failure: `SealBroken`. Verdicts are remembered, since the same manifest comes
-from each neighbour: a look costs 0.3 ms.
+from each neighbour: a look costs 0.24 ms with one key in the row, 0.74 ms with eight.
 """
 
 from __future__ import annotations
