@@ -272,6 +272,8 @@ class Mesh:
         try:
             for kind, body in frame.decode_frame(data):
                 self._record(link, kind, body, now_ns)
+                if state.peers[peer].closing:  # the rest may be as dear to check
+                    return
         except FrameInvalid as error:
             state.blame(link, str(error), now_ns)
 
