@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.config import resolve
 from agent.forecast import Judge
 from agent.infer.backend import InferenceError
-from agent.infer.client import InferenceClient
+from agent.infer.edgetpu import EdgeTpu
 from agent.infer.limits import Limits
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
+from agent.infer.standby import StandbyClient
 from agent.messages import Inference, ModelStatus
 from agent.models.follower import ModelFollower
 from agent.models.library import Library
@@ -68,7 +69,12 @@ class Forecasting:
         self._observer = observer
         self._models = ModelFiles(config.directory)
         self._features: Features = resolve(config.features)(device, config.options)
-        self._client = InferenceClient(Limits(), num_threads=config.threads)
+        self._client = StandbyClient(
+            Limits(),
+            num_threads=config.threads,
+            edge_tpu=_edge_tpu(config),
+            always=config.edge_tpu != "auto",
+        )
         self._loop: InferenceLoop[Observation] = InferenceLoop(
             self._client, self._fill, self._decided
         )
@@ -136,6 +142,7 @@ class Forecasting:
     def report(self) -> dict[str, Any]:
         """Model, runtime and worker at this moment."""
         client, loop = self._client.statistics(), self._loop.statistics()
+        in_use = self._client.in_use
         models: dict[str, Any] = {}
         follower = self._follower
         if follower is not None and (follower.status is not None or follower.refused):
@@ -151,7 +158,8 @@ class Forecasting:
         return {
             "models": models,
             "forecast": list(self._forecast) or None,
-            "runtime": client.runtime,
+            "runtime": in_use.runtime if in_use is not None else client.runtime,
+            "edge_tpu": self._client.reason,
             "worker": {
                 "pid": client.worker_pid,
                 "inferences": client.inferences,
@@ -215,3 +223,9 @@ class Forecasting:
         self._publisher.say(topic, status)
         if status.state == "active" and self._observer is not None:
             self._observer.model_active(status.name, status.version, status.sha256)
+
+
+def _edge_tpu(config: ModelConfig) -> EdgeTpu | None:
+    if config.edge_tpu == "off":
+        return None
+    return EdgeTpu(config.edge_tpu_library, "" if config.edge_tpu == "auto" else config.edge_tpu)

@@ -108,6 +108,7 @@ def device_report(statistics: NodeStatistics, world: World, uptime_s: float) -> 
         "models": {},
         "forecast": None,
         "runtime": None,
+        "edge_tpu": None,
         "worker": {},
     }
 

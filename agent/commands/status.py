@@ -269,6 +269,8 @@ def _render_agent(report: Report, console: Console) -> None:
             f"inference: {_text(report.runtime)}, {worker.inferences} done, {worker.failed} failed, "
             f"{worker.workers_lost} workers lost"
         )
+        if report.edge_tpu:
+            console.print(f"no Edge TPU in use: {_text(report.edge_tpu)}")
     for name, count in report.invalid.items():
         console.print(f"[yellow]invalid {_text(name)} payloads: {count}[/yellow]")
     if report.last_invalid:

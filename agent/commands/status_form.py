@@ -136,6 +136,7 @@ class Report(msgspec.Struct, frozen=True):
     obstacles: int = 0
     models: dict[str, ModelState] = {}
     runtime: str | None = None
+    edge_tpu: str | None = None
     worker: Worker = Worker()
     counters: dict[str, int] = {}
     invalid: dict[str, int] = {}

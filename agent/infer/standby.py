@@ -151,6 +151,12 @@ class StandbyClient:
         return self._tpu.statistics() if self._tpu is not None else None
 
     @property
+    def wants_compiled(self) -> bool:
+        """Whether a version's file for the Edge TPU is of use here."""
+        wanted = self._always or self._tpu is not None or plugged_in() != ""
+        return self._edge_tpu is not None and wanted
+
+    @property
     def in_use(self) -> ModelInfo | None:
         """What the next inference runs on."""
         tpu = self._usable_tpu()

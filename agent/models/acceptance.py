@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused"]
 
-KINDS: Final[tuple[Kind, ...]] = ("tflite",)
+KINDS: Final[tuple[Kind, ...]] = ("tflite", "onnx")
 """Variants that the worker runs, what is preferred first."""
 UNSIGNED_ADVICE: Final = (
     "this fleet has no identities, so nobody can sign; give it some (docs/security.md), or write unsigned = true in "

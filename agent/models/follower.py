@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from agent.errors import ModelMissing
-from agent.infer.backend import InferenceError, ModelRejected
+from agent.infer.backend import InferenceError, Kind, ModelRejected
+from agent.infer.standby import ModelFile
 from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import ModelStatus
 from agent.models.acceptance import ManifestRefused
@@ -24,7 +25,7 @@ from broker.errors import SecretUnusable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.infer.client import InferenceClient
+    from agent.infer.standby import StandbyClient
     from agent.models.acceptance import Acceptance, Accepted
     from agent.models.library import Library
     from agent.models.manifest import Manifest
@@ -50,7 +51,7 @@ class ModelFollower:
 
     def __init__(
         self,
-        client: InferenceClient,
+        client: StandbyClient,
         library: Library,
         acceptance: Acceptance,
         tell: Callable[[ModelStatus], None],
@@ -96,10 +97,10 @@ class ModelFollower:
         content = accepted.variant.content
         if self.active is None or self.active.variant.content.sha256 != content.sha256:
             try:
-                data = await self._fetch(accepted)
-                if data is None:
+                files = await self._fetch(accepted)
+                if files is None:
                     return
-                await self._client.load(data, content.sha256)
+                await self._client.load(files)
             except ModelMissing as error:
                 self._say(accepted, "missing", str(error))
                 return
@@ -122,12 +123,12 @@ class ModelFollower:
                 "version %s is forgotten at a restart: %s", accepted.manifest.version, error
             )
 
-    async def _fetch(self, accepted: Accepted) -> bytes | None:
-        """The bytes of a version; None: meanwhile another is wanted."""
+    async def _fetch(self, accepted: Accepted) -> dict[Kind, ModelFile] | None:
+        """The files of a version; None: meanwhile another is wanted."""
         content = accepted.variant.content
         if not await asyncio.to_thread(self._library.is_here, content):
             self._say(accepted, "missing", f"{content.size_bytes:,} bytes are fetched from others")
-        fetching = asyncio.ensure_future(self._library.read(content))
+        fetching = asyncio.ensure_future(self._read(accepted))
         changed = asyncio.ensure_future(self._changed.wait())
         try:
             await asyncio.wait({fetching, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,6 +137,19 @@ class ModelFollower:
             for task in (fetching, changed):
                 task.cancel()
             await asyncio.gather(fetching, changed, return_exceptions=True)
+
+    async def _read(self, accepted: Accepted) -> dict[Kind, ModelFile]:
+        """The file for the processor and, where there is an Edge TPU, the one that was compiled for it."""
+        variants = [accepted.variant]
+        compiled = accepted.manifest.variant("edgetpu")
+        if compiled is not None and self._client.wants_compiled:
+            variants.append(compiled)
+        return {
+            Kind(variant.kind): ModelFile(
+                await self._library.read(variant.content), variant.content.sha256
+            )
+            for variant in variants
+        }
 
     def _refuse(self, error: ManifestRefused) -> None:
         self.refused[error.reason] += 1
