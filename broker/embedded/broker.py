@@ -99,7 +99,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         )
         self._exchange = Exchange(ingress, device, limits, secured=tls is not None)
         self._exchange.restore(sessions)
-        self._wires = Wires(limits, self._exchange.counters)
+        self._wires = Wires(limits, self._exchange.counters, self._exchange.slices)
         self._trust = tls.trust if tls is not None else None
         self._users = users.users if users is not None else None
         counters = self._exchange.counters

@@ -74,6 +74,7 @@ class Session:
         self.allowed = Allowed()  # who the client is
         self.writable: set[str] = set()  # topics that the client was found to be free to write
         self.dirty = False
+        self.forgotten = False  # it ended, and no message is its any more
         self.hasty = False  # whether the exchange has it among those to write before the flush
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from broker.embedded.limits import CONNECT_BYTES_MAX, LINK_SLICE_S, READ_BYTES, TURN_SLICE_S, Limits
+from broker.embedded.limits import CONNECT_BYTES_MAX, LINK_SLICE_S, READ_BYTES, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
 from broker.embedded.slices import Slices
@@ -35,13 +35,13 @@ _NAGLE_BYTES: Final = 4096
 
 
 class Wires:
-    """The connections of one broker, and what they share."""
+    """The connections of one broker, and what they share; `slices` are those of its clients."""
 
-    def __init__(self, limits: Limits, counters: Counters) -> None:
+    def __init__(self, limits: Limits, counters: Counters, slices: Slices) -> None:
         self.limits = limits
         self.counters = counters
         self.open: set[Wire] = set()
-        self.slices = Slices(TURN_SLICE_S)
+        self.slices = slices
         self.link_slices = Slices(LINK_SLICE_S)
         self._admissions = TokenBuckets(
             limits.connections_burst_per_address,
