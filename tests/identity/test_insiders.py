@@ -20,16 +20,19 @@ from rich.console import Console
 
 from agent.commands.status import render
 from agent.commands.status_form import Report
+from agent.models.manifest import encode_manifest
 from agent.report import node_report
 from broker.embedded import packets
 from broker.identity import Role
 from broker.link import Neighbour
+from broker.model_key import ModelKey
 from broker.node import Node
 from broker.store import Store
 from broker.strength import Strength
 from broker.trust import TlsAt
 from tests.identity.fleet import Fleet
 from tests.identity.test_tls import context
+from tests.models.manifests import manifest
 from tests.node.fleet import Listener, established, until
 
 BOTH = pytest.mark.parametrize("strength", list(Strength))
@@ -50,9 +53,11 @@ def status(state, by):
     return json.dumps({"state": state, "by": by, "incarnation": 1, "refutation": 0}).encode()
 
 
-def manifest(counter):
-    said = {"name": "occupancy", "version": f"v{counter}", "counter": counter}
-    return json.dumps(said | {"sha256": "0" * 64, "size_bytes": 1}).encode()
+def version(counter):
+    """A manifest that nobody has signed."""
+    now_ms = int(time.time() * 1000)
+    changes = {"made_ms": now_ms, "expires_ms": now_ms + 1_000_000}
+    return encode_manifest(manifest(name="occupancy", counter=counter, **changes))
 
 
 class Good:
@@ -224,31 +229,37 @@ def test_a_device_that_publishes_as_another_is_refused_by_its_neighbour_and_behi
 
 
 def test_a_model_version_is_the_operators(tmp_path):
-    """x - b - c; an operator at b. A program on x and the device x itself at c publish versions, too."""
+    """x - b - c; an operator at b. A program on x, the device x at c, and its other hands publish versions, too."""
 
     async def story():
         async with Scene(tmp_path, Strength.MAC) as scene:
             scene.fleet.join("desk", Role.OPERATOR)
+            key = ModelKey(scene.fleet.directory / "desk", int(time.time() * 1000))
+            signed = key.sign(version(2))
             b, c = await scene.good("b"), await scene.good("c")
             link(b, c)
             x = await scene.insider("x", b)
-            for who, device, counter in (("desk", b, 2), ("x", c, 3)):
+            for who, device, payload in (("desk", b, signed), ("x", c, version(3))):
                 tls = context(scene.fleet, who)
                 reader, writer = await asyncio.open_connection("127.0.0.1", device.port, ssl=tls)
                 writer.write(packets.encode_connect(f"client-{who}", 10))
                 assert (await reader.readexactly(4))[3] == 0
-                writer.write(packets.encode_publish(MODEL, manifest(counter), 1, packet_id=1))
+                writer.write(packets.encode_publish(MODEL, payload, 1, packet_id=1))
                 assert await reader.readexactly(4) == b"\x40\x02\x00\x01"
                 writer.close()
-            await x.publish(MODEL, manifest(4))
-            await x.publish("after", b"all of it")
-            await until(lambda: c.heard.payloads("after"), "what came after")
-            assert [m.payload for m in c.heard.heard if m.topic == MODEL] == [manifest(2)]
-            assert b.node.retained_value(MODEL) == c.node.retained_value(MODEL) == manifest(2)
+            await until(lambda: c.node.retained_value(MODEL) == signed, "the operator's version")
             assert c.node.statistics().broker.counters.last_forbidden == f"{MODEL} by device x"
-            # What is not promised while manifests are not signed, held here so that nobody believes otherwise.
-            await x.do("say", [(MODEL, manifest(5).decode())])
-            await until(lambda: c.node.retained_value(MODEL) == manifest(5), "its version")
+            await x.publish(MODEL, version(4))
+            altered = signed.replace(b'"', b"'", 1)
+            await x.do("say", [(MODEL, version(5).decode(), 5), (MODEL, altered.decode(), 6)])
+            await x.publish("after", b"all of it")
+            for device in (b, c):
+                await until(lambda d=device: d.heard.payloads("after"), "what came after")
+                await until(
+                    lambda d=device: d.mesh.refused_messages.get("x") == 2, "what it may not say"
+                )
+                assert [m.payload for m in device.heard.heard if m.topic == MODEL] == [signed]
+                assert device.node.retained_value(MODEL) == signed
 
     uvloop.run(story())
 
