@@ -20,7 +20,6 @@ from agent.config_errors import Explainer, one_line
 from agent.config_types import ID_PATTERN, FarPort, Id, Table
 from agent.errors import ConfigError
 from agent.foreign import BridgeConfig, CrossingConfig, HubConfig, foreign_problem
-from agent.infer.edgetpu import LIBRARY
 from broker.topology import FAR_MAX, NEAR_MAX, Kind
 
 __all__ = [
@@ -155,8 +154,8 @@ class ModelConfig(Table, frozen=True):
     """Of the runtime. More than cores less one makes everything slower."""
     edge_tpu: Annotated[str, Meta(pattern=r"^(auto|off|usb(:\d+)?|pci(:\d+)?|:\d+)\Z")] = "auto"
     """Coral Edge TPU: `auto` uses one that is plugged in, `off` none; else which, as libedgetpu names it."""
-    edge_tpu_library: str = LIBRARY
-    """Name or path of libedgetpu."""
+    edge_tpu_library: str = ""
+    """Path of libedgetpu; empty: wherever the linker finds it."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Handed to the factory."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.config import resolve
 from agent.forecast import Judge
 from agent.infer.backend import InferenceError
-from agent.infer.edgetpu import EdgeTpu
+from agent.infer.edgetpu import LIBRARY, EdgeTpu
 from agent.infer.limits import Limits
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
@@ -228,4 +228,5 @@ class Forecasting:
 def _edge_tpu(config: ModelConfig) -> EdgeTpu | None:
     if config.edge_tpu == "off":
         return None
-    return EdgeTpu(config.edge_tpu_library, "" if config.edge_tpu == "auto" else config.edge_tpu)
+    device = "" if config.edge_tpu == "auto" else config.edge_tpu
+    return EdgeTpu(config.edge_tpu_library or LIBRARY, device)

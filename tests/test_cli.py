@@ -348,3 +348,16 @@ def test_help_is_quick_to_import():
     )
     assert "amqtt" not in shown.stdout
     assert "numpy" not in shown.stdout
+
+
+def test_a_device_without_a_model_does_without_numpy():
+    """It is 12 MB, on every device of the fleet."""
+    script = "import sys, agent.commands.serve, agent.device; print('numpy' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    assert shown.stdout == "False\n"
