@@ -217,6 +217,9 @@ class StandbyClient:
             return
         self.reason = reason
         if reason:
-            logger.warning("inference is on the processor; Edge TPU: %s", reason)
+            # Most devices have none, and need not be told.
+            expected = self._always or self._tpu is not None
+            level = logging.WARNING if expected else logging.DEBUG
+            logger.log(level, "inference is on the processor; Edge TPU: %s", reason)
         else:
             logger.info("inference is on the Edge TPU")
