@@ -40,8 +40,7 @@ def find_runtime() -> Runtime:
     try:
         runtime = importlib.import_module("onnxruntime")
         runtime.SessionOptions()
-    # A mismatched binary wheel fails in any way, as TFLite's do.
-    except Exception as problem:  # noqa: BLE001
+    except Exception as problem:  # noqa: BLE001 - a mismatched binary wheel fails in any way, as TFLite's do
         raise RuntimeUnavailable(
             f"ONNX Runtime does not work here; onnxruntime: {type(problem).__name__}: {first_line(problem)}"
         ) from None

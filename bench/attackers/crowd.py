@@ -108,7 +108,7 @@ class Crowd:
         while (now_s := time.monotonic()) < ends_s:
             debt_s = self.pace.debt_s
             if debt_s > 0:
-                time.sleep(min(debt_s, ends_s - now_s))
+                time.sleep(min(debt_s, ends_s - now_s))  # in a process of its own
                 continue
             if self._alive < self._width:
                 self._alive += 1

@@ -126,7 +126,7 @@ class Device(Holder, Part):
                 pass
             receive(peer, data, now_ns)
 
-        mesh.receive = overhear  # type: ignore[method-assign]
+        mesh.receive = overhear  # type: ignore[method-assign]  # it listens before its own mesh does
 
     def _relay(self) -> None:
         """Say again, alter and forge in turn, each in a frame of its own."""

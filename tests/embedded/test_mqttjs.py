@@ -29,20 +29,27 @@ pytestmark = [
 ]
 
 
+async def said_by(program: str, port: int) -> object:
+    """Run a program of Node.js against a WebSocket listener; what it prints, read as JSON."""
+    process = await asyncio.create_subprocess_exec(
+        "node", HERE / program, f"ws://127.0.0.1:{port}", stdout=PIPE, stderr=PIPE
+    )
+    try:
+        out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, error.decode()
+    return json.loads(out)
+
+
 async def test_mqttjs_in_everything_that_a_browser_does() -> None:
     async with serving() as node:
-        process = await asyncio.create_subprocess_exec(
-            "node", HERE / "client.mjs", f"ws://127.0.0.1:{node.broker.websocket_port}",
-            stdout=PIPE, stderr=PIPE,
-        )  # fmt: skip
-        try:
-            out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, error.decode()
-        assert json.loads(out) == {"seen": [0, 0, 0, 0, 1, 1, 0, 1, 2], "refusal": 1}
+        assert await said_by("client.mjs", node.broker.websocket_port) == {
+            "seen": [0, 0, 0, 0, 1, 1, 0, 1, 2],
+            "refusal": 1,
+        }
 
 
 async def test_mqttjs_comes_by_name_and_password(tmp_path) -> None:
@@ -50,16 +57,9 @@ async def test_mqttjs_comes_by_name_and_password(tmp_path) -> None:
     stored = hash_password(b"correct horse")
     users = UsersAt(Users(written(tmp_path / "users", f"bob device {stored}")))
     async with running(users=users, websocket=True) as node:
-        process = await asyncio.create_subprocess_exec(
-            "node", HERE / "login.mjs", f"ws://127.0.0.1:{node.broker.websocket_port}",
-            stdout=PIPE, stderr=PIPE,
-        )  # fmt: skip
-        try:
-            out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert process.returncode == 0, error.decode()
-        assert json.loads(out) == {"nobody": 5, "wrong": 4, "right": 0}
+        assert await said_by("login.mjs", node.broker.websocket_port) == {
+            "nobody": 5,
+            "wrong": 4,
+            "right": 0,
+        }
         assert [topic for _, topic, *_ in node.published] == ["home/lamp"]
