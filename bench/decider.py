@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.forecast import make
 from agent.infer.client import InferenceClient
+from agent.infer.kinds import Kind
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.messages import Reading
 from agent.models.content import sha256_of
@@ -73,7 +74,7 @@ class Decider(Holder, Part):
         await super().close()
 
     async def _load(self) -> None:
-        model = ModelFiles().package("forecaster", "1").read("tflite")
+        model = ModelFiles().package("forecaster", "1").read(Kind.TFLITE)
         await self._client.load(model, sha256_of(model))
 
     def _deliver(self, batch: list[Delivered]) -> None:

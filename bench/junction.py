@@ -19,6 +19,7 @@ from agent.config import BrokerConfig, Config, ModelConfig, SensorConfig
 from agent.device import Device
 from agent.forecast import Judge, make
 from agent.infer.features import INPUT_SHAPE
+from agent.infer.kinds import Kind
 from agent.infer.tflite import find_runtime
 from agent.messages import Inference, Reading, decode, encode
 from agent.models.manifest import encode_manifest, publishable
@@ -203,7 +204,7 @@ class Centre(Part):
         """Start."""
         package = ModelFiles().package(MODEL, VERSION)
         self._version = package.draft.version
-        self._backend = find_runtime().load(package.read("tflite"), 1)
+        self._backend = find_runtime().load(package.read(Kind.TFLITE), 1)
         self._features = {junction: make(junction, {}) for junction in junctions}
         self._world = World(SITE, "centre")
         self._input: FloatArray = np.zeros(INPUT_SHAPE, dtype=np.float32)

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.config import load
 from agent.device import Device
+from agent.infer.kinds import Kind
 from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest, publishable
 from agent.models.package import read_package, write_package
@@ -90,10 +91,10 @@ def test_a_model_that_does_not_load_leaves_the_one_before_it(tmp_path):
     pack(tmp_path)
     draft = read_package(tmp_path / "models" / "occupancy-1").draft
     broken = MODEL.read_bytes()[:-40]
-    variants = (Variant(kind="tflite", content=content_of(broken)),)
+    variants = (Variant(kind=Kind.TFLITE, content=content_of(broken)),)
     worse = msgspec.structs.replace(draft, version="2", variants=variants)
-    write_package(tmp_path / "models" / "occupancy-2", worse, {"tflite": broken})
-    variants = (Variant(kind="tflite", content=content_of(b"nowhere")),)
+    write_package(tmp_path / "models" / "occupancy-2", worse, {Kind.TFLITE: broken})
+    variants = (Variant(kind=Kind.TFLITE, content=content_of(b"nowhere")),)
     missing = msgspec.structs.replace(draft, version="3", variants=variants)
     states = []
 

@@ -17,6 +17,7 @@ from agent.infer.features import (
     Reading,
     forecast_persistence,
 )
+from agent.infer.kinds import Kind
 from agent.infer.tflite import find_runtime
 from agent.models.package import Package
 from agent.models.packing import difference
@@ -60,7 +61,7 @@ def replay(model: bytes | None, *, with_neighbours: bool) -> float:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.draft.version)
 def test_package_is_true(package: Package) -> None:
-    model = package.read("tflite")
+    model = package.read(Kind.TFLITE)
     backend = find_runtime().load(model, 1)
     assert len(model) <= SIZE_BYTES_MAX
     (taken,), (given,) = package.draft.inputs, package.draft.outputs
@@ -74,12 +75,12 @@ def test_two_versions_that_differ_ship() -> None:
     assert [package.draft.version for package in PACKAGES] == ["1", "2"]
     assert {package.draft.name for package in PACKAGES} == {"forecaster"}
     first, second = PACKAGES
-    other = find_runtime().load(second.read("tflite"), 1)
+    other = find_runtime().load(second.read(Kind.TFLITE), 1)
     assert difference(first.draft, other) > first.draft.sample.tolerance
 
 
 def test_neighbours_and_the_newer_version_forecast_better() -> None:
-    first, second = (package.read("tflite") for package in PACKAGES)
+    first, second = (package.read(Kind.TFLITE) for package in PACKAGES)
     with_neighbours = replay(second, with_neighbours=True)
     assert with_neighbours < 0.8 * replay(first, with_neighbours=True)
     assert with_neighbours < 0.8 * replay(second, with_neighbours=False)

@@ -23,6 +23,7 @@ from agent.commands import model_history
 from agent.commands.model_fleet import At, Told, ask, say
 from agent.commands.text import printable
 from agent.errors import ModelMissing, ModelUnusable
+from agent.infer.kinds import Kind
 from agent.messages import ModelStatus, PayloadInvalid, decode
 from agent.models.manifest import (
     Draft,
@@ -73,7 +74,7 @@ def pack(files: Sequence[Path], described: Described, out: Path) -> None:
     draft, contents = pack_files(described, [(path.name, _read(path)) for path in files])
     write_package(out, draft, contents)
     for variant in draft.variants:
-        tried = "" if variant.kind == "tflite" else ", not tried here"
+        tried = "" if variant.kind is Kind.TFLITE else ", not tried here"
         _say(
             f"{variant.kind}: {variant.content.size_bytes:,} bytes, {variant.content.count} chunks{tried}"
         )
@@ -98,7 +99,7 @@ def verify(package: str, at: At | None) -> None:
     found = _package(package)
     for kind, path in found.paths.items():
         data = found.read(kind)
-        if kind == "tflite":
+        if kind is Kind.TFLITE:
             distance = difference(found.draft, load(data, path.name))
             tolerance = found.draft.sample.tolerance
             if not distance <= tolerance:

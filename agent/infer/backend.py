@@ -13,7 +13,6 @@ This module is imported by both sides, so it imports nothing heavy but numpy.
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +26,6 @@ __all__ = [
     "FloatArray",
     "InferenceError",
     "InvokeFailed",
-    "Kind",
     "ModelRejected",
     "Runtime",
     "RuntimeUnavailable",
@@ -65,17 +63,6 @@ class InvokeFailed(InferenceError):
 
 class RuntimeUnavailable(InferenceError):
     """No runtime could be imported and used; `reason` lists what was tried."""
-
-
-class Kind(StrEnum):
-    """What a model file was made for."""
-
-    TFLITE = "tflite"
-    """The processor, by LiteRT or tflite-runtime."""
-    EDGETPU = "edgetpu"
-    """A TFLite file compiled for a Coral Edge TPU."""
-    ONNX = "onnx"
-    """The processor, by ONNX Runtime."""
 
 
 class TensorInfo(NamedTuple):

@@ -26,9 +26,9 @@ from agent.infer import wire
 from agent.infer.backend import (
     InferenceError,
     InvokeFailed,
-    Kind,
     ModelRejected,
 )
+from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
 from agent.infer.process import ANY_EDGE_TPU, PROCESSOR, WorkerLost, WorkerProcess
 from agent.infer.records import (

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.infer import wire
-from agent.infer.backend import InferenceError, Kind, RuntimeUnavailable
+from agent.infer.backend import InferenceError, RuntimeUnavailable
 from agent.infer.edgetpu import EdgeTpu
+from agent.infer.kinds import Kind
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:

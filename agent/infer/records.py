@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.infer.backend import FloatArray, InferenceError, Kind, TensorInfo
+from agent.infer.backend import FloatArray, InferenceError, TensorInfo
+from agent.infer.kinds import Kind
 
 __all__ = ["Busy", "ClientStatistics", "Inference", "InputRefused", "ModelInfo", "NoModel"]
 

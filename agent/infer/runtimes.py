@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from agent.infer.backend import Kind
+from agent.infer.kinds import Kind
 
 if TYPE_CHECKING:
     from agent.infer.backend import Runtime

@@ -17,9 +17,10 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
-from agent.infer.backend import InferenceError, InvokeFailed, Kind, ModelRejected
+from agent.infer.backend import InferenceError, InvokeFailed, ModelRejected
 from agent.infer.client import InferenceClient
 from agent.infer.edgetpu import plugged_in
+from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
 from agent.infer.process import WorkerLost
 from agent.infer.records import Busy, NoModel

@@ -33,12 +33,12 @@ from agent.infer.backend import (
     FloatArray,
     InferenceError,
     InvokeFailed,
-    Kind,
     ModelRejected,
     Runtime,
     RuntimeUnavailable,
 )
 from agent.infer.edgetpu import EdgeTpu
+from agent.infer.kinds import Kind
 from agent.infer.runtimes import find_runtime
 from agent.infer.wire import Message, Verb
 

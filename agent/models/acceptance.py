@@ -17,7 +17,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent.models.manifest import Kind, Manifest, ManifestInvalid, Variant, read_manifest
+from agent.infer.kinds import Kind
+from agent.models.manifest import Manifest, ManifestInvalid, Variant, read_manifest
 from agent.models.memory import Floor, KeySeen
 from broker.errors import SecretUnusable
 from broker.model_envelope import SealBroken, manifest_in, read_envelope
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused"]
 
-KINDS: Final[tuple[Kind, ...]] = ("tflite", "onnx")
+KINDS: Final[tuple[Kind, ...]] = (Kind.TFLITE, Kind.ONNX)
 """Variants that the worker runs, what is preferred first."""
 UNSIGNED_ADVICE: Final = (
     "this fleet has no identities, so nobody can sign; give it some (docs/security.md), or write unsigned = true in "

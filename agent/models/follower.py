@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from agent.errors import ModelMissing
-from agent.infer.backend import InferenceError, Kind, ModelRejected
+from agent.infer.backend import InferenceError, ModelRejected
+from agent.infer.kinds import Kind
 from agent.infer.standby import ModelFile
 from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import ModelStatus
@@ -141,11 +142,11 @@ class ModelFollower:
     async def _read(self, accepted: Accepted) -> dict[Kind, ModelFile]:
         """The file for the processor and, where there is an Edge TPU, the one that was compiled for it."""
         variants = [accepted.variant]
-        compiled = accepted.manifest.variant("edgetpu")
+        compiled = accepted.manifest.variant(Kind.EDGETPU)
         if compiled is not None and self._client.wants_compiled:
             variants.append(compiled)
         return {
-            Kind(variant.kind): ModelFile(
+            variant.kind: ModelFile(
                 await self._library.read(variant.content), variant.content.sha256
             )
             for variant in variants

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from agent.infer.kinds import Kind
 from agent.limits import AT_MS_MAX
 from agent.messages import Id, Sha256, Version
 from agent.models.content import Content
@@ -28,7 +29,6 @@ __all__ = [
     "MANIFEST_BYTES_MAX",
     "Delta",
     "Draft",
-    "Kind",
     "Manifest",
     "ManifestInvalid",
     "Rollout",
@@ -54,7 +54,6 @@ EXPIRY_DAYS_MAX: Final = 400
 expired can still make somebody believe a manifest."""
 _DAY_MS: Final = 86_400_000
 
-Kind: TypeAlias = Literal["tflite", "edgetpu", "onnx"]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Value: TypeAlias = Annotated[float, Meta(ge=-1e30, le=1e30)]
 AtMs: TypeAlias = Annotated[int, Meta(ge=0, le=AT_MS_MAX)]

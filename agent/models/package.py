@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta
 
 from agent.errors import ModelMissing
+from agent.infer.kinds import Kind
 from agent.models.content import sha256_of
-from agent.models.manifest import MANIFEST_BYTES_MAX, Draft, Kind
+from agent.models.manifest import MANIFEST_BYTES_MAX, Draft
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,9 +90,9 @@ def write_package(directory: Path, draft: Draft, contents: dict[Kind, bytes]) ->
         ModelMissing: It cannot be written.
     """
     suffixes: dict[Kind, str] = {
-        "tflite": ".tflite",
-        "edgetpu": "_edgetpu.tflite",
-        "onnx": ".onnx",
+        Kind.TFLITE: ".tflite",
+        Kind.EDGETPU: "_edgetpu.tflite",
+        Kind.ONNX: ".onnx",
     }
     files = {kind: f"{draft.name}{suffixes[kind]}" for kind in contents}
     listed = msgspec.json.encode(_Listed(files, draft))

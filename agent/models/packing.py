@@ -15,6 +15,7 @@ import numpy as np
 
 from agent.errors import ModelUnusable
 from agent.infer.backend import InferenceError
+from agent.infer.kinds import Kind
 from agent.infer.tflite import FILE_IDENTIFIER, FILE_IDENTIFIER_AT, find_runtime
 from agent.models.content import content_of
 from agent.models.manifest import EXPECTED_MAX, Draft, Rollout, Sample, Tensor, Variant
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent.infer.backend import Backend, FloatArray, TensorInfo
-    from agent.models.manifest import Kind
 
 __all__ = ["Described", "difference", "kind_of", "load", "pack"]
 
@@ -51,8 +51,8 @@ class Described(NamedTuple):
 def kind_of(data: bytes) -> Kind:
     """What a model's file is, by its bytes."""
     if data[FILE_IDENTIFIER_AT] != FILE_IDENTIFIER:
-        return "onnx"
-    return "edgetpu" if EDGETPU_OPERATOR in data else "tflite"
+        return Kind.ONNX
+    return Kind.EDGETPU if EDGETPU_OPERATOR in data else Kind.TFLITE
 
 
 def load(data: bytes, what: str) -> Backend:
@@ -89,12 +89,12 @@ def pack(
                 f"{name} and {files[kind][0]} are both {kind}; a version has one file of a kind"
             )
         files[kind] = (name, data)
-    if "tflite" not in files:
+    if Kind.TFLITE not in files:
         raise ModelUnusable(
             "there is no TFLite file for the processor among them; every version needs one, to fall back to and to try "
             "the sample on"
         )
-    name, data = files["tflite"]
+    name, data = files[Kind.TFLITE]
     backend = load(data, name)
     try:
         draft = Draft(

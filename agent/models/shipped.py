@@ -14,7 +14,7 @@ from agent.errors import ModelMissing
 from agent.models.package import PACKAGE_FILE, Package, read_package
 
 if TYPE_CHECKING:
-    from agent.models.manifest import Kind
+    from agent.infer.kinds import Kind
 
 __all__ = ["ModelFiles"]
 

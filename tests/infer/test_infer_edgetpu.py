@@ -10,9 +10,10 @@ import pytest
 import tiny_models
 
 from agent.infer import standby
-from agent.infer.backend import InvokeFailed, Kind, ModelRejected, RuntimeUnavailable
+from agent.infer.backend import InvokeFailed, ModelRejected, RuntimeUnavailable
 from agent.infer.client import InferenceClient
 from agent.infer.edgetpu import LIBRARY, EdgeTpu, plugged_in
+from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
 from agent.infer.process import WorkerLost
 from agent.infer.standby import ModelFile, StandbyClient

@@ -10,8 +10,9 @@ import tiny_onnx
 
 pytest.importorskip("onnxruntime")  # 32-bit Raspberry Pi OS has no wheel
 
-from agent.infer.backend import Kind, ModelRejected, RuntimeUnavailable, TensorInfo
+from agent.infer.backend import ModelRejected, RuntimeUnavailable, TensorInfo
 from agent.infer.client import InferenceClient
+from agent.infer.kinds import Kind
 from agent.infer.onnx import find_runtime
 from agent.infer.standby import ModelFile, StandbyClient
 

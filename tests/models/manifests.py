@@ -1,5 +1,6 @@
 """Manifests for tests: one that is right, and pieces to change."""
 
+from agent.infer.kinds import Kind
 from agent.models.content import content_of
 from agent.models.manifest import Manifest, Rollout, Sample, Tensor, Variant
 
@@ -19,7 +20,7 @@ def manifest(**changes):
         "task": "congestion 30 s ahead",
         "inputs": (Tensor(name="x", shape=(1, 4), dtype="int8", scale=0.5, zero_point=-3),),
         "outputs": (Tensor(name="y", shape=(1, 3), dtype="float32"),),
-        "variants": (Variant(kind="tflite", content=content_of(b"weights")),),
+        "variants": (Variant(kind=Kind.TFLITE, content=content_of(b"weights")),),
         "sample": Sample(low=0, high=1, seed=7, expected=(0.5, 1.5, -2.0), tolerance=0.1),
         "rollout": Rollout(canary_share=0.2, health_window_s=60, error_share_max=0.01),
     }

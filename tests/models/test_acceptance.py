@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from agent.infer.kinds import Kind
 from agent.models.acceptance import Acceptance, ManifestRefused
 from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest
@@ -42,7 +43,7 @@ def device(fleet, tmp_path):
             trust,
             memory,
             lambda: Moment(it.now_ms, synchronised=True),
-            ("edgetpu", "tflite"),
+            (Kind.EDGETPU, Kind.TFLITE),
             unsigned=unsigned,
         )
 
@@ -145,7 +146,7 @@ def test_after_a_restart_the_last_good_version_comes_first(device, key):
 
 
 def test_what_is_not_for_this_device_is_refused_and_raises_no_floor(device, key):
-    onnx = (Variant(kind="onnx", content=content_of(b"graph")),)
+    onnx = (Variant(kind=Kind.ONNX, content=content_of(b"graph")),)
     assert device.refusal(signed(key, counter=9, variants=onnx)) == "no variant"
     assert device.refusal(signed(key, counter=9, name="other")) == "another model's"
     assert device.refusal(signed(key, counter=9, site="city")) == "another model's"
@@ -154,13 +155,13 @@ def test_what_is_not_for_this_device_is_refused_and_raises_no_floor(device, key)
     assert device.refusal(write_envelope(encode_manifest(manifest()))) == "unsigned"
     assert device.refusal(signed(key, made_ms=T_MS - DAY_MS)) == "certificate expired"
     assert not device.path.exists()
-    assert device.take(signed(key, counter=1)).variant.kind == "tflite"
+    assert device.take(signed(key, counter=1)).variant.kind is Kind.TFLITE
 
 
 def test_the_preferred_variant_is_taken(device, key):
-    kinds = ("tflite", "edgetpu")
+    kinds = (Kind.TFLITE, Kind.EDGETPU)
     both = tuple(Variant(kind=kind, content=content_of(kind.encode())) for kind in kinds)
-    assert device.take(signed(key, variants=both)).variant.kind == "edgetpu"
+    assert device.take(signed(key, variants=both)).variant.kind is Kind.EDGETPU
 
 
 def test_without_identities_a_device_takes_anybodys_if_it_was_told_to(device):

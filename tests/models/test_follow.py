@@ -8,6 +8,7 @@ import msgspec
 
 from agent.config import BrokerConfig, Config, ModelConfig, NeighbourConfig
 from agent.device import Device
+from agent.infer.kinds import Kind
 from agent.models.content import content_of
 from agent.models.manifest import Rollout, Variant, encode_manifest, publishable
 from agent.models.package import write_package
@@ -61,7 +62,7 @@ def running(device, version):
 def test_who_lacks_a_version_fetches_it_and_a_refused_one_changes_nothing(tmp_path):
     models = tmp_path / "models"
     drafts = [package(models, "1", "dense.tflite"), package(models, "2", "dense_other.tflite")]
-    lost = (Variant(kind="tflite", content=content_of(b"nobody has this")),)
+    lost = (Variant(kind=Kind.TFLITE, content=content_of(b"nobody has this")),)
 
     async def story():
         a = device(tmp_path, "a", models=models)

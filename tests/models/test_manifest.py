@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from agent.infer.kinds import Kind
 from agent.models.content import Content, content_of
 from agent.models.limits import CHUNKS_MAX, MODEL_BYTES_MAX
 from agent.models.manifest import (
@@ -27,15 +28,12 @@ OTHER = content_of(b"other")
 
 def test_what_is_written_is_read():
     written = manifest(
-        variants=tuple(
-            Variant(kind=kind, content=content_of(kind.encode()))
-            for kind in ("tflite", "edgetpu", "onnx")
-        ),
+        variants=tuple(Variant(kind=kind, content=content_of(kind.encode())) for kind in Kind),
         deltas=(Delta(base="a" * 64, target=content_of(b"onnx").sha256, content=OTHER),),
     )
     assert read_manifest(encode_manifest(written)) == written
-    assert written.variant("edgetpu").content == content_of(b"edgetpu")
-    assert manifest().variant("onnx") is None
+    assert written.variant(Kind.EDGETPU).content == content_of(b"edgetpu")
+    assert manifest().variant(Kind.ONNX) is None
 
 
 def test_the_largest_manifest_fits():
@@ -47,9 +45,7 @@ def test_the_largest_manifest_fits():
     largest = manifest(
         inputs=(values,),
         outputs=(Tensor(name="o" * 128, shape=(EXPECTED_MAX,), dtype="float32"),),
-        variants=tuple(
-            Variant(kind=kind, content=content) for kind in ("tflite", "edgetpu", "onnx")
-        ),
+        variants=tuple(Variant(kind=kind, content=content) for kind in Kind),
         sample=Sample(
             low=-1, high=1, data=bytes(INPUT_BYTES_MAX), expected=expected, tolerance=1e-3
         ),
