@@ -96,12 +96,14 @@ class ModelFollower:
 
     async def _take_up(self, accepted: Accepted) -> None:
         content = accepted.variant.content
+        loaded = [content.sha256]
         if self.active is None or self.active.variant.content.sha256 != content.sha256:
             try:
                 files = await self._fetch(accepted)
                 if files is None:
                     return
                 await self._client.load(files)
+                loaded = [file.sha256 for file in files.values()]
             except ModelMissing as error:
                 self._say(accepted, "missing", str(error))
                 return
@@ -116,7 +118,7 @@ class ModelFollower:
                 return
         self.active = accepted
         self._say(accepted, "active", "")
-        await self._library.runs(content.sha256)
+        await self._library.runs(*loaded)
         try:
             await asyncio.to_thread(self._acceptance.ran_well, accepted)
         except SecretUnusable as error:
@@ -147,7 +149,8 @@ class ModelFollower:
             variants.append(compiled)
         return {
             variant.kind: ModelFile(
-                await self._library.read(variant.content), variant.content.sha256
+                await self._library.read(variant.content, accepted.manifest.deltas),
+                variant.content.sha256,
             )
             for variant in variants
         }

@@ -95,11 +95,15 @@ CHUNKS_SYNC: Final = 128
 journal."""
 STALE_S: Final = 10.0
 """A delta of which no chunk comes for so long is given up for the full file. Guess."""
+OFFER_IDLE_S: Final = 30.0
+"""What an operator hands over is waited for so long; a program that was ended will not come back by itself. Guess."""
 UPLOADS_MAX: Final = 256
 """Contents of which it is counted how much was uploaded."""
 
 # Deltas
 DELTA_SHARE_MAX: Final = 0.5
 """A delta above this share of the full file is not worth having: it needs the base on every device. Guess."""
+DELTAS_MAX: Final = 8
+"""Deltas that a manifest names: against eight earlier versions of one file, or two or three of each kind's. Guess."""
 DELTA_STEP_BYTES: Final = 64 * 1024
 """A delta is unpacked in such steps, so that a bad one costs no memory."""

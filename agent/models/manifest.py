@@ -20,6 +20,7 @@ from agent.infer.kinds import Kind
 from agent.limits import AT_MS_MAX
 from agent.messages import Id, Sha256, Version
 from agent.models.content import Content
+from agent.models.limits import DELTAS_MAX
 from broker.topics import COUNTER_MAX
 
 __all__ = [
@@ -155,7 +156,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """One of a kind."""
     sample: Sample
     rollout: Rollout = Rollout()
-    deltas: Annotated[tuple[Delta, ...], Meta(max_length=8)] = ()
+    deltas: Annotated[tuple[Delta, ...], Meta(max_length=DELTAS_MAX)] = ()
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -171,6 +172,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         targets = {variant.content.sha256 for variant in self.variants}
         if any(delta.target not in targets for delta in self.deltas):
             raise ValueError("a delta towards bytes that no variant has")
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """Of the deltas, then of the variants."""
+        return (
+            *(delta.content for delta in self.deltas),
+            *(variant.content for variant in self.variants),
+        )
 
     def variant(self, kind: Kind) -> Variant | None:
         """The variant of that kind; None: there is none."""

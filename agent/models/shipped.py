@@ -8,13 +8,9 @@ from __future__ import annotations
 import logging
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agent.errors import ModelMissing
 from agent.models.package import PACKAGE_FILE, Package, read_package
-
-if TYPE_CHECKING:
-    from agent.infer.kinds import Kind
 
 __all__ = ["ModelFiles"]
 
@@ -37,7 +33,7 @@ class ModelFiles:
         )
         self._contents = self._look()
 
-    def _look(self) -> dict[str, tuple[Package, Kind]]:
+    def _look(self) -> dict[str, Package]:
         found = sorted(self._directory.glob(f"*/{PACKAGE_FILE}"))
         if not found:
             raise ModelMissing(
@@ -45,11 +41,7 @@ class ModelFiles:
                 "one that does"
             )
         self.packages = [read_package(path.parent) for path in found]
-        return {
-            variant.content.sha256: (package, variant.kind)
-            for package in self.packages
-            for variant in package.draft.variants
-        }
+        return {sha256: package for package in self.packages for sha256 in package.files}
 
     def package(self, name: str, version: str) -> Package:
         """A version that is here.
@@ -63,7 +55,7 @@ class ModelFiles:
         raise ModelMissing(f"no version {version} of {name} in {self._directory}")
 
     def holds(self, sha256: str) -> bool:
-        """Whether the bytes of a model are here."""
+        """Whether the bytes of a variant or a delta are here."""
         if sha256 not in self._contents:
             try:
                 self._contents = self._look()  # somebody may have put it there meanwhile
@@ -72,12 +64,11 @@ class ModelFiles:
         return sha256 in self._contents
 
     def read(self, sha256: str) -> bytes:
-        """The bytes of a model, checked.
+        """The bytes of a variant or a delta, checked.
 
         Raises:
             ModelMissing: They are not on this device.
         """
         if not self.holds(sha256):
             raise ModelMissing(f"no model with digest {sha256[:12]} in {self._directory}")
-        package, kind = self._contents[sha256]
-        return package.read(kind)
+        return self._contents[sha256].read_content(sha256)

@@ -1,7 +1,7 @@
 """Where a device keeps the bytes of models, by their digest.
 
 A directory holds `{sha256}` for each whole content, `{sha256}.part` for one that is on its way, `{sha256}.json` for how
-either is cut into chunks, and `kept`, the list of what is never given up: the version that runs and the last good one.
+either is cut into chunks, and `kept`, what is never given up: the files of the version that runs and of the one before.
 
 Decides that content is visible only when all of it has the right digest and is on the disk; that what was used longest
 ago goes first when the limit is reached, and what is kept never; that a file which has decayed becomes a partial one,
@@ -34,7 +34,7 @@ from agent.models.partial import Partial
 from broker.journal import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = ["ContentStore", "StoreStatistics"]
@@ -79,7 +79,7 @@ class ContentStore:
         self._entries: dict[str, _Entry] = {}
         self._contents: dict[str, Content] = {}
         self._open: set[str] = set()
-        self._kept: frozenset[str] = frozenset()
+        self._kept: tuple[tuple[str, ...], ...] = ()
         self._evicted = self._damaged = 0
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,8 +99,8 @@ class ContentStore:
         return self._contents.get(sha256) if self.holds(sha256) else None
 
     @property
-    def kept(self) -> frozenset[str]:
-        """What is never evicted."""
+    def kept(self) -> tuple[tuple[str, ...], ...]:
+        """What is never evicted, version by version, as `keep` was told."""
         return self._kept
 
     def statistics(self) -> StoreStatistics:
@@ -252,17 +252,20 @@ class ContentStore:
             self.leave(partial)
         return content
 
-    def keep(self, names: Iterable[str]) -> None:
+    def keep(self, versions: Sequence[Sequence[str]]) -> None:
         """Never give up this content from now on, across restarts; what was kept before and is not named may go.
+
+        Args:
+            versions: The digests of each version's files.
 
         Raises:
             DiskFailed: It cannot be written down; what was kept stays kept.
         """
-        kept = frozenset(names)
+        kept = tuple(tuple(names) for names in versions)
         if kept == self._kept:
             return
         try:
-            self._replace(KEPT, msgspec.json.encode(sorted(kept)))
+            self._replace(KEPT, msgspec.json.encode(kept))
         except OSError as error:
             raise self._failed(error) from None
         self._kept = kept
@@ -289,12 +292,12 @@ class ContentStore:
                 path.unlink()
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             written = (self._directory / KEPT).read_bytes()
-            self._kept = frozenset(msgspec.json.decode(written, type=list[str]))
+            self._kept = msgspec.json.decode(written, type=tuple[tuple[str, ...], ...])
 
     def _make_room(self, content: Content) -> None:
         """Evict until the content fits: what was used longest ago first, whole or partial."""
         with self._lock:
-            stays = self._kept | self._open | {content.sha256}
+            stays = self._open.union({content.sha256}, *self._kept)
             used = sum(e.size_bytes for name, e in self._entries.items() if name != content.sha256)
             spare = sorted(
                 (entry.used_ns, name) for name, entry in self._entries.items() if name not in stays

@@ -8,7 +8,8 @@ import pytest
 from agent.models import fetch as fetch_module
 from agent.models.content import content_of
 from agent.models.delta import make_delta
-from agent.models.fetch import DeltaOffer, fetch
+from agent.models.fetch import Fetcher
+from agent.models.manifest import Delta
 from tests.models.test_transfers import members
 
 BASE = Random(1).randbytes(600_000)
@@ -22,11 +23,21 @@ def uploaded(member, data):
     return member.transfers.uploaded.get(content_of(data).sha256, 0)
 
 
-async def fetch_by(fleet, *offers):
+def offer(delta=DELTA, base=None):
+    return Delta(
+        base=base or content_of(BASE).sha256, target=FULL.sha256, content=content_of(delta)
+    )
+
+
+async def fetch_by(fleet, *offers, at="b"):
+    """Have a device fetch the target; what came of deltas."""
+    member = fleet[at]
+    fetcher = Fetcher(member.transfers, member.store)
     async with asyncio.timeout(30):
-        await fetch(fleet["b"].transfers, fleet["b"].store, FULL, offers)
-    assert fleet["b"].store.read(FULL.sha256) == TARGET
-    assert fleet["b"].store.content(FULL.sha256) == FULL
+        await fetcher.fetch(FULL, offers)
+    assert member.store.read(FULL.sha256) == TARGET
+    assert member.store.content(FULL.sha256) == FULL
+    return fetcher.report()
 
 
 def test_only_the_difference_travels_where_the_base_is(tmp_path):
@@ -36,10 +47,11 @@ def test_only_the_difference_travels_where_the_base_is(tmp_path):
                 fleet["a"].store.add(data)
             for name in "bc":
                 fleet[name].store.add(BASE)
-            offer = DeltaOffer(content_of(BASE).sha256, content_of(DELTA))
-            await fetch_by(fleet, offer)
-            await fetch(fleet["c"].transfers, fleet["c"].store, FULL, [offer])
-            assert fleet["c"].store.read(FULL.sha256) == TARGET
+            for name in "bc":
+                told = await fetch_by(fleet, offer(), at=name)
+                assert told["applied"] == 1
+                assert told["saved_bytes"] == len(TARGET) - len(DELTA)
+                assert told["failed"] == {}
             for name in "ab":
                 assert uploaded(fleet[name], TARGET) == 0
                 assert uploaded(fleet[name], DELTA) == len(DELTA) < 0.1 * len(TARGET)
@@ -52,14 +64,23 @@ def test_without_the_base_the_full_file_travels(tmp_path):
         async with members(tmp_path, ["ab"]) as fleet:
             for data in (TARGET, DELTA):
                 fleet["a"].store.add(data)
-            await fetch_by(fleet, DeltaOffer(content_of(BASE).sha256, content_of(DELTA)))
+            told = await fetch_by(fleet, offer())
+            assert (told["applied"], told["failed"]) == (0, {"no base": 1})
             assert uploaded(fleet["a"], DELTA) == 0
 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("how", ["nobody-has-it", "junk", "another-target", "base-decayed"])
-def test_a_delta_that_is_of_no_use_costs_no_version(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("nobody-has-it", "delta"),
+        ("junk", "delta"),
+        ("another-target", "delta"),
+        ("base-decayed", "digest"),
+    ],
+)
+def test_a_delta_that_is_of_no_use_costs_no_version(tmp_path, monkeypatch, how, reason):
     monkeypatch.setattr(fetch_module, "STALE_S", 0.5)
     delta = DELTA
     if how == "junk":
@@ -75,7 +96,9 @@ def test_a_delta_that_is_of_no_use_costs_no_version(tmp_path, monkeypatch, how):
             base = fleet["b"].store.add(BASE).sha256
             if how == "base-decayed":
                 (tmp_path / "models-b" / base).write_bytes(bytes(len(BASE)))
-            await fetch_by(fleet, DeltaOffer(base, content_of(delta)))
+            told = await fetch_by(fleet, offer(delta, base))
+            assert (told["applied"], told["failed"]) == (0, {reason: 1})
+            assert content_of(BASE).sha256[:12] in told["last_failure"]
             assert uploaded(fleet["a"], TARGET) >= len(TARGET)
 
     asyncio.run(story())
@@ -85,7 +108,19 @@ def test_content_that_is_there_needs_nobody(tmp_path):
     async def story():
         async with members(tmp_path, ["ab"]) as fleet:
             fleet["b"].store.add(TARGET)
-            await fetch_by(fleet, DeltaOffer(content_of(BASE).sha256, content_of(DELTA)))
+            await fetch_by(fleet, offer())
             assert "unicast_sent" not in fleet["b"].node.statistics().mesh.counters
+
+    asyncio.run(story())
+
+
+def test_a_delta_towards_something_else_is_passed_over(tmp_path):
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["a"].store.add(TARGET)
+            fleet["b"].store.add(BASE)
+            other = Delta(base=content_of(BASE).sha256, target="0" * 64, content=content_of(DELTA))
+            told = await fetch_by(fleet, other)
+            assert (told["applied"], told["failed"]) == (0, {})
 
     asyncio.run(story())

@@ -146,7 +146,7 @@ def test_a_partial_file_that_decays_is_served_no_more(tmp_path):
 def test_damaged_notes_beside_good_content_cost_no_content(tmp_path, junk):
     store = ContentStore(tmp_path)
     name = store.add(DATA).sha256
-    store.keep([name])
+    store.keep([[name]])
     (tmp_path / f"{name}.json").write_bytes(junk)
     (tmp_path / "kept").write_bytes(junk)
     (tmp_path / "something.else").write_bytes(junk)
@@ -173,7 +173,7 @@ def test_the_limit_evicts_what_was_used_longest_ago_and_never_what_is_kept(tmp_p
     for age, name in enumerate((used, old, good)):
         os.utime(tmp_path / name, ns=(10**18 - age, 10**18 - age))
     store = ContentStore(tmp_path, limit_bytes=350 * KIB)
-    store.keep([good])
+    store.keep([[good]])
     store.read(used)
     new = put(store, 4)
     assert [store.holds(name) for name in (good, old, used, new)] == [True, False, True, True]
@@ -181,14 +181,14 @@ def test_the_limit_evicts_what_was_used_longest_ago_and_never_what_is_kept(tmp_p
         "kept",
         *(f"{name}{suffix}" for name in (good, used, new) for suffix in ("", ".json")),
     }
-    assert ContentStore(tmp_path).kept == {good}
+    assert ContentStore(tmp_path).kept == ((good,),)
     assert store.statistics().evicted == 1
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_evicted_or_written(tmp_path):
     store = ContentStore(tmp_path, limit_bytes=250 * KIB)
     good, spare = put(store, 1), put(store, 2)
-    store.keep([good])
+    store.keep([[good]])
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(TooLarge):
         store.open(CONTENT)
