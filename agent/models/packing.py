@@ -1,21 +1,23 @@
 """Makes a version of a model from its files: what they take and give, and what a sample brings about.
 
 Decides by the files' own bytes what kind each is, reads shapes and quantisation with the runtime that is installed, and
-runs the sample on the TFLite variant; those for an Edge TPU or ONNX Runtime are described and not tried, where nothing
-here runs them. Assumes that the files are the operator's own: they are loaded into this process, which a damaged one
-can end under an old runtime. On failure: `ModelUnusable`, with the way out.
+runs the sample on the TFLite variant, or on the ONNX one where there is no other: what comes out is expected of all. An
+ONNX variant is tried where ONNX Runtime is installed; one for an Edge TPU is described and not tried. Assumes that the
+files are the operator's own: they are loaded into this process, which a damaged one can end under an old runtime. On
+failure: `ModelUnusable`, with the way out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
 from agent.errors import ModelUnusable
-from agent.infer.backend import InferenceError
+from agent.infer.backend import InferenceError, RuntimeUnavailable
 from agent.infer.kinds import Kind
+from agent.infer.onnx import find_runtime as find_onnx
 from agent.infer.tflite import FILE_IDENTIFIER, FILE_IDENTIFIER_AT, find_runtime
 from agent.models.content import content_of
 from agent.models.manifest import EXPECTED_MAX, Draft, Rollout, Sample, Tensor, Variant
@@ -25,13 +27,24 @@ if TYPE_CHECKING:
 
     from agent.infer.backend import Backend, FloatArray, TensorInfo
 
-__all__ = ["Described", "difference", "kind_of", "load", "pack"]
+__all__ = ["Described", "difference", "kind_of", "load", "pack", "try_sample"]
 
 EDGETPU_OPERATOR: Final = b"edgetpu-custom-op"
 STEPS_TOLERATED: Final = 3
 """Steps of an 8-bit output by which runtimes differ: measured, tflite-runtime 2.14 against LiteRT 2.3."""
 SPAN_TOLERATED: Final = 0.02
 """Of a float output: this share of the span of what is expected. Guess."""
+REFERENCES: Final = (Kind.TFLITE, Kind.ONNX)
+"""Variants whose outputs are what is expected of the others, what is preferred first."""
+EDGETPU_UNTRIED: Final = (
+    "not tried here: it was compiled for an Edge TPU; a device that has one tries the sample before it uses it, and "
+    "`flockmq model status` shows what came of that, so publish with --canary-share first"
+)
+_DTYPES: Final[dict[str, Literal["float32", "int8", "uint8"]]] = {
+    "float32": "float32",
+    "int8": "int8",
+    "uint8": "uint8",
+}
 
 
 class Described(NamedTuple):
@@ -55,17 +68,19 @@ def kind_of(data: bytes) -> Kind:
     return Kind.EDGETPU if EDGETPU_OPERATOR in data else Kind.TFLITE
 
 
-def load(data: bytes, what: str) -> Backend:
-    """A TFLite model, ready to run.
+def load(data: bytes, what: str, kind: Kind = Kind.TFLITE) -> Backend:
+    """A model for the processor, ready to run.
 
     Raises:
         ModelUnusable: There is no runtime, or it does not take the file.
     """
+    is_onnx = kind is Kind.ONNX
     try:
-        return find_runtime().load(data, 1)
+        return (find_onnx if is_onnx else find_runtime)().load(data, 1)
     except InferenceError as error:
+        as_onnx = " is no TFLite file; as an ONNX file" if is_onnx else ""
         raise ModelUnusable(
-            f"{what}: {error.reason}; `flockmq doctor` says which runtime is here"
+            f"{what}{as_onnx}: {error.reason}; `flockmq doctor` says which runtime is here"
         ) from None
 
 
@@ -89,13 +104,14 @@ def pack(
                 f"{name} and {files[kind][0]} are both {kind}; a version has one file of a kind"
             )
         files[kind] = (name, data)
-    if Kind.TFLITE not in files:
+    reference = next((kind for kind in REFERENCES if kind in files), None)
+    if reference is None:
         raise ModelUnusable(
-            "there is no TFLite file for the processor among them; every version needs one, to fall back to and to try "
-            "the sample on"
+            "there is no file for the processor among them, TFLite or ONNX; each version needs one, to fall back to "
+            "and to try the sample on"
         )
-    name, data = files[Kind.TFLITE]
-    backend = load(data, name)
+    name, data = files[reference]
+    backend = load(data, name, reference)
     try:
         draft = Draft(
             name=described.name,
@@ -112,6 +128,28 @@ def pack(
     except ValueError as error:
         raise ModelUnusable(f"{name}: {error}") from None
     return draft, {kind: data for kind, (_, data) in files.items()}
+
+
+def try_sample(draft: Draft, kind: Kind, data: bytes, what: str) -> str:
+    """Run the sample on a variant, where this machine can; what came of it, for people.
+
+    Raises:
+        ModelUnusable: The variant does not load or run, or what comes out is not what is expected.
+    """
+    if kind is Kind.EDGETPU:
+        return EDGETPU_UNTRIED
+    if kind is Kind.ONNX:
+        try:
+            find_onnx()
+        except RuntimeUnavailable as error:
+            return f"not tried here: {error.reason}"
+    away, tolerance = difference(draft, load(data, what, kind)), draft.sample.tolerance
+    if not away <= tolerance:
+        raise ModelUnusable(
+            f"{what}: the sample is off by {away:.3g}, and {tolerance:.3g} is tolerated; pack the version anew for "
+            f"this runtime or, if the weights are the same, with --tolerance {1.2 * away:.2g}"
+        )
+    return f"sample off by {away:.3g} of {tolerance:.3g}"
 
 
 def difference(draft: Draft, backend: Backend) -> float:
@@ -133,14 +171,11 @@ def difference(draft: Draft, backend: Backend) -> float:
 
 
 def _tensor(name: str, info: TensorInfo) -> Tensor:
-    if info.dtype not in {"float32", "int8", "uint8"}:
-        raise ModelUnusable(f"its {name} is {info.dtype}; float32, int8 and uint8 are taken")
+    dtype = _DTYPES.get(info.dtype)
+    if dtype is None:
+        raise ModelUnusable(f"its {name} is {info.dtype}; {', '.join(_DTYPES)} are taken")
     return Tensor(
-        name=name,
-        shape=info.shape,
-        dtype=info.dtype,  # type: ignore[arg-type]  # one of the three
-        scale=info.scale,
-        zero_point=info.zero_point,
+        name=name, shape=info.shape, dtype=dtype, scale=info.scale, zero_point=info.zero_point
     )
 
 
