@@ -20,6 +20,7 @@ from agent.infer.records import InputRefused
 from agent.infer.standby import StandbyClient
 from agent.messages import Inference, ModelStatus
 from agent.models.follower import ModelFollower
+from agent.models.handover import Handover
 from agent.models.library import Library
 from agent.models.shipped import ModelFiles
 from agent.models.transfers import Transfers
@@ -84,6 +85,7 @@ class Forecasting:
         self._publisher: Publisher | None = None
         self._follower: ModelFollower | None = None
         self._library: Library | None = None
+        self._handover: Handover | None = None
 
     def attach(self, publisher: Publisher, acceptance: Acceptance, store: ContentStore) -> None:
         """Publish through this from now on, take up what is accepted by that, keep it there; before `run`."""
@@ -92,6 +94,7 @@ class Forecasting:
         calls = Calls(node, publisher.site)
         transfers = Transfers(node, calls, store, publisher.site, self._holders)
         self._library = Library(self._models, store, transfers)
+        self._handover = Handover(calls, self._device, self._library, acceptance)
         self._follower = ModelFollower(
             self._client, self._library, acceptance, self._tell_model, publisher.now_ms
         )
@@ -110,6 +113,8 @@ class Forecasting:
 
     async def stop(self) -> None:
         """End the worker; `run` must have been cancelled before."""
+        if self._handover is not None:
+            await self._handover.close()
         if self._library is not None:
             await self._library.close()
         await self._client.stop()
@@ -157,6 +162,7 @@ class Forecasting:
             }
         return {
             "models": models,
+            "content": self._library.report() if self._library is not None else {},
             "forecast": list(self._forecast) or None,
             "runtime": in_use.runtime if in_use is not None else client.runtime,
             "edge_tpu": self._client.reason,

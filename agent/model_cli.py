@@ -41,6 +41,10 @@ PackageName = Annotated[
     str, typer.Argument(metavar="PACKAGE", help="A folder by `pack`, or what ships: forecaster-1.")
 ]
 Days = Annotated[float, typer.Option(min=0.001, max=400, help="How long devices may take it up.")]
+Wait = Annotated[
+    int, typer.Option(min=0, max=10_000, help="Until so many devices run the version that stands.")
+]
+Within = Annotated[float, typer.Option(min=0.1, max=604_800, help="Seconds to wait at most.")]
 LOOPBACK = "127.0.0.1"
 
 
@@ -66,7 +70,16 @@ def pack(
     health_window: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds of watching.")
     ] = 0.0,
-    errors_max: Annotated[float, typer.Option(min=0, max=1, help="Share of failures borne.")] = 0.0,
+    error_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of its inferences that may fail.")
+    ] = 0.0,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE",
+            help="An earlier version, against which deltas are made; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Make a version from its files: shapes, digests, and a sample that each device tries first."""
     from agent.commands import model
@@ -74,10 +87,10 @@ def pack(
     from agent.models.packing import Described
 
     rollout = Rollout(
-        canary_share=canary_share, health_window_s=health_window, error_share_max=errors_max
+        canary_share=canary_share, health_window_s=health_window, error_share_max=error_share
     )
     described = Described(name, version, task, rollout, low, high, seed, tolerance)
-    model.pack(files, described, out or Path(f"{name}-{version}"))
+    model.pack(files, described, out or Path(f"{name}-{version}"), base or ())
 
 
 @model_app.command()
@@ -115,13 +128,40 @@ def publish(
     first: Annotated[
         bool, typer.Option("--first", help="Only if the fleet has no version of it yet.")
     ] = False,
+    upload: Annotated[
+        bool,
+        typer.Option(help="Give the device the files first; not where one has them already."),
+    ] = True,
+    canary_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Instead of the package's.")
+    ] = None,
+    health_window: Annotated[
+        float | None, typer.Option(min=0, max=86_400, help="Instead of the package's.")
+    ] = None,
+    error_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Instead of the package's.")
+    ] = None,
+    wait: Wait = 0,
+    within: Within = 300,
 ) -> None:
     """Have the fleet run a version."""
     from agent.commands import model
 
-    model.publish(
-        package, _at(host, port, identity, user, password_file), days, counter=counter, first=first
+    chosen = {
+        "canary_share": canary_share,
+        "health_window_s": health_window,
+        "error_share_max": error_share,
+    }
+    how = model.Publishing(
+        days,
+        counter=counter,
+        first=first,
+        upload=upload,
+        rollout={key: value for key, value in chosen.items() if value is not None},
+        devices=wait,
+        wait_s=within,
     )
+    model.publish(package, _at(host, port, identity, user, password_file), how)
 
 
 @model_app.command()
@@ -163,11 +203,13 @@ def status(
     identity: IdentityFolder = None,
     user: UserName = None,
     password_file: PasswordFile = None,
+    wait: Wait = 0,
+    within: Within = 300,
 ) -> None:
     """Show what each device runs, and why not."""
     from agent.commands import model
 
-    model.status(_at(host, port, identity, user, password_file), name)
+    model.status(_at(host, port, identity, user, password_file), name, wait, within)
 
 
 @model_app.command()

@@ -106,6 +106,7 @@ def device_report(statistics: NodeStatistics, world: World, uptime_s: float) -> 
             for last in counted.last_invalid.values()
         ),
         "models": {},
+        "content": {},
         "forecast": None,
         "runtime": None,
         "edge_tpu": None,

@@ -4,12 +4,14 @@ import asyncio
 import json
 import shlex
 import shutil
+import struct
 import time
 import tomllib
 from pathlib import Path
 
 import msgspec
 
+from agent.commands.model_fleet import At, ask
 from agent.config import load
 from agent.device import Device
 from agent.infer.kinds import Kind
@@ -17,7 +19,8 @@ from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest, publishable
 from agent.models.package import read_package, write_package
 from broker.model_envelope import write_envelope
-from tests.identity.device import good
+from tests.identity.device import good, running
+from tests.identity.device import until as until_told
 from tests.node.fleet import until
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +123,57 @@ def test_a_model_that_does_not_load_leaves_the_one_before_it(tmp_path):
     assert [state["state"] for state in states] == ["active", "failed", "missing"]
     assert {state["running"] for state in states} == {"1"}
     assert states[1]["reason"]
+
+
+def documented_commands():
+    """What docs/models.md shows of a version's life, without the program."""
+    text = (ROOT / "docs" / "models.md").read_text().partition("```\n")[2].partition("```")[0]
+    return [shlex.split(line, comments=True)[1:] for line in text.splitlines()]
+
+
+def replaced(arguments, port):
+    """The same for a device on loopback, and without long waits."""
+    where = {"192.0.2.7": "127.0.0.1", "60": "1"}
+    arguments = [where.get(argument, argument) for argument in arguments]
+    return [*arguments, "-p", port] if "--host" in arguments else arguments
+
+
+def test_a_version_lives_as_the_documentation_shows(tmp_path, monkeypatch):
+    """Packed from a file, published from a desk, tuned, published as a delta with canaries, rolled back."""
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path)
+    tuned = bytearray(MODEL.read_bytes())
+    at = tuned.index(struct.pack("<f", -0.5))
+    tuned[at : at + 4] = struct.pack("<f", -0.75)
+    (tmp_path / "tuned.tflite").write_bytes(tuned)
+    for arguments in (
+        ("init", "town"),
+        ("issue", "lot-1"),
+        ("issue", "desk", "--role", "operator"),
+    ):
+        good("ca", *arguments)
+    text = (tmp_path / "device.toml").read_text().replace("unsigned = true", "unsigned = false")
+    text = text.replace('directory = "models"\n', "")
+    text += '[tls]\nidentity = "identity-lot-1"\nhost = "127.0.0.1"\nport = 0\n'
+    (tmp_path / "device.toml").write_text(text)
+    said = {}
+    with running(tmp_path / "device.toml", cwd=tmp_path) as (_, plain, secured):
+        for arguments in documented_commands():
+            said.setdefault(arguments[1], []).append(good(*replaced(arguments, secured)))
+        until_told(
+            lambda: good("model", "status", "-p", plain),
+            lambda shown: shown.splitlines()[1].split()[2:5] == ["1", "1", "active"],
+        )
+        manifest = heard_manifest(plain)
+    assert "handed over to lot-1: 516 bytes\n" in said["publish"][0]
+    assert "delta from version 1, tflite: " in said["pack"][1]
+    assert "counter 2" in said["publish"][1]
+    assert manifest["counter"] == 3
+    assert "version 1 is current at site town, counter 3" in said["rollback"][0]
+    assert said["key"][0].count("model key ") == 1
+
+
+def heard_manifest(port):
+    told = asyncio.run(ask(At("127.0.0.1", port, None), ["flock/v1/town/model/occupancy"]))
+    (payload,) = told.values.values()
+    return json.loads(payload)["manifest"]

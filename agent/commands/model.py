@@ -13,18 +13,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agent.commands import model_history
 from agent.commands.model_fleet import At, Told, ask, say
+from agent.commands.model_upload import hand_over
+from agent.commands.model_wait import wait_for
 from agent.commands.text import printable
 from agent.errors import ModelMissing, ModelUnusable
-from agent.infer.kinds import Kind
 from agent.messages import ModelStatus, PayloadInvalid, decode
+from agent.models.bases import make_deltas, with_deltas
 from agent.models.manifest import (
     Draft,
     ManifestInvalid,
@@ -33,11 +36,11 @@ from agent.models.manifest import (
     read_manifest,
 )
 from agent.models.package import read_package, write_package
-from agent.models.packing import difference, load
 from agent.models.packing import pack as pack_files
+from agent.models.packing import try_sample
 from agent.models.shipped import ModelFiles
 from broker.credentials import system_moment
-from broker.errors import IdentityUnusable
+from broker.errors import IdentityUnusable, SecretUnusable
 from broker.identity import DAY_MS
 from broker.identity_folder import AUTHORITY_FILE
 from broker.model_envelope import SealBroken, manifest_in, read_envelope, write_envelope
@@ -48,12 +51,12 @@ from broker.trust import Trust
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent.models.package import Package
     from agent.models.packing import Described
 
-__all__ = ["key", "list_models", "pack", "publish", "rollback", "status", "verify"]
+__all__ = ["Publishing", "key", "list_models", "pack", "publish", "rollback", "status", "verify"]
 
 UNSIGNED: Final = (
     "without --identity nobody signs it, and only devices with unsigned = true in [model] take it"
@@ -62,22 +65,30 @@ MODELS: Final = "flock/v1/+/model/+"
 STATUSES: Final = "flock/v1/+/model-status/+/+"
 
 
-def pack(files: Sequence[Path], described: Described, out: Path) -> None:
-    """Make a folder of a version.
+def pack(files: Sequence[Path], described: Described, out: Path, bases: Sequence[str] = ()) -> None:
+    """Make a folder of a version, with deltas against earlier ones.
 
     Raises:
-        ModelUnusable: A file is no model that can be used.
-        ModelMissing: A file cannot be read, or the folder cannot be written.
+        ModelUnusable: A file is no model that can be used, or a base is another model's.
+        ModelMissing: A file or a base cannot be read, or the folder cannot be written.
     """
     if not is_id(described.name):
         raise ModelUnusable(f"--name {described.name} is no id; take 1 to 32 of a-z, 0-9 and -")
+    earlier = [_package(base) for base in bases]
     draft, contents = pack_files(described, [(path.name, _read(path)) for path in files])
-    write_package(out, draft, contents)
+    trials = {
+        kind: try_sample(draft, kind, data, f"the {kind} file") for kind, data in contents.items()
+    }
+    tried = make_deltas(draft, contents, earlier)
+    draft, deltas = with_deltas(draft, tried)
+    write_package(out, draft, contents, deltas)
     for variant in draft.variants:
-        tried = "" if variant.kind is Kind.TFLITE else ", not tried here"
+        content = variant.content
         _say(
-            f"{variant.kind}: {variant.content.size_bytes:,} bytes, {variant.content.count} chunks{tried}"
+            f"{variant.kind}: {content.size_bytes:,} bytes, {content.count} chunks, {trials[variant.kind]}"
         )
+    for each in tried:
+        _say(str(each))
     for what, tensor in (("takes", draft.inputs[0]), ("gives", draft.outputs[0])):
         _say(f"{what} {tensor.shape} {tensor.dtype}")
     sample = draft.sample
@@ -99,17 +110,10 @@ def verify(package: str, at: At | None) -> None:
     found = _package(package)
     for kind, path in found.paths.items():
         data = found.read(kind)
-        if kind is Kind.TFLITE:
-            distance = difference(found.draft, load(data, path.name))
-            tolerance = found.draft.sample.tolerance
-            if not distance <= tolerance:
-                raise ModelUnusable(
-                    f"{path}: the sample is off by {distance:.3g}, and {tolerance:.3g} is tolerated; pack it anew for "
-                    "this runtime, or with a larger --tolerance"
-                )
-            _say(f"{kind}: digest good, sample off by {distance:.3g} of {tolerance:.3g}")
-        else:
-            _say(f"{kind}: digest good, not tried here")
+        _say(f"{kind}: digest good, {try_sample(found.draft, kind, data, str(path))}")
+    for delta in found.draft.deltas:
+        found.read_content(delta.content.sha256)
+        _say(f"delta from {delta.base[:12]}: digest good, {delta.content.size_bytes:,} bytes")
     if at is not None:
         _verify_published(found.draft, at)
 
@@ -134,23 +138,47 @@ def _verify_published(draft: Draft, at: At) -> None:
     _say(f"{operator}: version {manifest.version}, counter {manifest.counter}, is this one")
 
 
-def publish(package: str, at: At, days: float, *, counter: int | None, first: bool) -> None:
+class Publishing(NamedTuple):
+    """How a version is published."""
+
+    days: float
+    """For how long devices may take it up."""
+    counter: int | None = None
+    """None: one above the fleet's."""
+    first: bool = False
+    """Only if the fleet has no version of it yet."""
+    upload: bool = True
+    """Whether the bytes are handed over to the device first."""
+    rollout: Mapping[str, float] = {}
+    """What of the package's rollout is to be otherwise."""
+    devices: int = 0
+    """For how many devices to wait, until they run it."""
+    wait_s: float = 0.0
+
+
+def publish(package: str, at: At, how: Publishing) -> None:
     """Make a version the one that the fleet runs.
 
     Raises:
         ModelMissing: It is not there.
+        ModelUnusable: The device does not take it, or too few devices run it in time.
         IdentityUnusable: The identity is no operator's.
         NoDevice: No device answers, or it does not take it.
     """
     found = _package(package)
-    for kind in found.paths:
-        found.read(kind)
+    for sha256 in found.files:
+        found.read_content(sha256)
     told = asyncio.run(ask(at, [f"flock/v1/+/model/{found.draft.name}"]))
     topic = model_topic(site=told.site, name=found.draft.name)
-    if first and topic in told.values:
+    if how.first and topic in told.values:
         _say(f"the fleet has a version of {found.draft.name}, so none was published")
         return
-    _publish(found.draft, told, at, days, counter)
+    rollout = msgspec.structs.replace(found.draft.rollout, **how.rollout)
+    draft = msgspec.structs.replace(found.draft, rollout=rollout)
+    _publish(draft, told, at, how, found if how.upload else None)
+    if how.devices:
+        running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
+        _say(f"{running} devices run it")
 
 
 def rollback(name: str, version: str | None, at: At, days: float) -> None:
@@ -177,7 +205,7 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
         raise ModelMissing(
             f"there is no {version or 'earlier version'} of {name}; known are {versions}"
         )
-    _publish(earlier[-1], told, at, days, None)
+    _publish(earlier[-1], told, at, Publishing(days), None)
 
 
 def list_models(at: At) -> None:
@@ -204,12 +232,17 @@ def list_models(at: At) -> None:
     _show(table, "no models: an operator publishes one by `flockmq model publish`")
 
 
-def status(at: At, name: str | None) -> None:
-    """Show what each device runs.
+def status(at: At, name: str | None, devices: int = 0, wait_s: float = 0.0) -> None:
+    """Show what each device runs, when so many of them run the version that stands.
 
     Raises:
         NoDevice: No device answers.
+        ModelUnusable: Too few run it in time.
     """
+    if devices:
+        if name is None:
+            raise ModelUnusable("--wait needs the name of the model that is waited for")
+        asyncio.run(wait_for(at, name, devices, wait_s))
     told = asyncio.run(ask(at, [STATUSES]))
     table = Table("device", "model", "runs", "last change", "state", "", box=None)
     for topic, payload in sorted(told.values.items()):
@@ -250,9 +283,11 @@ def key(identity: Path, *, rotate: bool) -> None:
 # Inside.
 
 
-def _publish(draft: Draft, told: Told, at: At, days: float, counter: int | None) -> None:
+def _publish(draft: Draft, told: Told, at: At, how: Publishing, found: Package | None) -> None:
+    """Sign a version, hand its bytes over if there are some, and say it."""
     topic = model_topic(site=told.site, name=draft.name)
     now_ms = wall_ms()
+    counter = how.counter
     if counter is None:
         counter = _counter(told.values.get(topic), topic, at.identity) + 1
     try:
@@ -261,7 +296,7 @@ def _publish(draft: Draft, told: Told, at: At, days: float, counter: int | None)
             site=told.site,
             counter=counter,
             made_ms=now_ms,
-            expires_ms=now_ms + int(days * DAY_MS),
+            expires_ms=now_ms + int(how.days * DAY_MS),
         )
         data = encode_manifest(manifest)
     except ValueError as error:
@@ -271,12 +306,19 @@ def _publish(draft: Draft, told: Told, at: At, days: float, counter: int | None)
         payload = write_envelope(data)
     else:
         payload = ModelKey(at.identity, now_ms).sign(data)
+    if found is not None:
+        sent_bytes = asyncio.run(hand_over(at, told, payload, manifest, found))
+        if sent_bytes:
+            _say(f"handed over to {told.device}: {sent_bytes:,} bytes")
     asyncio.run(say(at, topic, payload))
-    if at.identity is not None:
-        model_history.keep(at.identity, manifest, data)
     _say(
-        f"{draft.name} version {draft.version} is current at site {told.site}, counter {counter}, for {days:g} days"
+        f"{draft.name} version {draft.version} is current at site {told.site}, counter {counter}, for {how.days:g} days"
     )
+    if at.identity is not None:
+        try:
+            model_history.keep(at.identity, manifest, data)
+        except SecretUnusable as error:
+            raise ModelUnusable(f"it cannot be remembered for a rollback: {error}") from None
 
 
 def _counter(payload: bytes | None, topic: str, identity: Path | None) -> int:

@@ -44,12 +44,14 @@ class Told(NamedTuple):
     """What a device told."""
 
     site: str
+    device: str
     values: dict[str, bytes]
     """Retained values by topic."""
 
 
 class _Report(msgspec.Struct):
     site: str
+    device: str
 
 
 async def ask(at: At, filters: Sequence[str]) -> Told:
@@ -68,7 +70,8 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
                 async for message in client.messages:
                     topic, payload = str(message.topic), bytes(message.payload)
                     if topic == STATUS_TOPIC:
-                        return Told(msgspec.json.decode(payload, type=_Report).site, values)
+                        report = msgspec.json.decode(payload, type=_Report)
+                        return Told(report.site, report.device, values)
                     if payload:
                         values[topic] = payload
         except (TimeoutError, ValueError):  # msgspec's errors are ValueErrors

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import ModelMissing
 from agent.models.manifest import ManifestInvalid, read_manifest
+from broker.errors import SecretUnusable
 from broker.secret_file import write_file
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def keep(identity: Path, manifest: Manifest, data: bytes) -> None:
         SecretUnusable: It cannot be written.
     """
     folder = identity / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SecretUnusable(f"{folder} cannot be made: {error.strerror}") from None
     write_file(folder / f"{manifest.site}.{manifest.name}.{manifest.counter:016d}.json", data)
     for old in _files(identity, manifest.site, manifest.name)[:-PUBLISHED_MAX]:
         old.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from broker.identity import RENEW_DAYS
 
 if TYPE_CHECKING:
     from agent.commands.client import Login, Secured
-    from agent.commands.status_form import Bridge, Hub, IdentityState
+    from agent.commands.status_form import Bridge, ContentState, Hub, IdentityState
 
 __all__ = ["render", "status"]
 
@@ -263,6 +263,7 @@ def _render_agent(report: Report, console: Console) -> None:
                 f"[yellow]manifests of {_text(name)} that were refused:[/yellow]{_counted(model.refused)}, "
                 f"the last: {_text(model.last_refused)}"
             )
+    _render_content(report.content, console)
     if report.runtime:
         worker = report.worker
         console.print(
@@ -275,6 +276,23 @@ def _render_agent(report: Report, console: Console) -> None:
         console.print(f"[yellow]invalid {_text(name)} payloads: {count}[/yellow]")
     if report.last_invalid:
         console.print(f"[yellow]the last:[/yellow] {_text(report.last_invalid)}")
+
+
+def _render_content(content: ContentState, console: Console) -> None:
+    """The bytes of models on their way, and what came of deltas."""
+    for sha256, fetching in content.fetching.items():
+        peers = ", ".join(map(_text, fetching.peers)) or "nobody yet"
+        console.print(
+            f"fetching {_text(sha256[:12])}: {fetching.chunks_there} of {fetching.chunks} chunks, from {peers}"
+        )
+    deltas = content.deltas
+    if deltas.applied:
+        console.print(f"deltas: {deltas.applied} applied, {deltas.saved_bytes:,} bytes saved")
+    if deltas.failed:
+        last = f", the last: {_text(deltas.last_failure)}" if deltas.last_failure else ""
+        console.print(
+            f"[yellow]full files where there was a delta:[/yellow]{_counted(deltas.failed)}{last}"
+        )
 
 
 def _text(text: str) -> str:

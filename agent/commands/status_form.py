@@ -28,6 +28,31 @@ class ModelState(msgspec.Struct, frozen=True):
     last_refused: str = ""
 
 
+class Fetching(msgspec.Struct, frozen=True):
+    """Bytes of a model on their way."""
+
+    chunks_there: int = 0
+    chunks: int = 0
+    peers: tuple[str, ...] = ()
+
+
+class Deltas(msgspec.Struct, frozen=True):
+    """What came of deltas."""
+
+    applied: int = 0
+    saved_bytes: int = 0
+    failed: dict[str, int] = {}
+    last_failure: str = ""
+
+
+class ContentState(msgspec.Struct, frozen=True):
+    """The bytes of models, on their way and come."""
+
+    fetching: dict[str, Fetching] = {}
+    """By digest."""
+    deltas: Deltas = Deltas()
+
+
 class Worker(msgspec.Struct, frozen=True):
     """The inference worker."""
 
@@ -135,6 +160,7 @@ class Report(msgspec.Struct, frozen=True):
     peers: dict[str, bool] = {}
     obstacles: int = 0
     models: dict[str, ModelState] = {}
+    content: ContentState = ContentState()
     runtime: str | None = None
     edge_tpu: str | None = None
     worker: Worker = Worker()

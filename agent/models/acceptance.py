@@ -67,6 +67,14 @@ class Accepted(NamedTuple):
     """As it travelled."""
 
 
+class _Step(NamedTuple):
+    """What taking a manifest goes past."""
+
+    operator: str
+    floor: Floor
+    key: KeySeen | None
+
+
 class Acceptance:
     """Of one device and one model.
 
@@ -106,24 +114,21 @@ class Acceptance:
         Raises:
             ManifestRefused: It is not taken, and nothing has changed.
         """
-        seal, data = self._whose(payload)
-        manifest = self._read(data)
-        digest = sha256(data).hexdigest()
-        variant = self._variant(manifest)
-        if self._check_counter(manifest, digest):
-            return Accepted(manifest, variant, payload)
-        if seal is not None:
-            self._check_key(seal, manifest)
-        if self._moment().now_ms > manifest.expires_ms:
-            raise ManifestRefused("expired", "publish it anew", manifest)
-        operator, serial = ("", 0) if seal is None else (seal.operator, seal.serial)
-        key = None if seal is None else KeySeen(*seal.keys[-1], serial)
-        floor = Floor(manifest.counter, digest, serial)
-        try:
-            self._memory.pass_on(self._model, operator, floor, key)
-        except SecretUnusable as error:
-            raise ManifestRefused("not stored", str(error), manifest) from None
-        return Accepted(manifest, variant, payload)
+        accepted, step = self._examine(payload)
+        if step is not None:
+            try:
+                self._memory.pass_on(self._model, *step)
+            except SecretUnusable as error:
+                raise ManifestRefused("not stored", str(error), accepted.manifest) from None
+        return accepted
+
+    def examine(self, payload: bytes) -> Accepted:
+        """What `judge` would take up; nothing is remembered of it.
+
+        Raises:
+            ManifestRefused: It would not be taken.
+        """
+        return self._examine(payload)[0]
 
     def last_good(self) -> Accepted | None:
         """The version that ran well last, whatever became of its operator since; None: there was none."""
@@ -145,6 +150,22 @@ class Acceptance:
         self._memory.keep_good(self._model, accepted.payload)
 
     # Inside.
+
+    def _examine(self, payload: bytes) -> tuple[Accepted, _Step | None]:
+        """A manifest, and what is to be remembered of it; None: this very one was taken before."""
+        seal, data = self._whose(payload)
+        manifest = self._read(data)
+        digest = sha256(data).hexdigest()
+        accepted = Accepted(manifest, self._variant(manifest), payload)
+        if self._check_counter(manifest, digest):
+            return accepted, None
+        if seal is not None:
+            self._check_key(seal, manifest)
+        if self._moment().now_ms > manifest.expires_ms:
+            raise ManifestRefused("expired", "publish it anew", manifest)
+        operator, serial = ("", 0) if seal is None else (seal.operator, seal.serial)
+        key = None if seal is None else KeySeen(*seal.keys[-1], serial)
+        return accepted, _Step(operator, Floor(manifest.counter, digest, serial), key)
 
     def _whose(self, payload: bytes) -> tuple[Seal | None, bytes]:
         """Who signed it, and the bytes that were signed."""

@@ -50,6 +50,7 @@ from broker.topics import chunk_topic, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
+    from agent.models.chunks import Chunk
     from agent.models.content import Content
     from agent.models.partial import Partial
     from agent.models.pull import Ask, PullStatistics
@@ -266,7 +267,7 @@ class Transfers:
             puller.invalid(peer, now_ns)
             return
         puller.told(peer, chunk.have)
-        if chunk.data and puller.chunk(peer, chunk.index, chunk.data, now_ns):
+        if chunk.data and self._counts(puller, peer, chunk, now_ns):
             try:
                 pull.partial.write(chunk.index, chunk.data)
             except DiskFailed as error:
@@ -278,6 +279,12 @@ class Transfers:
                 pull.unsynced = 0
                 self._spawn(self._sync(pull))
         self._soon(pull)
+
+    def _counts(self, puller: Puller, peer: str, chunk: Chunk, now_ns: int) -> bool:
+        """Whether a chunk is news; one in this device's own name is handed over by an operator (`handover.py`)."""
+        if peer == self._node.device:
+            return puller.given(chunk.index, chunk.data)
+        return puller.chunk(peer, chunk.index, chunk.data, now_ns)
 
     def _soon(self, pull: _Pull) -> None:
         """Act at the end of this turn, however many chunks it brought."""

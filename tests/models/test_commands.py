@@ -88,7 +88,7 @@ def test_a_version_that_is_not_what_it_says_does_not_verify(here, call):
     ("arguments", "reason"),
     [
         (("pack", "nowhere.tflite", "--name", "x", *PACK, "o"), "nowhere.tflite cannot be read: No such file"),
-        (("pack", "noise.tflite", "--name", "x", *PACK, "o"), "there is no TFLite file"),
+        (("pack", "noise.tflite", "--name", "x", *PACK, "o"), "noise.tflite is no TFLite file; as an ONNX"),
         (("pack", "cut.tflite", "--name", "x", *PACK, "o"), "cut.tflite: does not load"),
         (("pack", "dense.tflite", "--name", "X", *PACK, "o"), "--name X is no id"),
         (("pack", "dense.tflite", "dense.tflite", "--name", "x", *PACK, "o"), "are both tflite"),
@@ -152,6 +152,8 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         )
 
         told = call("model", "publish", "models/occupancy-2", "-p", plain)
+        assert_one_line(told, "lot-1 does not take it, so nothing was published: unsigned")
+        told = call("model", "publish", "models/occupancy-2", "-p", plain, "--no-upload")
         assert_one_line(told, "did not take it")
         told = call(
             "model", "publish", "models/occupancy-2", "-p", secured, "--identity", "identity-lot-1"

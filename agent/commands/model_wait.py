@@ -1,0 +1,121 @@
+"""Waits until devices run the version that stands: `flockmq model status --watch` and `publish --wait`.
+
+Decides when a device counts: it says that it runs a variant of the version that the fleet is to run now. The manifest
+and the statuses are retained, so nothing is missed, and a version that is published meanwhile takes the place of the
+one before. On failure: `ModelUnusable`, with what the others say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from agent.commands.client import connect, secured_by
+from agent.commands.text import printable
+from agent.errors import ModelUnusable
+from agent.messages import ModelStatus, PayloadInvalid, decode
+from agent.models.manifest import ManifestInvalid, read_manifest
+from broker.model_envelope import SealBroken, manifest_in, read_envelope
+from broker.topics import classify, parse
+
+if TYPE_CHECKING:
+    from agent.commands.model_fleet import At
+    from agent.models.manifest import Manifest
+
+__all__ = ["wait_for"]
+
+
+class _Fleet:
+    """What devices say of one model."""
+
+    def __init__(self) -> None:
+        self.manifest: Manifest | None = None
+        self.statuses: dict[str, ModelStatus] = {}
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """Take in a retained value; what cannot be read counts for nothing."""
+        try:
+            if classify(topic).name == "model":
+                self.manifest = read_manifest(manifest_in(read_envelope(payload)))
+            else:
+                status = decode("model-status", payload)
+                if isinstance(status, ModelStatus):
+                    self.statuses[parse(topic)["device"]] = status
+        except (SealBroken, ManifestInvalid, PayloadInvalid):
+            pass
+
+    def running(self) -> set[str]:
+        """The devices that run the version that stands."""
+        if self.manifest is None:
+            return set()
+        files = {variant.content.sha256 for variant in self.manifest.variants}
+        version = self.manifest.version
+        return {
+            device
+            for device, status in self.statuses.items()
+            if status.state == "active" and status.version == version and status.sha256 in files
+        }
+
+    def others(self) -> str:
+        """What those say that do not, for people."""
+        running = self.running()
+        return "; ".join(
+            f"{device}: {status.version} {status.state} {printable(status.reason)}".rstrip()
+            for device, status in sorted(self.statuses.items())
+            if device not in running
+        )
+
+
+async def wait_for(at: At, name: str, devices: int, wait_s: float) -> int:
+    """Wait until so many devices run the version that stands.
+
+    Args:
+        at: Which device is asked, and as whom.
+        name: The model.
+        devices: How many.
+        wait_s: For how long.
+
+    Returns:
+        How many run it.
+
+    Raises:
+        ModelUnusable: Too few did in that time.
+        NoDevice: No device answers, or not any more.
+    """
+    fleet = _Fleet()
+    async with connect(at.host, at.port, secured_by(at.identity), at.login) as client:
+        await client.subscribe(f"flock/v1/+/model/{name}", qos=1)
+        await client.subscribe(f"flock/v1/+/model-status/+/{name}", qos=1)
+        try:
+            with _bar() as bars:
+                bar = bars.add_task(f"{name} runs on", total=devices)
+                async with asyncio.timeout(wait_s):
+                    async for message in client.messages:
+                        fleet.hear(str(message.topic), bytes(message.payload))
+                        bars.update(bar, completed=len(fleet.running()))
+                        if len(fleet.running()) >= devices:
+                            return len(fleet.running())
+        except TimeoutError:
+            pass
+    version = f"version {printable(fleet.manifest.version)}" if fleet.manifest else "no version"
+    raise ModelUnusable(
+        f"{version} of {name} stands, and after {wait_s:g} s {len(fleet.running())} of {devices} devices run it; "
+        + (fleet.others() or "no other device has said anything of it")
+    )
+
+
+def _bar() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("devices"),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )

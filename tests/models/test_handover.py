@@ -1,0 +1,250 @@
+"""Bytes handed over to a device by an operator who is connected to it: all of them, or a line that says why not."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from agent.commands import model_upload
+from agent.commands.model_fleet import At, ask, say
+from agent.commands.model_upload import hand_over
+from agent.errors import ModelUnusable, NoDevice
+from agent.infer.kinds import Kind
+from agent.models import handover as handover_module
+from agent.models.bases import make_deltas, with_deltas
+from agent.models.chunks import encode_chunk, transfer_of
+from agent.models.content import content_of
+from agent.models.errors import StoreFull
+from agent.models.handover import SERVICE, Offered
+from agent.models.manifest import Variant, read_manifest
+from agent.models.package import read_package, write_package
+from agent.models.partial import Partial
+from broker.calls import Calls
+from broker.model_envelope import manifest_in, read_envelope
+from broker.topics import chunk_topic
+from tests.models.test_follow import DATA, SITE, device, package, running, state, unsigned
+from tests.node.fleet import start, until
+
+TOPIC = f"flock/v1/{SITE}/model/occupancy"
+BIG = bytes(range(256)) * 2_000
+"""Of a kind that no device here runs: it is kept for others."""
+
+
+def on_the_desk(directory, version="1", file="dense.tflite", *, base=None, big=True):
+    """A package that no device has, with two variants."""
+    made = package(directory, version, file)
+    folder = directory / f"occupancy-{version}"
+    contents = {Kind.TFLITE: (DATA / file).read_bytes()}
+    if big:
+        contents[Kind.EDGETPU] = BIG
+    variants = tuple(
+        Variant(kind=kind, content=content_of(data)) for kind, data in contents.items()
+    )
+    made = msgspec.structs.replace(made, variants=variants)
+    tried = make_deltas(made, contents, [base] if base else [])
+    made, deltas = with_deltas(made, tried)
+    write_package(folder, made, contents, deltas)
+    return read_package(folder)
+
+
+def signed(found, counter):
+    """A manifest of it as it travels, and as it is."""
+    payload = unsigned(found.draft, counter)
+    return payload, read_manifest(manifest_in(read_envelope(payload)))
+
+
+@asynccontextmanager
+async def one(tmp_path, name="a", **options):
+    each = device(tmp_path, name, **options)
+    await each.start()
+    try:
+        yield each, At("127.0.0.1", each.node.port, None)
+    finally:
+        await each.stop()
+
+
+def store_of(each):
+    return each._forecasting._library._store
+
+
+def transfers_of(each):
+    return each._forecasting._library._transfers
+
+
+async def offer(calls, payload):
+    return msgspec.json.decode(await calls.call("a", SERVICE, payload), type=Offered)
+
+
+async def give(each, at, found, counter=1):
+    """Hand a package over; how many bytes were sent."""
+    payload, manifest = signed(found, counter)
+    async with asyncio.timeout(30):
+        return await hand_over(at, await ask(at, []), payload, manifest, found)
+
+
+def test_a_package_that_no_device_has_reaches_one_and_then_all(tmp_path):
+    found = on_the_desk(tmp_path / "desk")
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+            sent = await give(a, at, found)
+            sizes = [variant.content.size_bytes for variant in found.draft.variants]
+            assert sent == sum(sizes)
+            assert all(store_of(a).holds(sha256) for sha256 in found.files)
+            assert await give(a, at, found) == 0
+            await say(at, TOPIC, signed(found, 1)[0])
+            await until(running(a, "1"), "version 1")
+
+    asyncio.run(story())
+
+
+def test_what_the_device_has_is_not_sent_and_a_delta_spares_the_full_file(tmp_path):
+    first = on_the_desk(tmp_path / "desk", big=True)
+    changed = bytearray(BIG)
+    changed[1_000:1_100] = bytes(100)
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+            await give(a, at, first)
+            second = on_the_desk(tmp_path / "desk", "2", base=first)
+            contents = {Kind.TFLITE: second.read(Kind.TFLITE), Kind.EDGETPU: bytes(changed)}
+            variants = tuple(Variant(kind=k, content=content_of(d)) for k, d in contents.items())
+            made = msgspec.structs.replace(second.draft, version="2", variants=variants, deltas=())
+            made, deltas = with_deltas(made, make_deltas(made, contents, [first]))
+            write_package(tmp_path / "desk" / "2", made, contents, deltas)
+            (delta,) = made.deltas
+            assert (
+                await give(a, at, read_package(tmp_path / "desk" / "2"), 2)
+                == delta.content.size_bytes
+            )
+            assert store_of(a).read(content_of(bytes(changed)).sha256) == changed
+
+    asyncio.run(story())
+
+
+def test_a_hand_over_that_broke_off_goes_on_where_it_was(tmp_path, monkeypatch):
+    found = on_the_desk(tmp_path / "desk")
+    content = found.draft.variant(Kind.EDGETPU).content
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+            half = asyncio.Event()
+            write = Partial.write
+
+            def wrote(partial, index, data):
+                write(partial, index, data)
+                if partial.content == content and partial.have.bit_count() > content.count // 2:
+                    half.set()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Partial, "write", wrote)
+                patch.setattr(model_upload, "WINDOW", 1)
+                giving = asyncio.create_task(give(a, at, found))
+                await half.wait()
+                giving.cancel()
+                await asyncio.gather(giving, return_exceptions=True)
+            assert not store_of(a).holds(content.sha256)
+            again = await give(a, at, found)
+            assert 0 < again < 0.6 * content.size_bytes
+            assert store_of(a).read(content.sha256) == BIG
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("why", ["unsigned", "expired", "lower counter", "another model's"])
+def test_what_the_device_would_not_take_up_is_not_kept_either(tmp_path, why):
+    found = on_the_desk(tmp_path / "desk")
+
+    async def story():
+        async with one(tmp_path, unsigned=why != "unsigned") as (a, at):
+            payload, manifest = signed(found, 3)
+            if why == "expired":
+                payload = unsigned(found.draft, 3, life_ms=-500)
+            elif why == "lower counter":
+                await say(at, TOPIC, unsigned(found.draft, 4))
+                await until(lambda: state(a), "the higher one")
+            elif why == "another model's":
+                payload = unsigned(msgspec.structs.replace(found.draft, name="other"), 3)
+            told = await ask(at, [])
+            with pytest.raises(
+                ModelUnusable, match=f"a does not take it, so nothing was published: {why}"
+            ):
+                await hand_over(at, told, payload, manifest, found)
+            assert store_of(a).statistics().contents == 0
+
+    asyncio.run(story())
+
+
+def test_a_disk_that_is_full_is_told_before_anything_is_published(tmp_path, monkeypatch):
+    found = on_the_desk(tmp_path / "desk")
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+
+            def full(content):
+                raise StoreFull("no room")
+
+            monkeypatch.setattr(store_of(a), "open", full)
+            with pytest.raises(
+                ModelUnusable, match="does not take it, so nothing was published: no room"
+            ):
+                await give(a, at, found)
+
+    asyncio.run(story())
+
+
+def test_another_device_hands_nothing_over_and_wrong_bytes_count_for_nothing(tmp_path):
+    found = on_the_desk(tmp_path / "desk", big=False)
+    content = found.draft.variant(Kind.TFLITE).content
+    payload, _ = signed(found, 1)
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+            b = await start("b", tmp_path, [a.node])
+            calls = Calls(b, SITE)
+            await until(lambda: a.node.statistics().mesh.peers, "a link")
+            assert "from its own broker's clients" in (await offer(calls, payload)).refused
+
+            transfers = transfers_of(a)
+            assert (await offer(transfers._calls, payload)).wanted == (content.sha256,)
+            await until(transfers.progress, "a pull")
+            topic = chunk_topic(site=SITE, to="a", sender="a", transfer=transfer_of(content.sha256))
+            for chunk in (encode_chunk(0, 0, 1, bytes(10)), b"junk"):
+                a.node.publish_nowait(topic, chunk)
+            counted = lambda: transfers.progress()[content.sha256].counted  # noqa: E731
+            await until(lambda: counted().wrong == 1, "wrong bytes")
+            assert await give(a, at, found) == content.size_bytes
+            await b.stop()
+
+    asyncio.run(story())
+
+
+def test_a_device_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    found = on_the_desk(tmp_path / "desk")
+    monkeypatch.setattr(model_upload, "ANSWER_S", 0.3)
+
+    async def story():
+        async with one(tmp_path) as (_, at):
+            told = (await ask(at, []))._replace(device="nobody")
+            with pytest.raises(NoDevice, match=r"nobody on .* does not answer"):
+                await hand_over(at, told, *signed(found, 1), found)
+
+    asyncio.run(story())
+
+
+def test_an_offer_that_nobody_fills_ends(tmp_path, monkeypatch):
+    payload, _ = signed(on_the_desk(tmp_path / "desk", big=False), 1)
+    monkeypatch.setattr(handover_module, "OFFER_IDLE_S", 0.1)
+
+    async def story():
+        async with one(tmp_path) as (a, _):
+            transfers = transfers_of(a)
+            assert (await offer(transfers._calls, payload)).wanted
+            await until(transfers.progress, "a pull")
+            await until(lambda: not transfers.progress(), "its end")
+            told = await offer(transfers._calls, payload)
+            assert "nothing more of it came for 0.1 s" in told.refused
+            assert not (await offer(transfers._calls, payload)).refused
+
+    asyncio.run(story())
