@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["CROWDS", "Crowds"]
 
 CROWDS: Final[dict[str, Callable[[Target], Crowd]]] = {
+    "nobody": scripts.nobody,
     "no certificate": strangers(None, "mesh-e"),
     "another fleet": strangers("spy", "mesh-spy"),
     "expired": strangers("old", "mesh-old"),

@@ -33,6 +33,7 @@ __all__ = [
     "huge_packets",
     "names",
     "never_reads",
+    "nobody",
     "retained_bombs",
     "slow_connect",
     "strangers",
@@ -105,6 +106,15 @@ class _Client:
             sock.close()
             raise
         return sock
+
+
+def nobody(_target: Target) -> Crowd:
+    """No attack, to compare with."""
+
+    def script() -> Script:
+        yield Wait(None, 0, HELD_S)
+
+    return Crowd(script, 1)
 
 
 def strangers(identity: str | None, client_id: str) -> Callable[[Target], Crowd]:
