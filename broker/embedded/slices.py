@@ -49,7 +49,8 @@ class Slices:
         """Learn how long it took to finish what was begun in this turn."""
         if self._used_up:
             self._used_up = False
-            wanted_s = TURN_OVER_SLICE * self._longest_s / (1 + seconds / self.slice_s)
+            share = self.slice_s / (self.slice_s + seconds)
+            wanted_s = TURN_OVER_SLICE * self._longest_s * share
             shortest_s = SHORTEST * self._longest_s
             self.slice_s = min(self._longest_s, max(shortest_s, wanted_s))
 
