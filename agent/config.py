@@ -20,6 +20,7 @@ from agent.config_errors import Explainer, one_line
 from agent.config_types import ID_PATTERN, FarPort, Id, Table
 from agent.errors import ConfigError
 from agent.foreign import BridgeConfig, CrossingConfig, HubConfig, foreign_problem
+from agent.infer.limits import DEADLINE_MS, STATE_AGE_MAX_MS
 from broker.topology import FAR_MAX, NEAR_MAX, Kind
 
 __all__ = [
@@ -150,6 +151,10 @@ class ModelConfig(Table, frozen=True):
     """Folder with folders that `flockmq model pack` has written; by default the models that ship."""
     unsigned: bool = False
     """Without [tls] nobody can sign a manifest, and none is taken, unless this says so; then anybody's is."""
+    deadline_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = DEADLINE_MS
+    """A reading that is older than this when the model could run is not decided on."""
+    state_age_max_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = STATE_AGE_MAX_MS
+    """Nor is one beside which the oldest state of the others is older than this."""
     threads: Annotated[int, Meta(ge=1, le=8)] = 1
     """Of the runtime. More than cores less one makes everything slower."""
     edge_tpu: Annotated[str, Meta(pattern=r"^(auto|off|usb(:\d+)?|pci(:\d+)?|:\d+)\Z")] = "auto"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ from agent.presence import Presence
 from agent.publisher import Publisher
 from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
-from agent.sensors.sensor import SENSOR_NAME
+from agent.sensors.sensor import SENSOR_NAME, Reporting
 from agent.world import World
 from broker import topics
 from broker.commits import Durability
@@ -193,6 +194,9 @@ class Device:
         report |= self._neighbourhood.report()
         if self._trust is not None and self._credentials is not None:
             report["identity"] = identity_report(self._trust, self._credentials)
+        sensor: object = self._sensor
+        if isinstance(sensor, Reporting):
+            report["sensor"] = sensor.report()._asdict()
         if self._forecasting is not None:
             report |= self._forecasting.report()
         return report
@@ -243,8 +247,9 @@ class Device:
     # What is seen.
 
     async def _sense(self, sensor: Sensor) -> None:
+        observations = sensor.observations()
         try:
-            async for observation in sensor.observations():
+            async for observation in observations:
                 await self._observe(observation)
             logger.info("%s: the sensor has ended", self._name)
         except AgentError as error:
@@ -252,6 +257,11 @@ class Device:
         except Exception:
             # Somebody's sensor: what it raises ends its readings, never the device.
             logger.exception("%s: the sensor has failed", self._name)
+        finally:
+            if isinstance(observations, AsyncGenerator):
+                await (
+                    observations.aclose()
+                )  # what it has open is closed now, not when it is collected
 
     async def _observe(self, observation: Observation) -> None:
         site = self._publisher.site

@@ -14,7 +14,7 @@ from agent.config import resolve
 from agent.forecast import Judge
 from agent.infer.backend import InferenceError
 from agent.infer.edgetpu import LIBRARY, EdgeTpu
-from agent.infer.limits import Limits
+from agent.infer.limits import Limits, LoopLimits
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
 from agent.infer.standby import StandbyClient
@@ -76,8 +76,11 @@ class Forecasting:
             edge_tpu=_edge_tpu(config),
             always=config.edge_tpu != "auto",
         )
+        limits = LoopLimits(
+            deadline_ms=config.deadline_ms, state_age_max_ms=config.state_age_max_ms
+        )
         self._loop: InferenceLoop[Observation] = InferenceLoop(
-            self._client, self._fill, self._decided
+            self._client, self._fill, self._decided, limits=limits
         )
         self._judge = Judge(self._features.horizon_s)
         self._used: Observation | None = None
@@ -170,6 +173,8 @@ class Forecasting:
                 "pid": client.worker_pid,
                 "inferences": client.inferences,
                 "superseded": loop.superseded,
+                "late": loop.late,
+                "stale": loop.stale,
                 "failed": loop.failed,
                 "last_failure": loop.last_failure,
                 "workers_lost": client.workers_lost,

@@ -7,6 +7,7 @@ from typing import get_args
 
 from agent.config import Config, load
 from agent.foreign import CrossingConfig
+from agent.sensors import camera
 from agent.sensors.trace import Options
 from broker.topology import Kind
 
@@ -35,6 +36,10 @@ def first_column(heading):
 
 def test_the_page_shows_every_option_of_the_trace():
     assert first_column("Options of the recorded trace") == list(Options.__struct_fields__)
+
+
+def test_the_page_shows_every_option_of_a_camera():
+    assert first_column("Options of a camera") == list(camera.Options.__struct_fields__)
 
 
 def test_the_page_shows_every_kind_of_topology():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,24 @@ def test_missing_seconds_repeat_the_row_before_them(missing: int) -> None:
         np.testing.assert_array_equal(row, row_of(reading(9), {}))
     if missing < HISTORY_S - 2:
         np.testing.assert_array_equal(seen[-3 - carried], row_of(reading(8), {}))
+
+
+def test_a_second_costs_a_row_and_no_new_window() -> None:
+    window, out = FeatureWindow(UPSTREAM), np.zeros(INPUT_SHAPE, np.float32)
+    window.push(0, reading(0), neighbours(0))
+    own, around = reading(1), neighbours(1)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for tick_s in range(1, 100):
+            window.push(tick_s, own, around)
+            window.write_into(out)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    row_bytes, window_bytes = 4 * CHANNELS, 4 * CHANNELS * HISTORY_S
+    assert peak - before < window_bytes / 4
+    assert after - before < row_bytes
 
 
 def test_same_second_replaces_and_older_second_is_dropped() -> None:

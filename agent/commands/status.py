@@ -25,7 +25,14 @@ from broker.identity import RENEW_DAYS
 
 if TYPE_CHECKING:
     from agent.commands.client import Login, Secured
-    from agent.commands.status_form import Bridge, ContentState, Hub, IdentityState
+    from agent.commands.status_form import (
+        Bridge,
+        ContentState,
+        Hub,
+        IdentityState,
+        SensorState,
+        Worker,
+    )
 
 __all__ = ["render", "status"]
 
@@ -255,6 +262,8 @@ def _render_agent(report: Report, console: Console) -> None:
     if silent:
         console.print(f"[red]peers silent:[/red] {', '.join(silent)}")
     console.print(f"obstacles known: {report.obstacles}")
+    if report.sensor is not None:
+        _render_sensor(report.sensor, console)
     for name, model in report.models.items():
         version, state = _text(model.version or "none"), _text(model.state)
         console.print(f"model {_text(name)}: version {version}, {state} {_text(model.reason)}")
@@ -265,11 +274,7 @@ def _render_agent(report: Report, console: Console) -> None:
             )
     _render_content(report.content, console)
     if report.runtime:
-        worker = report.worker
-        console.print(
-            f"inference: {_text(report.runtime)}, {worker.inferences} done, {worker.failed} failed, "
-            f"{worker.workers_lost} workers lost"
-        )
+        console.print(_worker(report.runtime, report.worker))
         if report.edge_tpu:
             console.print(f"no Edge TPU in use: {_text(report.edge_tpu)}")
     for name, count in report.invalid.items():
@@ -293,6 +298,27 @@ def _render_content(content: ContentState, console: Console) -> None:
         console.print(
             f"[yellow]full files where there was a delta:[/yellow]{_counted(deltas.failed)}{last}"
         )
+
+
+def _render_sensor(sensor: SensorState, console: Console) -> None:
+    colour = "green" if sensor.state == "delivering" else "yellow"
+    console.print(
+        f"sensor {_text(sensor.source)}: [{colour}]{_text(sensor.state)}[/{colour}]"
+        + _counted(sensor.counters)
+    )
+    if sensor.last_problem:
+        console.print(f"[yellow]its last problem:[/yellow] {_text(sensor.last_problem)}")
+
+
+def _worker(runtime: str, worker: Worker) -> str:
+    text = (
+        f"inference: {_text(runtime)}, {worker.inferences} done, {worker.superseded} readings superseded, "
+        f"{worker.late} too late, {worker.stale} on state that was too old, {worker.failed} failed, "
+        f"{worker.workers_lost} workers lost"
+    )
+    if worker.last_failure:
+        text += f"\n[yellow]the last that gave no decision:[/yellow] {_text(worker.last_failure)}"
+    return text
 
 
 def _text(text: str) -> str:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Bridge", "Hub", "IdentityState", "Link", "ModelState", "Report"]
+__all__ = [
+    "Bridge",
+    "Hub",
+    "IdentityState",
+    "Link",
+    "ModelState",
+    "Report",
+    "SensorState",
+    "Worker",
+]
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -57,8 +66,21 @@ class Worker(msgspec.Struct, frozen=True):
     """The inference worker."""
 
     inferences: int = 0
+    superseded: int = 0
+    late: int = 0
+    stale: int = 0
     failed: int = 0
+    last_failure: str = ""
     workers_lost: int = 0
+
+
+class SensorState(msgspec.Struct, frozen=True):
+    """The sensor, if it says anything of itself."""
+
+    source: str = ""
+    state: str = ""
+    last_problem: str = ""
+    counters: dict[str, int] = {}
 
 
 class Hub(msgspec.Struct, frozen=True):
@@ -159,6 +181,7 @@ class Report(msgspec.Struct, frozen=True):
     discovery: Discovery = Discovery()
     peers: dict[str, bool] = {}
     obstacles: int = 0
+    sensor: SensorState | None = None
     models: dict[str, ModelState] = {}
     content: ContentState = ContentState()
     runtime: str | None = None

@@ -8,8 +8,16 @@ or a guess.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Limits"]
+__all__ = ["DEADLINE_MS", "STATE_AGE_MAX_MS", "Limits", "LoopLimits"]
+
+DEADLINE_MS: Final = 1_000
+"""Oldest reading that is decided on, when the model could run. As long as an inference lives in the mesh (topics.md):
+what comes of an older one reaches nobody."""
+STATE_AGE_MAX_MS: Final = 10_000
+"""Oldest state of the others that a decision is made of. Three lifetimes of a reading in the mesh, so that two may be
+lost; what the traffic features use is half as old at most (agent/forecast.py). A guess with room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +76,11 @@ class Limits:
             if not getattr(self, name) > 0:
                 message = f"{name} must be above 0"
                 raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopLimits:
+    """How old what a decision is made of may be; `[model]` of device.toml says it."""
+
+    deadline_ms: int = DEADLINE_MS
+    state_age_max_ms: int = STATE_AGE_MAX_MS

@@ -3,7 +3,8 @@
 Decided here: LiteRT first, because it supports current Pythons and numpy 2 and rejects damaged
 files where tflite-runtime 2.14 crashes; tflite-runtime for 32-bit Raspberry Pi OS. Both have the
 same `Interpreter`, so this module is the only one that knows their names.
-Assumed: one input, one output, fixed shapes, float32 or quantised per tensor to 8 bits.
+Assumed: one input, one output or the four of a detection model (`detection.py`), fixed shapes, float32 or quantised per
+tensor to 8 bits.
 Failure: a runtime is tried by running a model of 192 bytes, since tflite-runtime beside numpy 2
 imports without complaint and fails at the first interpreter. What does not fit is ModelRejected.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from agent.infer import detection
 from agent.infer.backend import (
     Backend,
     InvokeFailed,
@@ -84,8 +86,11 @@ class TfliteBackend(Backend):
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError, MemoryError) as problem:
             raise ModelRejected(f"does not load: {first_line(problem)}") from problem
-        self._input_index, self._input = _only("input", self._interpreter.get_input_details())
-        self._output_index, self._output = _only("output", self._interpreter.get_output_details())
+        inputs = self._interpreter.get_input_details()
+        if len(inputs) != 1:
+            raise ModelRejected(f"has {len(inputs)} input tensors; exactly one is taken")
+        self._input_index, self._input = _described("input", inputs[0])
+        self._outputs = _outputs(self._interpreter.get_output_details())
 
     @property
     def input(self) -> TensorInfo:
@@ -94,8 +99,11 @@ class TfliteBackend(Backend):
 
     @property
     def output(self) -> TensorInfo:
-        """The one output."""
-        return self._output
+        """The one output; the rows of a detection model (`detection.py`)."""
+        if len(self._outputs) == 1:
+            return self._outputs[0][1]
+        (_, boxes), *_ = self._outputs
+        return TensorInfo((*boxes.shape[:2], detection.COLUMNS), "float32")
 
     def invoke(self, features: FloatArray) -> FloatArray:
         """Runs one inference; see Backend.invoke."""
@@ -104,17 +112,29 @@ class TfliteBackend(Backend):
             # alive makes the next invoke fail.
             self._interpreter.set_tensor(self._input_index, _quantise(features, self._input))
             self._interpreter.invoke()
-            raw = self._interpreter.get_tensor(self._output_index)
+            outputs = [
+                _dequantise(self._interpreter.get_tensor(index), tensor)
+                for index, tensor in self._outputs
+            ]
         except (ValueError, RuntimeError) as problem:
             raise InvokeFailed(first_line(problem)) from problem
-        return _dequantise(raw, self._output)
+        return outputs[0] if len(outputs) == 1 else detection.join(*outputs)
 
 
-def _only(kind: str, details: list[dict[str, Any]]) -> tuple[int, TensorInfo]:
-    """Returns index and description of the one tensor of that kind. Raises ModelRejected."""
-    if len(details) != 1:
-        raise ModelRejected(f"has {len(details)} {kind} tensors; exactly one is taken")
-    detail = details[0]
+def _outputs(details: list[dict[str, Any]]) -> list[tuple[int, TensorInfo]]:
+    """Returns index and description of the one output, or of a detection model's four. Raises ModelRejected."""
+    if len(details) == 1:
+        return [_described("output", details[0])]
+    order = detection.outputs_of([tuple(map(int, detail["shape"])) for detail in details])
+    if order is None:
+        raise ModelRejected(
+            f"has {len(details)} output tensors; one is taken, or the four of a detection model"
+        )
+    return [_described("output", details[number]) for number in order]
+
+
+def _described(kind: str, detail: dict[str, Any]) -> tuple[int, TensorInfo]:
+    """Returns index and description of a tensor. Raises ModelRejected."""
     dtype = np.dtype(detail["dtype"]).name
     shape = tuple(int(length) for length in detail["shape"])
     scale, zero_point = detail["quantization"]

@@ -5,14 +5,22 @@ A sensor of one's own is a module with a `make(device, options)` that returns a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from agent.messages import Reading
 
-__all__ = ["SENSOR_NAME", "Observation", "Sensor", "SensorFactory", "Sighting"]
+__all__ = [
+    "SENSOR_NAME",
+    "Observation",
+    "Reporting",
+    "Sensor",
+    "SensorFactory",
+    "SensorReport",
+    "Sighting",
+]
 
 
 SENSOR_NAME: Final = "junction"
@@ -51,6 +59,26 @@ class Sensor(Protocol):
         Raises:
             SensorError: The sensor is gone for good.
         """
+
+
+class SensorReport(NamedTuple):
+    """How a sensor is, for `flockmq status`."""
+
+    source: str
+    """What it reads, without secrets."""
+    state: str
+    """`delivering` when all is well."""
+    last_problem: str
+    """Without secrets; empty: there is none."""
+    counters: dict[str, int]
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A sensor that says how it is; it may leave that out."""
+
+    def report(self) -> SensorReport:
+        """How it is now."""
 
 
 class SensorFactory(Protocol):

@@ -10,8 +10,13 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
 from tiny_models import (
     BIAS,
+    DETECTOR_CELLS,
+    DETECTOR_COLOURS,
+    DETECTOR_ROWS,
+    DETECTOR_SIDE,
     FOLDER,
     OTHER_BIAS,
     OTHER_WEIGHTS,
@@ -73,6 +78,7 @@ class Builder:
         version: int = 1,
         options: tuple[int, Any] | None = None,
         custom: str | None = None,
+        custom_options: bytes = b"",
     ) -> None:
         """Adds an operator of builtin `code`, or the custom one named `custom`."""
         entry = schema.OperatorCodeT()
@@ -83,6 +89,8 @@ class Builder:
         operator.opcodeIndex, operator.inputs, operator.outputs = len(self.codes), inputs, outputs
         if options is not None:
             operator.builtinOptionsType, operator.builtinOptions = options
+        if custom_options:
+            operator.customOptions = np.frombuffer(custom_options, np.uint8)
         self.codes.append(entry)
         self.operators.append(operator)
 
@@ -179,6 +187,68 @@ def passes_through() -> bytes:
     return build.finish([x], [x])
 
 
+def detector() -> bytes:
+    """Sees what fills a cell of the picture in one of two colours; it ends as MobileNet-SSD does."""
+    build, cells = Builder(), DETECTOR_CELLS
+    kinds = len(DETECTOR_COLOURS) + 1
+    picture = build.tensor("picture", (1, DETECTOR_SIDE, DETECTOR_SIDE, 3), np.float32)
+    means = build.tensor("means", (1, cells, cells, 3), np.float32)
+    pool = schema.Pool2DOptionsT()
+    pool.strideW = pool.strideH = pool.filterWidth = pool.filterHeight = DETECTOR_SIDE // cells
+    pool.padding = schema.Padding.VALID
+    options = (schema.BuiltinOptions.Pool2DOptions, pool)
+    build.operator(schema.BuiltinOperator.AVERAGE_POOL_2D, [picture], [means], options=options)
+    weights = np.array([[0.0, 0.0, 0.0], *DETECTOR_COLOURS]).reshape(kinds, 1, 1, 3)
+    filters = build.tensor("filters", weights.shape, np.float32, data=weights)
+    bias = build.tensor("bias", (kinds,), np.float32, data=np.zeros(kinds))
+    likeness = build.tensor("likeness", (1, cells, cells, kinds), np.float32)
+    convolution = schema.Conv2DOptionsT()
+    convolution.strideW = convolution.strideH = 1
+    options = (schema.BuiltinOptions.Conv2DOptions, convolution)
+    code = schema.BuiltinOperator.CONV_2D
+    build.operator(code, [means, filters, bias], [likeness], options=options)
+    shape = np.array([1, cells * cells, kinds])
+    target = build.tensor("target", (3,), np.int32, data=shape)
+    scores = build.tensor("scores", tuple(shape), np.float32)
+    options = (schema.BuiltinOptions.ReshapeOptions, schema.ReshapeOptionsT())
+    build.operator(schema.BuiltinOperator.RESHAPE, [likeness, target], [scores], options=options)
+    outputs = _post_process(build, scores)
+    return build.finish([picture], outputs)
+
+
+def _post_process(build: Builder, scores: int) -> list[int]:
+    """TFLite_Detection_PostProcess over boxes that are the cells themselves."""
+    cells, boxes = DETECTOR_CELLS, DETECTOR_CELLS**2
+    middles = (np.arange(cells) + 0.5) / cells
+    anchors = [(y, x, 1 / cells, 1 / cells) for y in middles for x in middles]
+    offsets = build.tensor("offsets", (1, boxes, 4), np.float32, data=np.zeros((1, boxes, 4)))
+    anchor = build.tensor("anchors", (boxes, 4), np.float32, data=np.array(anchors))
+    rows = DETECTOR_ROWS
+    shapes = {"boxes": (1, rows, 4), "classes": (1, rows), "best": (1, rows), "count": (1,)}
+    outputs = [build.tensor(name, shape, np.float32) for name, shape in shapes.items()]
+    settings = {
+        "max_detections": rows,
+        "max_classes_per_detection": 1,
+        "detections_per_class": rows,
+        "use_regular_nms": False,
+        "nms_score_threshold": 0.25,
+        "nms_iou_threshold": 0.5,
+        "num_classes": len(DETECTOR_COLOURS),
+        "y_scale": 10.0,
+        "x_scale": 10.0,
+        "h_scale": 5.0,
+        "w_scale": 5.0,
+    }
+    build.operator(
+        schema.BuiltinOperator.CUSTOM,
+        [offsets, scores, anchor],
+        outputs,
+        custom="TFLite_Detection_PostProcess",
+        custom_options=bytes(flexbuffers.Dumps(settings)),
+    )
+    return outputs
+
+
 def build_all() -> dict[str, bytes]:
     """Every file's bytes by file name."""
     return {
@@ -187,6 +257,7 @@ def build_all() -> dict[str, bytes]:
         "dense_wide.tflite": dense(WIDE_WEIGHTS, WIDE_BIAS),
         "dense_int8.tflite": dense_quantised(np.int8, 4, (3, 0, -5)),
         "dense_uint8.tflite": dense_quantised(np.uint8, 1, (131, 128, 123)),
+        "detector.tflite": detector(),
         "integers.tflite": integers(),
         "passes_through.tflite": passes_through(),
         "same_width.tflite": same_width(),

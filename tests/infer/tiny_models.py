@@ -17,6 +17,12 @@ OTHER_BIAS = np.array([3.0, 2.0, 1.0])
 WIDE_WEIGHTS = np.arange(16.0).reshape(2, 8) / 8.0
 WIDE_BIAS = np.array([-1.0, 1.0])
 
+DETECTOR_SIDE = 64
+DETECTOR_CELLS = 4
+DETECTOR_ROWS = 10
+DETECTOR_COLOURS = [(0.5, -0.5, 0.0), (-0.5, 0.5, 0.0)]
+"""Likeness to class 0, red, and class 1, green, of a cell whose colours go from -1 to 1."""
+
 X_SCALE = 1 / 16
 Y_SCALE = 1 / 8
 
