@@ -10,7 +10,7 @@ import importlib
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 FACTORY_PATTERN: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
+EDGE_TPU_PATTERN: Final = r"^(auto|off|usb(:\d+)?|pci(:\d+)?|:\d+)\Z"
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
 Factory: TypeAlias = Annotated[str, Meta(pattern=FACTORY_PATTERN)]
@@ -157,7 +158,7 @@ class ModelConfig(Table, frozen=True):
     """Nor is one beside which the oldest state of the others is older than this."""
     threads: Annotated[int, Meta(ge=1, le=8)] = 1
     """Of the runtime. More than cores less one makes everything slower."""
-    edge_tpu: Annotated[str, Meta(pattern=r"^(auto|off|usb(:\d+)?|pci(:\d+)?|:\d+)\Z")] = "auto"
+    edge_tpu: Annotated[str, Meta(pattern=EDGE_TPU_PATTERN)] = "auto"
     """Coral Edge TPU: `auto` uses one that is plugged in, `off` none; else which, as libedgetpu names it."""
     edge_tpu_library: str = ""
     """Path of libedgetpu; empty: wherever the linker finds it."""
@@ -350,11 +351,6 @@ _EXPLAINER: Final = Explainer(
     patterns={
         ID_PATTERN: "1 to 32 characters of a-z, 0-9 and -",
         FACTORY_PATTERN: 'written as "module:callable"',
-    },
-    choices={
-        "kind": get_args(Kind),
-        "durability": ("power", "process"),
-        "integrity": ("tag", "none"),
-        "anonymous": get_args(UsersConfig.__annotations__["anonymous"]),
+        EDGE_TPU_PATTERN: '"auto", "off", or which one: "usb", "pci", "usb:0", ...',
     },
 )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import msgspec
 
 __all__ = ["Explainer", "one_line"]
 
@@ -28,7 +28,7 @@ _KINDS: Final = {
 _PLACE: Final = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<key>.*)`$", re.DOTALL)
 _ABSENT: Final = re.compile(r"missing required field `(?P<key>.*)`$")
-_CHOICE: Final = re.compile(r"Invalid enum value '(?P<got>.*)'$", re.DOTALL)
+_CHOICE: Final = re.compile(r"Invalid enum value '.*'$", re.DOTALL)
 _WRONG: Final = re.compile(
     r"Expected `(?P<want>\w+)[^`]*`"
     r"(?:, got `(?P<got>.*)`| matching regex (?P<pattern>.*)|(?P<range>.*))$"
@@ -46,18 +46,13 @@ class Explainer:
     Args:
         tables: The structs by the name of their table; "" for the whole file.
         patterns: By regular expression: what it asks for, in words.
-        choices: By key: what can be chosen.
     """
 
     def __init__(
-        self,
-        tables: Mapping[str, type[msgspec.Struct]],
-        patterns: Mapping[str, str],
-        choices: Mapping[str, tuple[str, ...]],
+        self, tables: Mapping[str, type[msgspec.Struct]], patterns: Mapping[str, str]
     ) -> None:
         self._tables = tables
         self._patterns = {repr(pattern): words for pattern, words in patterns.items()}
-        self._choices = choices
 
     def explain(self, text: str) -> str:
         """Say msgspec's sentence in terms of device.toml, with the way out."""
@@ -71,8 +66,8 @@ class Explainer:
             return f'the key "{absent["key"]}" is missing{_table(place)}; add it'
         table, _, key = place.rpartition(".")
         what = f'"{key}"{_table(table)}'
-        if key in self._choices and _CHOICE.match(text):
-            return f"{what} must be one of {', '.join(self._choices[key])}"
+        if _CHOICE.match(text):
+            return f"{what} must be one of {', '.join(self._choices(key, table))}"
         wrong = _WRONG.match(text)
         if wrong is None:
             return f"{what}: {text}"
@@ -83,10 +78,25 @@ class Explainer:
             return f"{what} must be {wanted}, not {_KINDS.get(wrong['got'], wrong['got'])}"
         return f"{what} must be {wanted}{wrong['range']}"
 
+    def _struct(self, place: str) -> type[msgspec.Struct]:
+        return self._tables[place.rpartition(".")[2].partition("[")[0]]
+
+    def _choices(self, key: str, place: str) -> tuple[str, ...]:
+        fields = msgspec.structs.fields(self._struct(place))
+        return _literals(next(field.type for field in fields if field.encode_name == key))
+
     def _advice(self, key: str, place: str) -> str:
-        known = self._tables[place.rpartition(".")[2].partition("[")[0]].__struct_encode_fields__
+        known = self._struct(place).__struct_encode_fields__
         near = difflib.get_close_matches(key, known, n=1)
         return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(known)}"
+
+
+def _literals(hint: Any) -> tuple[str, ...]:
+    """What a `Literal` lets one choose, wherever it stands in a type."""
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return inner
+    return next((found for each in inner if (found := _literals(each))), ())
 
 
 def _table(place: str) -> str:

@@ -157,6 +157,15 @@ def test_a_key_that_others_may_read_is_none(tmp_path):
             "twice",
         ),
         ('device = "a"\n[topology]\nkind = "star"', "must be one of static, ring, full, nearest"),
+        ('device = "a"\n[tls]\ntags = "hmac"', r'"tags" in \[tls\] must be one of mac, signed'),
+        ('device = "a"\n[users]\nanonymous = ""', "must be one of refused, viewer, device"),
+        ('device = "a"\n[store]\ndurability = "disk"', "must be one of power, process"),
+        ('device = "a"\n[store]\nrelay_log = "ram"', "must be one of memory, disk"),
+        (
+            'device = "a"\n[[hub]]\nhost = "h"\nintegrity = "no"',
+            r'"integrity" in \[\[hub\]\] number 1 must be one of tag, none',
+        ),
+        ('device = "a"\n[model]\nedge_tpu = "on"', 'must be "auto", "off", or which one: "usb"'),
         (
             'device = "a"\n[topology]\nnear = 17',
             r'"near" in \[topology\] must be a whole number <= 16',

@@ -21,7 +21,8 @@ def test_the_page_is_read_and_shows_every_key(tmp_path):
     config = load(path)
     shown = tomllib.loads(TOML)
     assert set(shown) == set(Config.__struct_fields__)
-    for table in ("broker", "users", "store", "topology", "discovery", "sensor", "model"):
+    tables = {"broker", "tls", "users", "store", "topology", "discovery", "sensor", "model"}
+    for table in tables:
         assert set(shown[table]) == set(getattr(config, table).__struct_fields__)
     for table in ("neighbour", "hub", "bridge"):
         assert set(shown[table][0]) == set(getattr(config, table)[0].__struct_encode_fields__)
