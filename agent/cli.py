@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from agent.ca_cli import ca_app
+from agent.cli_options import Host, IdentityFolder, PasswordFile, Port, UserName, port_of
 from agent.errors import AgentError
 from agent.model_cli import model_app
 from agent.user_cli import user_app
@@ -34,24 +35,10 @@ app.add_typer(ca_app, name="ca")
 app.add_typer(user_app, name="user")
 app.add_typer(model_app, name="model")
 
-Host = Annotated[str, typer.Option(help="Where the device's broker listens.")]
-Port = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]
-AnyPort = Annotated[
-    int | None,
-    typer.Option("--port", "-p", min=1, max=65_535, help="Its port; 1883, with --identity 8883."),
-]
-IdentityFolder = Annotated[
-    Path | None, typer.Option("--identity", help="Folder of who you are to the fleet; for TLS.")
-]
+BrokerPort = Annotated[int, typer.Option("--port", "-p", min=0, max=65_535, help="Its port.")]
 Meant = Annotated[
     str | None,
     typer.Option("--device", help="Its id, if you know it: by TLS nobody else is talked to."),
-]
-UserName = Annotated[
-    str | None, typer.Option("--user", help="Who you are to the device; the password is asked for.")
-]
-PasswordFile = Annotated[
-    Path | None, typer.Option(help="What holds that password, mode 0600, instead of asking.")
 ]
 
 
@@ -67,7 +54,7 @@ def run(
 
 @app.command()
 def broker(
-    port: Port = 1883,
+    port: BrokerPort = 1883,
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="This broker's id in the mesh.")] = "broker",
     state: Annotated[
@@ -89,7 +76,7 @@ def broker(
 def watch(
     topic_filter: Annotated[str, typer.Argument(metavar="FILTER", help="What to hear.")] = "#",
     host: Host = "127.0.0.1",
-    port: AnyPort = None,
+    port: Port = None,
     identity: IdentityFolder = None,
     device: Meant = None,
     user: UserName = None,
@@ -109,13 +96,13 @@ def watch(
     except TopicError as error:
         raise typer.BadParameter(str(error)) from None
     secured, known = secured_by(identity, device), login(user, password_file)
-    asyncio.run(do_watch(host, port or _port(identity), secured, known, topic_filter, count))
+    asyncio.run(do_watch(host, port_of(port, identity), secured, known, topic_filter, count))
 
 
 @app.command()
 def status(
     host: Host = "127.0.0.1",
-    port: AnyPort = None,
+    port: Port = None,
     identity: IdentityFolder = None,
     device: Meant = None,
     user: UserName = None,
@@ -128,7 +115,7 @@ def status(
     from agent.commands.status import status as do_status
 
     secured, known = secured_by(identity, device), login(user, password_file)
-    asyncio.run(do_status(host, port or _port(identity), secured, known, as_json=json))
+    asyncio.run(do_status(host, port_of(port, identity), secured, known, as_json=json))
 
 
 @app.command()
@@ -180,10 +167,6 @@ def demo(
             port=port,
         )
     )
-
-
-def _port(identity: Path | None) -> int:
-    return 1883 if identity is None else 8883
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli_options import Host, IdentityFolder, PasswordFile, Port, UserName, port_of
+
 if TYPE_CHECKING:
     from agent.commands.model_fleet import At
 
@@ -19,23 +21,6 @@ model_app = typer.Typer(
     help="Versions of models: made, signed, published, and what became of them.",
 )
 
-Host = Annotated[str, typer.Option(help="Where a device's broker listens; any that is up.")]
-Port = Annotated[
-    int | None,
-    typer.Option("--port", "-p", min=1, max=65_535, help="Its port; 1883, with --identity 8883."),
-]
-IdentityFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--identity", help="Folder of who you are to the fleet; an operator's to publish."
-    ),
-]
-UserName = Annotated[
-    str | None, typer.Option("--user", help="Who you are to the device; the password is asked for.")
-]
-PasswordFile = Annotated[
-    Path | None, typer.Option("--password-file", help="File with the password; mode 0600.")
-]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 PackageName = Annotated[
     str, typer.Argument(metavar="PACKAGE", help="A folder by `pack`, or what ships: forecaster-1.")
@@ -144,7 +129,7 @@ def publish(
     wait: Wait = 0,
     within: Within = 300,
 ) -> None:
-    """Have the fleet run a version."""
+    """Have the fleet run a version; by --identity an operator signs that."""
     from agent.commands import model
 
     chosen = {
@@ -175,7 +160,7 @@ def rollback(
     password_file: PasswordFile = None,
     days: Days = 365,
 ) -> None:
-    """Have the fleet run an earlier version again."""
+    """Have the fleet run an earlier version again; by --identity an operator signs that."""
     from agent.commands import model
 
     model.rollback(name, to, _at(host, port, identity, user, password_file), days)
@@ -235,5 +220,4 @@ def _at(
     from agent.commands.model_fleet import At
     from agent.commands.password import login
 
-    port = port or (1883 if identity is None else 8883)
-    return At(host, port, identity, login(user, password_file))
+    return At(host, port_of(port, identity), identity, login(user, password_file))
