@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.addresses import parse_address
 from agent.commands.client import Secured, connect
+from agent.commands.text import say
 from agent.errors import ConfigError, NoDevice
 from broker import certificates
 from broker.authority import LIFE_DAYS, Authority
@@ -49,8 +50,8 @@ KEEP_AGAIN_S: Final = 10.0
 def init(directory: Path, fleet: str) -> None:
     """Make the authority of a new fleet."""
     Authority.create(directory, fleet, wall_ms())
-    _say(f"made the authority of fleet {fleet} in {directory}")
-    _say(
+    say(f"made the authority of fleet {fleet} in {directory}")
+    say(
         "whoever has ca.key can make devices of this fleet: keep the folder off them, and keep a backup"
     )
 
@@ -70,7 +71,7 @@ def issue(
         pem = issued.pem.encode()
         shared = _shared_key(authority, name, role)
         write_identity(out, authority.pem, pem, certificates.key_bytes(key), shared)
-    _say(f"{role} {name}: ca.pem, own.pem and own.key in {out}, for {days:g} days")
+    say(f"{role} {name}: ca.pem, own.pem and own.key in {out}, for {days:g} days")
 
 
 def list_members(directory: Path) -> None:
@@ -78,11 +79,11 @@ def list_members(directory: Path) -> None:
     now_ms = wall_ms()
     with Authority.at(directory) as authority:
         members = authority.members(now_ms)
-        _say(f"fleet {authority.fleet}: {len(members)} members")
+        say(f"fleet {authority.fleet}: {len(members)} members")
     for member in members:
         left_days = (member.not_after_ms - now_ms) / DAY_MS
         due = ", due for renewal" if member.due(now_ms) else ""
-        _say(f"  {member.role} {member.name}: {left_days:.0f} days left{due}")
+        say(f"  {member.role} {member.name}: {left_days:.0f} days left{due}")
 
 
 def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | None) -> None:
@@ -99,12 +100,12 @@ def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | No
         due = [member.name for member in authority.members(now_ms) if member.due(now_ms)]
         for name in names or due:
             authority.renew(name, now_ms)
-            _say(f"renewed {name} for {LIFE_DAYS} days")
+            say(f"renewed {name} for {LIFE_DAYS} days")
         if not names and authority.key_due(now_ms):
             due.append("key")
-            _say(f"the fleet's key is number {authority.rotate_key(now_ms)} now")
+            say(f"the fleet's key is number {authority.rotate_key(now_ms)} now")
     if not names and not due:
-        _say("nothing is due")
+        say("nothing is due")
     _tell(directory, via)
 
 
@@ -118,7 +119,7 @@ def _renew_here(directory: Path, names: Sequence[str], out: Path) -> None:
     write_file(out / CERTIFICATE_FILE, renewed.pem.encode())
     if shared:
         write_file(out / FLEET_KEY_FILE, shared, secret=True)
-    _say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
+    say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
 
 
 def _shared_key(authority: Authority, name: str, role: Role) -> bytes:
@@ -130,7 +131,7 @@ def rotate_key(directory: Path, via: str | None) -> None:
     """Change the key that all devices share, and tell the fleet."""
     with Authority.at(directory) as authority:
         number = authority.rotate_key(wall_ms())
-    _say(f"the fleet's key is number {number} now")
+    say(f"the fleet's key is number {number} now")
     _tell(directory, via)
 
 
@@ -138,7 +139,7 @@ def revoke(directory: Path, name: str, via: str | None) -> None:
     """Let no certificate of a member count any more, and tell the fleet."""
     with Authority.at(directory) as authority:
         count = authority.revoke(name, wall_ms())
-    _say(f"revoked {count} certificates of {name}, and changed the fleet's key")
+    say(f"revoked {count} certificates of {name}, and changed the fleet's key")
     _tell(directory, via)
 
 
@@ -149,7 +150,7 @@ def publish(directory: Path, via: str) -> None:
         NoDevice: The device cannot be reached, or is not of this fleet.
     """
     asyncio.run(_publish(directory, *_address(via)))
-    _say(f"told the fleet through {via}")
+    say(f"told the fleet through {via}")
 
 
 def keep(directory: Path, via: str) -> None:
@@ -166,7 +167,7 @@ def keep(directory: Path, via: str) -> None:
 
 def _tell(directory: Path, via: str | None) -> None:
     if via is None:
-        _say(
+        say(
             "the fleet does not know yet: `flockmq ca publish --via HOST` tells it, through any device that is up"
         )
     else:
@@ -213,7 +214,3 @@ def _address(via: str) -> tuple[str, int]:
     if address is None:
         raise ConfigError(f"--via {via} is not HOST or HOST:PORT; write 192.0.2.7:{TLS_PORT}, say")
     return address
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

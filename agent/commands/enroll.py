@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import ssl
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.addresses import parse_address
+from agent.commands.text import say
 from broker import certificates
 from broker.enrolment import (
     ENROLMENT_PORT,
@@ -148,17 +148,17 @@ def _store(answer: Answer, key: bytes, identity: Path, config: Path) -> None:
         except IdentityUnusable as error:
             raise EnrolmentFailed(f"what the authority sent does not fit: {error}") from None
     write_identity(identity, authority, certificate, key, fleet_key)
-    _say(f"this is {own.role} {own.name} of fleet {own.fleet}: its identity is in {identity}")
+    say(f"this is {own.role} {own.name} of fleet {own.fleet}: its identity is in {identity}")
     if own.role != "device":
         return
     if config.exists():
-        _say(f'{config} is there already; see that it says device = "{own.name}" and has a [tls]')
+        say(f'{config} is there already; see that it says device = "{own.name}" and has a [tls]')
     else:
         where = identity.absolute()
         with contextlib.suppress(ValueError):  # it is elsewhere, and stands there in full
             where = where.relative_to(config.absolute().parent)
         write_file(config, _device_toml(answer, own.name, where).encode())
-        _say(f"start it with `flockmq run --config {config}`")
+        say(f"start it with `flockmq run --config {config}`")
 
 
 def _device_toml(answer: Answer, name: str, identity: Path) -> str:
@@ -168,7 +168,3 @@ def _device_toml(answer: Answer, name: str, identity: Path) -> str:
         f"device = {json.dumps(name)}\nsite = {json.dumps(answer.site)}\n\n"
         f"[tls]\nidentity = {json.dumps(str(identity))}\n\n[discovery]\n{found}\n"
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

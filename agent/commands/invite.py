@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.addresses import parse_address
+from agent.commands.text import say
 from agent.errors import ConfigError
 from broker import certificates
 from broker.authority import Authority
@@ -102,10 +102,10 @@ async def _serve(directory: Path, invited: Invited, host: str, port: int, minute
     async with server:
         first, *others = await _reachable(host)
         port = server.sockets[0].getsockname()[1]
-        _say(f"on {invited.name}, within {minutes:g} minutes:")
-        _say(f"  flockmq enroll {invitation.code} --at {first}:{port}")
+        say(f"on {invited.name}, within {minutes:g} minutes:")
+        say(f"  flockmq enroll {invitation.code} --at {first}:{port}")
         if others:
-            _say(f"this machine is also {', '.join(others)}, should it not be reached there")
+            say(f"this machine is also {', '.join(others)}, should it not be reached there")
         try:
             async with asyncio.timeout_at(invitation.until_s):
                 await desk.over
@@ -113,7 +113,7 @@ async def _serve(directory: Path, invited: Invited, host: str, port: int, minute
             raise EnrolmentFailed(
                 f"{invited.name} did not join within {minutes:g} minutes; the code is worth nothing now"
             ) from None
-    _say(f"{invited.role} {invited.name} has joined")
+    say(f"{invited.role} {invited.name} has joined")
 
 
 async def _reachable(host: str) -> list[str]:
@@ -174,7 +174,7 @@ class _Desk:
         now_s = asyncio.get_running_loop().time()
         refused = self._invitation.check(question, now_s)
         if refused:
-            _say(f"a device was refused: {refused}")
+            say(f"a device was refused: {refused}")
             if not self._invitation.tries_left:
                 self._end(EnrolmentFailed("the code was tried too often, and is worth nothing now"))
             return Answer(refused=refused)
@@ -221,8 +221,3 @@ async def _hang_up(writer: asyncio.StreamWriter) -> None:
         pass  # it was closed from the other side; TimeoutError is one, too
     finally:
         writer.transport.abort()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

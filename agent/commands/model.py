@@ -11,7 +11,6 @@ Assumes that this machine's clock is right. On failure: one sentence, and nothin
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,10 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.commands import model_history
-from agent.commands.model_fleet import At, Told, ask, say
+from agent.commands.model_fleet import At, Told, ask, tell
 from agent.commands.model_upload import hand_over
 from agent.commands.model_wait import wait_for
-from agent.commands.text import printable
+from agent.commands.text import printable, say
 from agent.errors import ModelMissing, ModelUnusable
 from agent.messages import ModelStatus, PayloadInvalid, decode
 from agent.models.bases import make_deltas, with_deltas
@@ -84,19 +83,19 @@ def pack(files: Sequence[Path], described: Described, out: Path, bases: Sequence
     write_package(out, draft, contents, deltas)
     for variant in draft.variants:
         content = variant.content
-        _say(
+        say(
             f"{variant.kind}: {content.size_bytes:,} bytes, {content.count} chunks, {trials[variant.kind]}"
         )
     for each in tried:
-        _say(str(each))
+        say(str(each))
     for what, tensor in (("takes", draft.inputs[0]), ("gives", draft.outputs[0])):
-        _say(f"{what} {tensor.shape} {tensor.dtype}")
+        say(f"{what} {tensor.shape} {tensor.dtype}")
     sample = draft.sample
     if len(set(sample.expected)) == 1 < len(sample.expected):
-        _say(
+        say(
             "the sample tells little, since all its outputs are equal: choose --low and --high, or another --seed"
         )
-    _say(f"{draft.name} version {draft.version}: {out}, sample within {sample.tolerance:.3g}")
+    say(f"{draft.name} version {draft.version}: {out}, sample within {sample.tolerance:.3g}")
 
 
 def verify(package: str, at: At | None) -> None:
@@ -110,10 +109,10 @@ def verify(package: str, at: At | None) -> None:
     found = _package(package)
     for kind, path in found.paths.items():
         data = found.read(kind)
-        _say(f"{kind}: digest good, {try_sample(found.draft, kind, data, str(path))}")
+        say(f"{kind}: digest good, {try_sample(found.draft, kind, data, str(path))}")
     for delta in found.draft.deltas:
         found.read_content(delta.content.sha256)
-        _say(f"delta from {delta.base[:12]}: digest good, {delta.content.size_bytes:,} bytes")
+        say(f"delta from {delta.base[:12]}: digest good, {delta.content.size_bytes:,} bytes")
     if at is not None:
         _verify_published(found.draft, at)
 
@@ -135,7 +134,7 @@ def _verify_published(draft: Draft, at: At) -> None:
         raise ModelUnusable(
             "its manifest has expired, so no other device takes it up; publish it anew"
         )
-    _say(f"{operator}: version {manifest.version}, counter {manifest.counter}, is this one")
+    say(f"{operator}: version {manifest.version}, counter {manifest.counter}, is this one")
 
 
 class Publishing(NamedTuple):
@@ -171,14 +170,14 @@ def publish(package: str, at: At, how: Publishing) -> None:
     told = asyncio.run(ask(at, [f"flock/v1/+/model/{found.draft.name}"]))
     topic = model_topic(site=told.site, name=found.draft.name)
     if how.first and topic in told.values:
-        _say(f"the fleet has a version of {found.draft.name}, so none was published")
+        say(f"the fleet has a version of {found.draft.name}, so none was published")
         return
     rollout = msgspec.structs.replace(found.draft.rollout, **how.rollout)
     draft = msgspec.structs.replace(found.draft, rollout=rollout)
     _publish(draft, told, at, how, found if how.upload else None)
     if how.devices:
         running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
-        _say(f"{running} devices run it")
+        say(f"{running} devices run it")
 
 
 def rollback(name: str, version: str | None, at: At, days: float) -> None:
@@ -274,10 +273,10 @@ def key(identity: Path, *, rotate: bool) -> None:
     own = ModelKey(identity, now_ms)
     if rotate:
         own.rotate(now_ms)
-        _say(
+        say(
             "devices leave the old key when they take a manifest under the new one: publish each model anew"
         )
-    _say(f"model key {own.number} of operator {own.operator}, fleet {own.fleet}")
+    say(f"model key {own.number} of operator {own.operator}, fleet {own.fleet}")
 
 
 # Inside.
@@ -302,16 +301,16 @@ def _publish(draft: Draft, told: Told, at: At, how: Publishing, found: Package |
     except ValueError as error:
         raise ModelUnusable(f"{draft.name} version {draft.version}: {error}") from None
     if at.identity is None:
-        _say(UNSIGNED)
+        say(UNSIGNED)
         payload = write_envelope(data)
     else:
         payload = ModelKey(at.identity, now_ms).sign(data)
     if found is not None:
         sent_bytes = asyncio.run(hand_over(at, told, payload, manifest, found))
         if sent_bytes:
-            _say(f"handed over to {told.device}: {sent_bytes:,} bytes")
-    asyncio.run(say(at, topic, payload))
-    _say(
+            say(f"handed over to {told.device}: {sent_bytes:,} bytes")
+    asyncio.run(tell(at, topic, payload))
+    say(
         f"{draft.name} version {draft.version} is current at site {told.site}, counter {counter}, for {how.days:g} days"
     )
     if at.identity is not None:
@@ -366,8 +365,4 @@ def _show(table: Table, nothing: str) -> None:
     if table.row_count:
         Console(highlight=False, soft_wrap=True).print(table)
     else:
-        _say(nothing)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+        say(nothing)

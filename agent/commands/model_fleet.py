@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent.commands.client import Login
 
-__all__ = ["At", "Told", "ask", "say"]
+__all__ = ["At", "Told", "ask", "tell"]
 
 WAIT_S: Final = 5.0
 """A device shows itself every second, and takes what is published within a round trip."""
@@ -82,7 +82,7 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
     )
 
 
-async def say(at: At, topic: str, payload: bytes) -> None:
+async def tell(at: At, topic: str, payload: bytes) -> None:
     """Publish a retained value, and see that the device has it.
 
     Raises:

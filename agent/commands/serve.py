@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent.commands.text import say
 from agent.log_pace import LogPace
 from agent.report import NODE_TOPIC, node_report
 from broker.collector import spare
@@ -133,8 +134,7 @@ def run_broker(
 
     async def tell(served: Served) -> None:
         assert isinstance(served, Node)
-        sys.stdout.write(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it\n")
-        sys.stdout.flush()
+        say(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it")
         logging.getLogger("agent").warning(NO_IDENTITY, name)
         while True:
             report = node_report(served.statistics(), time.monotonic() - started)

@@ -8,7 +8,6 @@ On failure: `NoDevice`, when nothing answers, or nothing of flockmq's does.
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from agent.commands.client import connect
 from agent.commands.status_form import Report
-from agent.commands.text import printable
+from agent.commands.text import printable, say
 from agent.errors import NoDevice
 from agent.report import NODE_TOPIC, STATUS_TOPIC
 from broker.identity import RENEW_DAYS
@@ -63,7 +62,7 @@ async def status(
             "does another program write there?"
         )
     if as_json:
-        sys.stdout.write(payload.decode() + "\n")
+        say(payload.decode())
     else:
         render(report, Console(highlight=False, soft_wrap=True))
 

@@ -1,10 +1,18 @@
-"""Text from others on a person's terminal.
+"""Text on a person's terminal: lines of our own, and what others wrote.
 
-Decides what of it is shown as it is: whatever is printable. The rest, line ends and the escape sequences that move
-cursors and set titles among it, is shown as Python would write it.
+Decides what of the latter is shown as it is: whatever is printable. The rest, line ends and the escape sequences that
+move cursors and set titles among it, is shown as Python would write it.
 """
 
-__all__ = ["printable"]
+import sys
+
+__all__ = ["printable", "say"]
+
+
+def say(text: str) -> None:
+    """Write a line at once, whoever reads it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def printable(text: str) -> str:

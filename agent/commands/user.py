@@ -6,10 +6,10 @@ On failure: one sentence, and nothing has changed. No password and no hash is ev
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from agent.commands.password import new_password
+from agent.commands.text import say
 from broker.errors import UsersUnusable
 from broker.identity import Role
 from broker.passwords import hash_password
@@ -43,9 +43,9 @@ def add(file: Path, name: str, role: Role | None) -> None:
         before = users.get(name)
         role = role or (before.role if before else Role.DEVICE)
         users[name] = User(name, role, stored)
-    _say(f"{'changed' if before else 'added'} user {name}, role {role}, in {file}")
+    say(f"{'changed' if before else 'added'} user {name}, role {role}, in {file}")
     if new_file:
-        _say(f'[users] with file = "{file.name}" in device.toml makes the device go by it')
+        say(f'[users] with file = "{file.name}" in device.toml makes the device go by it')
 
 
 def remove(file: Path, name: str) -> None:
@@ -58,7 +58,7 @@ def remove(file: Path, name: str) -> None:
         if name not in users:
             raise UsersUnusable(f"there is no user {name} in {file}; those are: {_names(users)}")
         del users[name]
-    _say(f"removed user {name} from {file}")
+    say(f"removed user {name} from {file}")
 
 
 def list_users(file: Path) -> None:
@@ -68,14 +68,10 @@ def list_users(file: Path) -> None:
         UsersUnusable: It cannot be used.
     """
     users = read_users(file)
-    _say(f"{file}: {len(users)} users")
+    say(f"{file}: {len(users)} users")
     for user in users.values():
-        _say(f"  {user.role} {user.name}")
+        say(f"  {user.role} {user.name}")
 
 
 def _names(users: Mapping[str, User]) -> str:
     return ", ".join(users) or "nobody"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
