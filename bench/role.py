@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.event_loop import loop_factory
 from broker.collector import spare
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ async def _serve(part: Part, answers: int) -> None:
         await part.close()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop  # noqa: PLC0415 - an accelerator, missing on some platforms
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
 def main() -> None:
     """Run the role that the command line names."""
     answers = os.dup(sys.stdout.fileno())
@@ -72,7 +65,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     module, _, name = sys.argv[1].partition(":")
     part: Part = getattr(importlib.import_module(module), name)()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(part, answers))
 
 

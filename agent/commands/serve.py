@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.commands.text import say
+from agent.event_loop import loop_factory
 from agent.log_pace import LogPace
 from agent.report import NODE_TOPIC, node_report
 from broker.collector import spare
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from broker.link import Neighbour
 
-__all__ = ["run_broker", "run_device", "run_loop"]
+__all__ = ["run_broker", "run_device"]
 
 NO_IDENTITY: Final = (
     "%s has no identity ([tls]): bundles carry no tag, so whoever reaches its ports, or relays for it, can alter and "
@@ -48,16 +49,6 @@ class Served(Protocol):
 
     async def stop(self) -> None:
         """Stop serving."""
-
-
-def run_loop(main: Coroutine[None, None, None]) -> None:
-    """Run on uvloop where it exists."""
-    try:
-        import uvloop  # not everywhere
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
 
 
 def set_up_logging() -> None:
@@ -115,7 +106,8 @@ def run_device(config_path: Path) -> None:
         if config.users is not None and not is_loopback(config.broker.host):
             logger.warning(PASSWORDS_IN_CLEAR, config.device, config.broker.host)
 
-    run_loop(serve(lambda: Device(config), tell))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(lambda: Device(config), tell))
 
 
 def run_broker(
@@ -144,9 +136,9 @@ def run_broker(
     directory = (
         tempfile.TemporaryDirectory(prefix="flockmq-") if state is None else nullcontext(state)
     )
-    with directory as chosen:
+    with directory as chosen, asyncio.Runner(loop_factory=loop_factory()) as runner:
         store = Store(Path(chosen))
-        run_loop(
+        runner.run(
             serve(lambda: Node(name, store, host=host, port=port, neighbours=neighbours), tell)
         )
 

@@ -37,6 +37,7 @@ from agent.demo.records import (
 )
 from agent.demo.reporter import Reporter
 from agent.errors import AgentError
+from agent.event_loop import loop_factory
 from broker.collector import spare
 from broker.errors import FlockmqError
 
@@ -213,16 +214,8 @@ def main() -> int:
     def make(observer: Observer) -> Device:
         return Device(load(path), observer)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(make, sys.stdin.fileno(), records))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop  # an accelerator, missing on some platforms
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":
