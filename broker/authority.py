@@ -25,6 +25,7 @@ from broker.certificates import PEM, Issuer, PublicKey
 from broker.errors import AuthorityUnusable
 from broker.fleet_key import KEY_DAYS, KEYS_MAX, FleetKey, make_notice, new_key
 from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Identity, Role
+from broker.identity_folder import write_identity
 from broker.secret_file import read_secret, write_file
 from broker.topics import is_id
 
@@ -168,11 +169,20 @@ class Authority:
         ]
         return certificates.revocation_list(self._issuer, self._book.revocations, revoked, now_ms)
 
-    def fleet_key_notice(self, now_ms: int, only: str | None = None) -> bytes:
-        """The fleet's shared keys for all devices, or for one, as PEM."""
+    def fleet_key_notice(self, now_ms: int) -> bytes:
+        """The fleet's shared keys for all devices, as PEM."""
         if not self._book.notice:
             self._hand_out_keys(now_ms)
-        return self._book.notice.encode() if only is None else self._notice(now_ms, only)
+        return self._book.notice.encode()
+
+    def key_share(self, member: Issued, now_ms: int) -> bytes:
+        """The fleet's shared keys for one member, as PEM; empty for who is no device."""
+        if member.role is not Role.DEVICE:
+            return b""
+        self.fleet_key_notice(
+            now_ms
+        )  # there are keys from here on, in a book of before there were any, too
+        return self._notice(now_ms, member.name)
 
     def key_due(self, now_ms: int) -> bool:
         """Whether the fleet's shared key should be changed."""
@@ -225,6 +235,28 @@ class Authority:
         if role is Role.DEVICE:
             self._hand_out_keys(now_ms)
         return issued
+
+    def equip(
+        self,
+        folder: Path,
+        name: str,
+        role: Role,
+        now_ms: int,
+        *,
+        hosts: Sequence[str] = (),
+        days: float = LIFE_DAYS,
+    ) -> None:
+        """Make the folder of a new member's identity, its key included; otherwise as `issue`.
+
+        Raises:
+            AuthorityUnusable: As there.
+            SecretUnusable: Something cannot be written.
+        """
+        key = certificates.make_key()
+        issued = self.issue(name, role, key.public_key(), now_ms, hosts=hosts, days=days)
+        share = self.key_share(issued, now_ms)
+        key_pem, pem = certificates.key_bytes(key), issued.pem.encode()
+        write_identity(folder, self.pem, pem, key_pem, share)
 
     def renew(self, name: str, now_ms: int, *, days: float = LIFE_DAYS) -> Issued:
         """Sign a new certificate for a member, with the key, role and hosts of the last one.

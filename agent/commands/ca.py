@@ -22,7 +22,6 @@ from agent.addresses import parse_address
 from agent.commands.client import Secured, connect
 from agent.commands.text import say
 from agent.errors import ConfigError, NoDevice
-from broker import certificates
 from broker.authority import LIFE_DAYS, Authority
 from broker.credentials import notice
 from broker.errors import AuthorityUnusable
@@ -61,16 +60,12 @@ def issue(
 ) -> None:
     """Make key and certificate of a new member, to be carried there by hand."""
     out = out or Path(f"identity-{name}")
-    key = certificates.make_key()
     with Authority.at(directory) as authority:
         if (out / KEY_FILE).exists():
             raise AuthorityUnusable(
                 f"there is an identity in {out} already; name another folder with --out"
             )
-        issued = authority.issue(name, role, key.public_key(), wall_ms(), hosts=hosts, days=days)
-        pem = issued.pem.encode()
-        shared = _shared_key(authority, name, role)
-        write_identity(out, authority.pem, pem, certificates.key_bytes(key), shared)
+        authority.equip(out, name, role, wall_ms(), hosts=hosts, days=days)
     say(f"{role} {name}: ca.pem, own.pem and own.key in {out}, for {days:g} days")
 
 
@@ -115,16 +110,11 @@ def _renew_here(directory: Path, names: Sequence[str], out: Path) -> None:
         raise ConfigError("--out takes the certificate of one member; name it")
     with Authority.at(directory) as authority:
         renewed = authority.renew(names[0], wall_ms())
-        shared = _shared_key(authority, renewed.name, renewed.role)
+        share = authority.key_share(renewed, wall_ms())
     write_file(out / CERTIFICATE_FILE, renewed.pem.encode())
-    if shared:
-        write_file(out / FLEET_KEY_FILE, shared, secret=True)
+    if share:
+        write_file(out / FLEET_KEY_FILE, share, secret=True)
     say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
-
-
-def _shared_key(authority: Authority, name: str, role: Role) -> bytes:
-    """What the folder of a member holds of the fleet's key."""
-    return authority.fleet_key_notice(wall_ms(), only=name) if role is Role.DEVICE else b""
 
 
 def rotate_key(directory: Path, via: str | None) -> None:

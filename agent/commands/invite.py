@@ -191,15 +191,13 @@ class _Desk:
         key = certificates.read_request(question.request.encode())
         with Authority.at(self._directory) as authority:
             issued = authority.issue(name, role, key, wall_ms(), hosts=hosts)
-            device = role is Role.DEVICE
-            shared = authority.fleet_key_notice(wall_ms(), only=name) if device else b""
             return Answer(
                 name=name,
                 site=site,
                 seeds=tuple(seeds),
                 authority=authority.pem.decode(),
                 certificate=issued.pem,
-                fleet_key=shared.decode(),
+                fleet_key=authority.key_share(issued, wall_ms()).decode(),
             )
 
     def _end(self, error: EnrolmentFailed | None) -> None:

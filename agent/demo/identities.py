@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker import certificates
 from broker.authority import Authority
 from broker.identity import Role
-from broker.identity_folder import write_identity
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:
@@ -43,9 +41,4 @@ def make_fleet(directory: Path, fleet: str, devices: Iterable[str]) -> None:
     members += [(DESK, Role.OPERATOR), (VIEWER, Role.VIEWER)]
     with Authority.at(directory / "ca") as authority:
         for name, role in members:
-            key = certificates.make_key()
-            pem = authority.issue(name, role, key.public_key(), now_ms).pem.encode()
-            key_pem = certificates.key_bytes(key)
-            device = role is Role.DEVICE
-            shared = authority.fleet_key_notice(now_ms, only=name) if device else b""
-            write_identity(identity_of(directory, name), authority.pem, pem, key_pem, shared)
+            authority.equip(identity_of(directory, name), name, role, now_ms)

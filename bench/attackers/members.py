@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent.demo.identities import identity_of
-from broker import certificates
-from broker.authority import Authority
+from broker.authority import LIFE_DAYS, Authority
 from broker.credentials import system_moment
 from broker.identity import DAY_MS, GRACE_DAYS, Role
-from broker.identity_folder import write_identity
 from broker.trust import Trust
 from broker.wall_clock import wall_ms
 
@@ -34,23 +32,17 @@ def make_members(directory: Path) -> None:
     for fleet in ("city", "other"):
         Authority.create(directory / f"ca-{fleet}", fleet, now_ms)
     with Authority.at(directory / "ca-other") as authority:
-        _join(directory, authority, "spy", Role.DEVICE, now_ms)
+        authority.equip(identity_of(directory, "spy"), "spy", Role.DEVICE, now_ms)
     with Authority.at(directory / "ca-city") as authority:
-        _join(directory, authority, "gone", Role.DEVICE, now_ms)
-        _join(directory, authority, "old", Role.DEVICE, now_ms - _LONG_AGO_MS, days=1)
+
+        def join(name: str, role: Role, at_ms: int, days: float = LIFE_DAYS) -> None:
+            authority.equip(identity_of(directory, name), name, role, at_ms, days=days)
+
+        join("gone", Role.DEVICE, now_ms)
+        join("old", Role.DEVICE, now_ms - _LONG_AGO_MS, days=1)
         authority.revoke("gone", now_ms)
-        _join(directory, authority, "screen", Role.VIEWER, now_ms)
+        join("screen", Role.VIEWER, now_ms)
         for name in _DEVICES:
-            _join(directory, authority, name, Role.DEVICE, now_ms)
+            join(name, Role.DEVICE, now_ms)
             trust = Trust(identity_of(directory, name), system_moment)
             trust.adopt_revocations(authority.revocation_list(now_ms))
-
-
-def _join(
-    directory: Path, authority: Authority, name: str, role: Role, now_ms: int, days: float = 60
-) -> None:
-    key = certificates.make_key()
-    pem = authority.issue(name, role, key.public_key(), now_ms, days=days).pem.encode()
-    shared = authority.fleet_key_notice(now_ms, only=name) if role is Role.DEVICE else b""
-    folder = identity_of(directory, name)
-    write_identity(folder, authority.pem, pem, certificates.key_bytes(key), shared)

@@ -1,9 +1,7 @@
 """A fleet's authority in a folder, and members of it, at any time one likes."""
 
-from broker import certificates
 from broker.authority import LIFE_DAYS, Authority
 from broker.identity import Moment, Role
-from broker.identity_folder import write_identity
 from broker.trust import TlsAt, Trust
 
 T_MS = 1_900_000_000_000
@@ -21,14 +19,10 @@ class Fleet:
 
     def join(self, name, role=Role.DEVICE, *, days=LIFE_DAYS, at_ms=None):
         """The identity folder of a new member."""
-        key = certificates.make_key()
+        folder = self.directory / name
+        now_ms = self.now_ms if at_ms is None else at_ms
         with Authority.at(self.authority) as authority:
-            now_ms = self.now_ms if at_ms is None else at_ms
-            issued = authority.issue(name, role, key.public_key(), now_ms, days=days)
-            folder = self.directory / name
-            pem = issued.pem.encode()
-            shared = authority.fleet_key_notice(now_ms, only=name) if role is Role.DEVICE else b""
-            write_identity(folder, authority.pem, pem, certificates.key_bytes(key), shared)
+            authority.equip(folder, name, role, now_ms, days=days)
         return folder
 
     def renew(self, name, at_ms):
