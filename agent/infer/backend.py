@@ -86,13 +86,10 @@ class TensorInfo(NamedTuple):
 class Backend(Protocol):
     """A loaded model, ready to run. Not thread-safe."""
 
-    @property
-    def input(self) -> TensorInfo:
-        """The one input."""
-
-    @property
-    def output(self) -> TensorInfo:
-        """The one output."""
+    input: TensorInfo
+    """The one input."""
+    output: TensorInfo
+    """The one output."""
 
     def invoke(self, features: FloatArray) -> FloatArray:
         """Runs one inference.

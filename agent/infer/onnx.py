@@ -66,26 +66,16 @@ class OnnxBackend(Backend):
             )
         except Exception as problem:
             raise ModelRejected(f"does not load: {first_line(problem)}") from problem
-        self._input = _only("input", self._session.get_inputs())
-        self._output = _only("output", self._session.get_outputs())
-        self._features = np.zeros(self._input.shape, np.float32)
-        self._result = np.zeros(self._output.shape, np.float32)
+        self.input = _only("input", self._session.get_inputs())
+        self.output = _only("output", self._session.get_outputs())
+        self._features = np.zeros(self.input.shape, np.float32)
+        self._result = np.zeros(self.output.shape, np.float32)
         self._binding = self._session.io_binding()
         for bind, tensor, array in (
             (self._binding.bind_input, self._session.get_inputs()[0], self._features),
             (self._binding.bind_output, self._session.get_outputs()[0], self._result),
         ):
             bind(tensor.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-    @property
-    def input(self) -> TensorInfo:
-        """The one input."""
-        return self._input
-
-    @property
-    def output(self) -> TensorInfo:
-        """The one output."""
-        return self._output
 
     def invoke(self, features: FloatArray) -> FloatArray:
         """Runs one inference; see Backend.invoke."""

@@ -89,28 +89,20 @@ class TfliteBackend(Backend):
         inputs = self._interpreter.get_input_details()
         if len(inputs) != 1:
             raise ModelRejected(f"has {len(inputs)} input tensors; exactly one is taken")
-        self._input_index, self._input = _described("input", inputs[0])
+        self._input_index, self.input = _described("input", inputs[0])
         self._outputs = _outputs(self._interpreter.get_output_details())
-
-    @property
-    def input(self) -> TensorInfo:
-        """The one input."""
-        return self._input
-
-    @property
-    def output(self) -> TensorInfo:
-        """The one output; the rows of a detection model (`detection.py`)."""
         if len(self._outputs) == 1:
-            return self._outputs[0][1]
-        (_, boxes), *_ = self._outputs
-        return TensorInfo((*boxes.shape[:2], detection.COLUMNS), "float32")
+            self.output = self._outputs[0][1]
+        else:  # the rows of a detection model
+            (_, boxes), *_ = self._outputs
+            self.output = TensorInfo((*boxes.shape[:2], detection.COLUMNS), "float32")
 
     def invoke(self, features: FloatArray) -> FloatArray:
         """Runs one inference; see Backend.invoke."""
         try:
             # Copies, not tensor() views: faster for small tensors, and a view that is still
             # alive makes the next invoke fail.
-            self._interpreter.set_tensor(self._input_index, _quantise(features, self._input))
+            self._interpreter.set_tensor(self._input_index, _quantise(features, self.input))
             self._interpreter.invoke()
             outputs = [
                 _dequantise(self._interpreter.get_tensor(index), tensor)
