@@ -1,12 +1,11 @@
 # make demo: five devices on this machine. make test: the whole check.
 PYTHON ?= python3
 VENV := .venv
-SWEEP_SECONDS ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := chain fleet overhead heal slow idle placement broker tags attacks infer
-
-FUZZ_SECONDS := 300
+SWEEP_SECONDS ?= 0
+FUZZ_SECONDS ?= 300
+BENCHMARKS := chain fleet overhead heal slow idle placement durability broker tags attacks infer
 
 .PHONY: help install demo bench fuzz test sweep check clean
 

@@ -5,7 +5,7 @@
     ├── SensorError         a sensor cannot be made or goes on no more: a trace is missing, a camera is gone
     ├── ModelMissing        a model's file, or the folder of models, is not where it should be
     ├── ModelUnusable       a model's file, or a version of it, is not what it should be
-    └── NoDevice            `watch` or `status` finds no broker, or no device, at an address
+    └── NoDevice            a command finds no broker, or no device, at an address
 
 Decides: what a start-up failure looks like. Each message is one line that says what is wrong, where, and the way out;
 the command line prints it as it is and exits with 2. Assumes: the text was written for that person. On failure: what

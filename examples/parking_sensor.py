@@ -23,7 +23,7 @@ class ParkingSensor:
     def __init__(self, seed: int, period_s: float) -> None:
         self._random = random.Random(seed)  # noqa: S311 - it only plays a parking lot
         self._period_s = period_s
-        self._taken = [0, 0, 0, 0]
+        self._taken = [PLACES, 0, 0, 0]
 
     async def observations(self) -> AsyncIterator[Observation]:
         """One observation per period."""
@@ -50,7 +50,7 @@ class ParkingSensor:
         return tuple(
             Sighting(f"row-{row}", "full-row", str(row), 0.0)
             for row, taken in enumerate(self._taken)
-            if taken == PLACES or row == 0
+            if taken == PLACES
         )
 
 

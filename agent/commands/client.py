@@ -1,4 +1,4 @@
-"""What `watch`, `status` and `ca` share: an MQTT client to a device's broker, and one sentence when it is not let in.
+"""What the commands share that ask a device: an MQTT client to its broker, and one sentence when it is not let in.
 
 Decides whom it talks to: by TLS a device of the fleet whose certificate counts, and that one device where the caller
 knows which it means; that is seen before a word of MQTT is said. Assumes that on a plain connection whatever answers on
