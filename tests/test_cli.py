@@ -1,7 +1,6 @@
 """The program as a person calls it: real processes, real brokers, port 0."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -13,66 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import (
+    DEADLINE_S,
+    assert_one_line,
+    broker,
+    device,
+    device_toml,
+    flockmq,
+    good,
+    report,
+    running,
+    until,
+)
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DEADLINE_S = 30
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def flockmq(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "agent.cli", *arguments],
-        capture_output=True, text=True, timeout=DEADLINE_S, check=False, **options,
-    )  # fmt: skip
-
-
-@contextlib.contextmanager
-def running(*arguments, **options):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agent.cli", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()  # a killed broker would leave its directory behind
-        try:
-            process.communicate(timeout=DEADLINE_S)
-        finally:
-            process.kill()
-
-
-@contextlib.contextmanager
-def broker(*arguments):
-    with running("broker", "--port", "0", *arguments) as process:
-        line = process.stdout.readline()
-        port = re.search(r":(\d+);", line)
-        assert port, line
-        yield process, port[1]
-
-
-def assert_one_line(result, reason):
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert re.fullmatch(rf"flockmq: .*{reason}.*\n", result.stderr), result.stderr
-
-
-def device_toml(directory, text=""):
-    path = directory / "device.toml"
-    path.write_text(f'device = "lot-1"\nsite = "town"\n[broker]\nport = 0\n{text}')
-    return str(path)
-
-
-@contextlib.contextmanager
-def device(config, **options):
-    """A running device and its port, once it says that it serves."""
-    with running("run", "--config", config, **options) as process:
-        for line in process.stderr:
-            found = re.search(r"serves MQTT on [\d.]+:(\d+)", line)
-            if found:
-                yield process, found[1]
-                return
-        pytest.fail("the device ended before it served")
 
 
 def test_two_brokers_are_one_and_end_quietly():
@@ -102,7 +57,7 @@ def watched(port, watch):
 def publish(port, topic, payload, *arguments):
     if shutil.which("mosquitto_pub") is None:
         pytest.skip("mosquitto-clients is not installed")
-    command = ["mosquitto_pub", "-p", port, "-q", "1", "-t", topic, "-m", payload, *arguments]
+    command = ["mosquitto_pub", "-p", str(port), "-q", "1", "-t", topic, "-m", payload, *arguments]
     subprocess.run(command, check=True, timeout=DEADLINE_S)
 
 
@@ -110,7 +65,7 @@ def test_mosquitto_s_own_clients_are_served():
     with broker() as (_, port):
         publish(port, "home/lamp", "on", "-r")
         heard = subprocess.run(
-            ["mosquitto_sub", "-p", port, "-q", "1", "-t", "home/#", "-C", "1", "-W", "20", "-v"],
+            ["mosquitto_sub", "-p", str(port), "-q", "1", "-t", "home/#", "-C", "1", "-W", "20", "-v"],
             capture_output=True, text=True, check=True, timeout=DEADLINE_S,
         )  # fmt: skip
         assert heard.stdout == "home/lamp on\n"
@@ -132,8 +87,7 @@ def test_a_broker_with_a_state_directory_remembers(tmp_path):
     incarnations = []
     for _ in range(2):
         with broker("--state", state) as (process, port):
-            report = json.loads(flockmq("status", "-p", port, "--json").stdout)
-            incarnations.append(report["incarnation"])
+            incarnations.append(report(port)["incarnation"])
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=DEADLINE_S)
     assert incarnations[1] == incarnations[0] + 1
@@ -197,21 +151,17 @@ def test_status_of_a_foreign_broker_is_one_line():
 def test_a_sensor_beside_device_toml_is_heard(tmp_path):
     shutil.copy(EXAMPLES / "parking_sensor.py", tmp_path / "my_parking_sensor.py")
     sensor = "[sensor]\nfactory = 'my_parking_sensor:make'\noptions = { period_s = 0.05 }\n"
-    with device(device_toml(tmp_path, sensor)) as (_, port):
+    with device(device_toml(tmp_path, sensor)) as (_, port, _):
         command = ["watch", "flock/v1/town/sensor/lot-1/+", "-p", port, "-C", "1"]
-        heard = flockmq(*command)
-        assert heard.returncode == 0, heard.stderr
-        assert re.search(r" ms flock/v1/town/sensor/lot-1/junction \{", heard.stdout)
-        assert "unreadable" not in heard.stdout
+        heard = good(*command)
+        assert re.search(r" ms flock/v1/town/sensor/lot-1/junction \{", heard)
+        assert "unreadable" not in heard
 
 
 def test_status_of_a_plain_broker_says_that_it_has_no_agent():
     with broker("--name", "kitchen") as (_, port):
-        shown = flockmq("status", "-p", port)
-        assert shown.returncode == 0, shown.stderr
-        assert "kitchen, a broker without an agent" in shown.stdout
-        report = json.loads(flockmq("status", "-p", port, "--json").stdout)
-        assert report["device"] == "kitchen"
+        assert "kitchen, a broker without an agent" in good("status", "-p", port)
+        assert report(port)["device"] == "kitchen"
 
 
 def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
@@ -220,11 +170,11 @@ def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
         "[sensor]\noptions = { junction = 'j-1-1', speed = 50 }\n"
         "[model]\noptions = { junction = 'j-1-1' }\n",
     )
-    with device(config) as (process, port):
-        report = json.loads(flockmq("status", "-p", port, "--json").stdout)
-        assert report["device"] == "lot-1"
-        assert report["site"] == "town"
-        shown = flockmq("status", "-p", port).stdout
+    with device(config) as (process, port, _):
+        said = report(port)
+        assert said["device"] == "lot-1"
+        assert said["site"] == "town"
+        shown = good("status", "-p", port)
         assert "lot-1 of site town, incarnation " in shown
         assert "no identity: bundles carry no tag" in shown
         process.send_signal(signal.SIGTERM)
@@ -235,13 +185,11 @@ def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
 
 
 def test_an_invalid_payload_is_counted_and_shown(tmp_path):
-    with device(device_toml(tmp_path)) as (_, port):
+    with device(device_toml(tmp_path)) as (_, port, _):
         publish(port, "flock/v1/town/obstacle/lot-1/x", '{"kind": 7}')
-        report = {}
-        while not report.get("invalid"):
-            report = json.loads(flockmq("status", "-p", port, "--json").stdout)
-        assert report["invalid"] == {"obstacle": 1}
-        assert "flock/v1/town/obstacle/lot-1/x" in report["last_invalid"]
+        said = until(lambda: report(port), lambda said: said["invalid"])
+        assert said["invalid"] == {"obstacle": 1}
+        assert "flock/v1/town/obstacle/lot-1/x" in said["last_invalid"]
 
 
 def test_one_port_serves_one_program(tmp_path):
@@ -250,10 +198,10 @@ def test_one_port_serves_one_program(tmp_path):
         assert_one_line(flockmq("broker", "--port", port), f"{port}.*another program listens")
         path = tmp_path / "device.toml"
         path.write_text(f'device = "a"\n[broker]\nport = {port}')
-        result = flockmq("run", "--config", str(path))
-        assert result.returncode == 2
-        assert "another program listens" in result.stderr
-        assert "Traceback" not in result.stderr
+        told = flockmq("run", "--config", path)
+        assert told.code == 2
+        assert "another program listens" in told.err
+        assert "Traceback" not in told.err
 
 
 @pytest.mark.parametrize(
@@ -293,44 +241,43 @@ def test_a_state_directory_serves_one_device(tmp_path):
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, reason):
-    assert_one_line(flockmq(*arguments), reason)
+    told = flockmq(*arguments)
+    assert_one_line(told, reason)
+    assert told.out == ""
 
 
 def test_a_filter_that_is_none_is_refused():
-    result = flockmq("watch", "a/#/b")
-    assert result.returncode == 2
-    assert "# before its end" in result.stderr
-    assert "Traceback" not in result.stderr
+    told = flockmq("watch", "a/#/b")
+    assert told.code == 2
+    assert "# before its end" in told.err
+    assert "Traceback" not in told.err
 
 
 def test_doctor_says_what_to_do(tmp_path):
-    shown = flockmq("doctor", "--config", device_toml(tmp_path))
-    assert shown.returncode == 0, shown.stdout
-    assert "device lot-1 of site town" in shown.stdout
-    assert "TFLite runtime: " in shown.stdout
+    shown = good("doctor", "--config", device_toml(tmp_path))
+    assert "device lot-1 of site town" in shown
+    assert "TFLite runtime: " in shown
     broken = flockmq("doctor", "--config", device_toml(tmp_path, "prot = 1"))
-    assert broken.returncode == 1
-    assert "did you mean" in broken.stdout
+    assert broken.code == 1
+    assert "did you mean" in broken.out
 
 
 def test_doctor_says_how_neighbours_are_found(tmp_path):
-    shown = flockmq("doctor", "--config", device_toml(tmp_path)).stdout
+    shown = good("doctor", "--config", device_toml(tmp_path))
     assert "topology static: 0 named, 0 seeds, mDNS off" in shown
     assert "mDNS c" not in shown
-    shown = flockmq("doctor", "--config", device_toml(tmp_path, "[discovery]\nmdns = true")).stdout
+    shown = flockmq("doctor", "--config", device_toml(tmp_path, "[discovery]\nmdns = true")).out
     assert "topology nearest: 0 named, 0 seeds, mDNS on" in shown
     assert re.search("mDNS can be sent from 127.0.0.1|mDNS cannot be used on 127.0.0.1", shown)
     nowhere = "host = '::1'\n[discovery]\nmdns = true"
-    shown = flockmq("doctor", "--config", device_toml(tmp_path, nowhere)).stdout
+    shown = flockmq("doctor", "--config", device_toml(tmp_path, nowhere)).out
     assert re.search("mDNS cannot be used on ::1: .*\n.*name seeds", shown)
 
 
 def test_status_shows_where_neighbours_come_from(tmp_path):
     text = "[discovery]\nseeds = ['127.0.0.1:9']\n[[neighbour]]\nname = 'lot-2'\nhost = '127.0.0.1'\nport = 9"
-    with device(device_toml(tmp_path, text)) as (_, port):
-        shown = ""
-        while "seed 127.0.0.1:9: " not in shown:  # flockmq and the test's timeout bound it
-            shown = flockmq("status", "-p", port).stdout
+    with device(device_toml(tmp_path, text)) as (_, port, _):
+        shown = until(lambda: good("status", "-p", port), lambda text: "seed 127.0.0.1:9: " in text)
         assert "topology: nearest, 3 near and 2 far" in shown
         assert "known by configuration: lot-2\n" in shown
         assert "mDNS" not in shown

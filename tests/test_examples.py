@@ -19,9 +19,9 @@ from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest, publishable
 from agent.models.package import read_package, write_package
 from broker.model_envelope import write_envelope
-from tests.identity.device import good, running
-from tests.identity.device import until as until_told
 from tests.node.fleet import until
+from tests.program import ask_until, good
+from tests.program import device as running_device
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "tests" / "data" / "models" / "dense.tflite"  # takes (1, 4), gives (1, 3)
@@ -157,10 +157,10 @@ def test_a_version_lives_as_the_documentation_shows(tmp_path, monkeypatch):
     text += '[tls]\nidentity = "identity-lot-1"\nhost = "127.0.0.1"\nport = 0\n'
     (tmp_path / "device.toml").write_text(text)
     said = {}
-    with running(tmp_path / "device.toml", cwd=tmp_path) as (_, plain, secured):
+    with running_device(tmp_path / "device.toml", cwd=tmp_path) as (_, plain, secured):
         for arguments in documented_commands():
             said.setdefault(arguments[1], []).append(good(*replaced(arguments, secured)))
-        until_told(
+        ask_until(
             lambda: good("model", "status", "-p", plain),
             lambda shown: shown.splitlines()[1].split()[2:5] == ["1", "1", "active"],
         )

@@ -7,12 +7,12 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from agent.demo.plan import TLS_PORTS_ON
+from tests.program import PROGRAM, started
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,22 +87,12 @@ def words(command, ports):
         command = command.replace(str(old), str(new))
     found = shlex.split(command)
     if found[0].endswith("flockmq"):
-        return [sys.executable, "-m", "agent.cli", *found[1:]]
+        return [*PROGRAM, *found[1:]]
     return found
 
 
-@contextlib.contextmanager
-def running(arguments):
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=DEADLINE_S)
-
-
 def first_line(arguments):
-    with running(arguments) as process:
+    with started(arguments) as process:
         return process.stdout.readline()
 
 
@@ -111,11 +101,11 @@ def test_looking_inside_the_demo(tmp_path, monkeypatch):
     base = free_ports(5, beside=TLS_PORTS_ON)
     ports = {FIRST_PORT + number: base + number for number in (*range(5), TLS_PORTS_ON)}
     demo = [*words(PROVING[0], {30: 40}), "--calm", "--port", str(base)]
-    with running(demo) as process:
+    with started(demo) as process:
         assert "5 devices" in process.stdout.readline()
         line = first_line(words(LOOKING[0], ports))
         assert re.match(r"flock/v1/city/obstacle/j-\d-\d/veh\d+ \{\"kind\":\"vehicle\"", line)
-        with running(words(LOOKING[1], ports)) as subscriber:
+        with started(words(LOOKING[1], ports)) as subscriber:
             publisher = [*words(LOOKING[2], ports), "-r"]
             subprocess.run(publisher, check=True, timeout=DEADLINE_S)
             assert subscriber.stdout.readline() == "home/lamp on\n"
@@ -133,7 +123,7 @@ def test_looking_inside_the_demo(tmp_path, monkeypatch):
 def test_two_brokers_are_one():
     base = free_ports(2)
     ports = {1883: base, 1884: base + 1}
-    with running(words(SERVING[0], ports)) as kitchen, running(words(SERVING[1], ports)) as cellar:
+    with started(words(SERVING[0], ports)) as kitchen, started(words(SERVING[1], ports)) as cellar:
         assert "kitchen serves MQTT" in kitchen.stdout.readline()
         assert "cellar serves MQTT" in cellar.stdout.readline()
         publisher = words("mosquitto_pub -p 1883 -t t -m x -q 1 -r", ports)

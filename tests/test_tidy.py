@@ -112,6 +112,13 @@ def test_the_simulator_drives_cores_only(path):
             assert typed or not _uses(imports, module), f"{module}: time and chance are virtual"
 
 
+@pytest.mark.parametrize("path", _modules("tests"), ids=_name)
+def test_what_tests_share_stands_in_no_test(path):
+    """Or a test that goes takes others with it, and nobody finds what there is."""
+    shared = {name for name in _imports(_tree(path)) if ".test_" in name}
+    assert not shared, f"move what is needed into a module of helpers: {sorted(shared)}"
+
+
 @pytest.mark.parametrize("path", _modules("agent", "broker", "sim", "bench", "tools"), ids=_name)
 def test_sizes(path):
     lines = path.read_text().splitlines()

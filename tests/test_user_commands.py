@@ -1,46 +1,35 @@
 """`flockmq user`, and `status` and `watch` as a user: real processes, real files, port 0."""
 
-import io
 import json
 import os
 import pty
 import re
 import stat
 import subprocess
-import sys
 
 import pytest
 
-from agent.cli import main
 from broker.passwords import matches
 from broker.users import read_users
-from tests.test_cli import DEADLINE_S, device, device_toml, flockmq, running
-from tests.test_users_file import STORED, written
+from tests.program import (
+    DEADLINE_S,
+    PROGRAM,
+    assert_one_line,
+    device,
+    device_toml,
+    flockmq,
+    running,
+)
+from tests.users import STORED, written
 
 PASSWORD = "correct horse"
 
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls the program within this process: exit status and what it said."""
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def called(*arguments, given=""):
-        monkeypatch.setattr("sys.argv", ["flockmq", *map(str, arguments)])
-        monkeypatch.setattr("sys.stdin", io.StringIO(given))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return called
-
-
-def assert_one_line(told, reason):
-    code, _, err = told
-    assert code == 2
-    assert re.fullmatch(rf"flockmq: .*{reason}.*\n", err), err
 
 
 def test_users_are_added_changed_listed_and_removed(call, tmp_path):
@@ -99,7 +88,7 @@ def at_a_terminal(directory, *answers):
     """What a person sees who types these lines, and the exit status."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "agent.cli", "user", "add", "anna"],
+        [*PROGRAM, "user", "add", "anna"],
         cwd=directory, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
@@ -143,32 +132,32 @@ def test_a_device_goes_by_its_users_as_they_are_at_the_moment(call, tmp_path):
     def status(*arguments, **options):
         return flockmq("status", "-p", port, *arguments, **options)
 
-    with device(config) as (_, port):
+    with device(config) as (_, port, _):
         told = status()
-        assert told.returncode == 2
-        assert "refuses the connection: it lets nobody in without a name" in told.stderr
+        assert told.code == 2
+        assert "refuses the connection: it lets nobody in without a name" in told.err
         told = status("--user", "anna", input="wrong password\n")
-        assert told.returncode == 2
-        assert told.stderr.endswith("refuses the connection: user name or password are wrong\n")
+        assert told.code == 2
+        assert told.err.endswith("refuses the connection: user name or password are wrong\n")
         shown = status("--user", "anna", input=f"{PASSWORD}\n")
-        assert "users: 1 may come by a password" in shown.stdout, shown.stderr
+        assert "users: 1 may come by a password" in shown.out, shown.err
         watching = ("watch", "local/#", "-p", port, "-C", "1", "--user", "anna")
         told = flockmq("model", "list", "-p", port, "--user", "anna", "--password-file", str(key))
-        assert told.stdout.startswith("no models"), told.stderr
+        assert told.out.startswith("no models"), told.err
         with running(*watching, "--password-file", str(key)) as watch:
             out, _ = watch.communicate(timeout=DEADLINE_S)
         assert "local/flockmq/" in out
 
         assert call("user", "add", "bob", given="another one")[0] == 0
         shown = status("--user", "bob", "--json", input="another one")
-        assert json.loads(shown.stdout)["users"] >= 1
+        assert json.loads(shown.out)["users"] >= 1
         (tmp_path / "users").chmod(0o644)
-        assert status("--user", "bob", input="another one").returncode == 2
+        assert status("--user", "bob", input="another one").code == 2
         (tmp_path / "users").chmod(0o600)
         shown = status("--user", "bob", input="another one")
-        assert "not let in by a password: " in shown.stdout
+        assert "not let in by a password: " in shown.out
         for text in (PASSWORD, "another one", "scrypt"):
-            assert text not in shown.stdout
+            assert text not in shown.out
 
 
 def test_what_status_needs_to_know_whom_it_talks_to(call):

@@ -10,15 +10,7 @@ from broker.errors import UsersUnusable
 from broker.identity import Identity, Role
 from broker.passwords import NOBODY, hash_password, is_hash, matches
 from broker.users import User, Users, change_users, check_user_name, read_users
-
-STORED = f"$scrypt$ln=14,r=8,p=5${'A' * 22}${'B' * 43}"
-OTHER = f"$scrypt$ln=14,r=8,p=5${'C' * 22}${'D' * 43}"
-
-
-def written(path, *lines, mode=0o600):
-    path.write_text("".join(f"{line}\n" for line in lines))
-    path.chmod(mode)
-    return path
+from tests.users import OTHER, STORED, written
 
 
 def test_a_password_matches_its_own_hash_and_no_other():

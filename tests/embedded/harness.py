@@ -83,6 +83,22 @@ class FakeNode:
                 await self.changed.wait()
 
 
+class Nowhere:
+    """A node and a connection that take everything."""
+
+    lagging = False
+
+    def client_publish(self, *_, **__) -> None: ...
+    def retained_matching(self, topic_filter):
+        return [(f"r/{number}", b"r", number % 3) for number in range(9)]
+
+    def request_flush(self) -> None: ...
+    def write(self, data) -> None: ...
+    def drop(self, reason) -> None: ...
+    def lags(self, *, now) -> None: ...
+    def taken_over(self) -> None: ...
+
+
 @asynccontextmanager
 async def running(
     *,

@@ -15,9 +15,8 @@ import pytest
 from amqtt.broker import Broker
 
 from broker.embedded import Limits, packets
-
-from . import harness
-from .harness import FakeNode, client, connect_packet, running, socket_to
+from tests.embedded import harness
+from tests.embedded.harness import FakeNode, client, connect_packet, running, socket_to
 
 PATIENCE_S = 2.0  # how long stock amqtt is given to do the right thing; keep-alive needs 1.5 s
 

@@ -10,8 +10,7 @@ import pytest
 from broker.embedded import Limits, packets
 from broker.embedded.token_buckets import TokenBuckets
 from broker.embedded.trie import Trie
-
-from .harness import client, connect_packet, running, socket_to
+from tests.embedded.harness import client, connect_packet, running, socket_to
 
 publish = packets.encode_publish
 HERE = Path(__file__).parent

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from broker.embedded import Limits, packets
-
-from .harness import client, connect_packet, running, socket_to
+from tests.embedded.harness import client, connect_packet, running, socket_to
 
 publish = packets.encode_publish
 

@@ -8,17 +8,18 @@ from asyncio.subprocess import PIPE
 import aiomqtt
 import paho.mqtt.client as paho
 import websockets
-from websockets.asyncio.client import connect as websocket_connect
 
 from broker.embedded import Limits, packets
-
-from .harness import DEADLINE_S, FakeNode, client, connect_packet, program, running, socket_to
-
-
-async def run(name: str, node: FakeNode, *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        program(name), "-h", "127.0.0.1", "-p", str(node.broker.port), *arguments, stdout=PIPE
-    )
+from tests.embedded.clients import Browser, browser, line, run
+from tests.embedded.harness import (
+    DEADLINE_S,
+    FakeNode,
+    client,
+    connect_packet,
+    program,
+    running,
+    socket_to,
+)
 
 
 @contextlib.asynccontextmanager
@@ -31,11 +32,6 @@ async def subscriber(node: FakeNode, *arguments: str):
     finally:
         process.kill()
         await process.wait()
-
-
-async def line(stream: asyncio.StreamReader) -> str:
-    async with asyncio.timeout(DEADLINE_S):
-        return (await stream.readline()).decode().rstrip("\n")
 
 
 async def test_mosquitto_at_every_qos() -> None:
@@ -157,31 +153,6 @@ async def test_a_client_with_nagle_on_does_not_wait_for_delayed_acknowledgements
                 await raw.expect(packets.PUBACK)
             quickest_s = min(quickest_s, loop.time() - started_s)
         assert quickest_s < 50 * 0.02  # 40 ms each without TCP_QUICKACK
-
-
-@contextlib.asynccontextmanager
-async def browser(node: FakeNode):
-    async with websocket_connect(
-        f"ws://127.0.0.1:{node.broker.websocket_port}",
-        subprotocols=[websockets.Subprotocol("mqtt")],
-        max_size=None,
-    ) as websocket:
-        assert websocket.subprotocol == "mqtt"
-        yield websocket
-
-
-class Browser:
-    """Packets over a WebSocket."""
-
-    def __init__(self, websocket: websockets.asyncio.client.ClientConnection) -> None:
-        self.websocket = websocket
-        self.parser = packets.PacketParser()
-
-    async def packet(self) -> tuple[int, int, bytes]:
-        async with asyncio.timeout(DEADLINE_S):
-            while (packet := next(self.parser.packets(), None)) is None:
-                self.parser.feed(await self.websocket.recv())
-            return packet
 
 
 async def test_websocket_to_tcp_and_back() -> None:

@@ -5,8 +5,7 @@ import asyncio
 from broker.embedded import Limits
 from broker.embedded.exchange import Exchange
 from broker.embedded.slices import Slices
-
-from .test_session_journal import Nowhere
+from tests.embedded.harness import Nowhere
 
 FILTERS = 900
 

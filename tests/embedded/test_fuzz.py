@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.embedded import packets
-
-from .harness import client, connect_packet, running, socket_to
+from tests.embedded.harness import client, connect_packet, running, socket_to
 
 headers = st.integers(0, 255).map(lambda first: bytes((first,)))
 nearly_packets = st.tuples(headers, st.binary(max_size=100)).map(

@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from broker.embedded import Limits, packets
+from tests.embedded.clients import browser
+from tests.embedded.harness import DEADLINE_S, client, connect_packet, running, socket_to
 from tests.identity.fleet import Fleet
-
-from .harness import DEADLINE_S, client, connect_packet, running, socket_to
-from .test_clients import browser
 
 
 @pytest.fixture

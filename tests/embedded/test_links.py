@@ -3,8 +3,7 @@
 import asyncio
 
 from broker.embedded import Limits, packets
-
-from .harness import FakeNode, RawClient, client, running
+from tests.embedded.harness import FakeNode, RawClient, client, running
 
 publish = packets.encode_publish
 

@@ -11,7 +11,7 @@ from broker.embedded import Counters, Limits, logins
 from broker.embedded.logins import Logins, NotLetIn
 from broker.passwords import NOBODY
 from broker.users import Users, change_users
-from tests.test_users_file import OTHER, STORED, written
+from tests.users import OTHER, STORED, written
 
 PATIENCE_S = 10
 

@@ -10,10 +10,9 @@ import pytest
 
 from broker.passwords import hash_password
 from broker.users import Users, UsersAt
-from tests.test_users_file import written
-
-from .conformance.broker import serving
-from .harness import running
+from tests.embedded.conformance.broker import serving
+from tests.embedded.harness import running
+from tests.users import written
 
 HERE = Path(__file__).parent / "mqttjs"
 PATIENCE_S = 40.0

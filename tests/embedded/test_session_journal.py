@@ -9,23 +9,7 @@ from broker.embedded import Limits, packets
 from broker.embedded.exchange import Exchange
 from broker.session_changes import PendingSessions
 from broker.session_table import SessionTable
-
-
-class Nowhere:
-    """A node and a connection that take everything."""
-
-    lagging = False
-
-    def client_publish(self, *_, **__) -> None: ...
-    def retained_matching(self, topic_filter):
-        return [(f"r/{number}", b"r", number % 3) for number in range(9)]
-
-    def request_flush(self) -> None: ...
-    def write(self, data) -> None: ...
-    def drop(self, reason) -> None: ...
-    def lags(self, *, now) -> None: ...
-    def taken_over(self) -> None: ...
-
+from tests.embedded.harness import Nowhere
 
 LIMITS = Limits(
     inflight_messages_max=5, kept_queue_messages_max=12, sessions_max=3, unsent_bytes_high=300

@@ -7,8 +7,7 @@ import pytest
 
 from broker.embedded import EmbeddedBroker, Limits, packets
 from broker.errors import CannotListen, PortInUse
-
-from .harness import FakeNode, client, running, socket_to
+from tests.embedded.harness import FakeNode, client, running, socket_to
 
 publish = packets.encode_publish
 

@@ -17,11 +17,10 @@ from broker.embedded import broker as embedded_broker
 from broker.identity import Role
 from broker.passwords import hash_password
 from broker.users import Anonymous, Users, UsersAt, change_users
+from tests.embedded.clients import Browser, browser, line, run
+from tests.embedded.harness import DEADLINE_S, FakeNode, client, connect_packet, running, socket_to
 from tests.identity.fleet import Fleet
-from tests.test_users_file import OTHER, written
-
-from .harness import DEADLINE_S, FakeNode, client, connect_packet, running, socket_to
-from .test_clients import Browser, browser, line, run
+from tests.users import OTHER, written
 
 PASSWORD = "correct horse"
 SECRET = PASSWORD.encode()

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 from collections import Counter
 
-import aiomqtt
 import pytest
 
 from broker import bridge_claims, bridge_inward
 from broker.bridge import BridgeAt, Filter
 from broker.mqtt_client import Address
 from tests.foreign.brokers import KINDS, foreign
+from tests.foreign.strangers import expected, stranger
 from tests.node.fleet import Listener, established, start, until
 
 IN = (Filter("in/#", 1), Filter("both/#", 1))
@@ -31,41 +31,6 @@ def state(node):
     return node.statistics().bridges[0].state
 
 
-class Stranger:
-    """A client of the foreign broker that counts what it hears, by topic and payload, live and retained."""
-
-    def __init__(self, client):
-        self.client = client
-        self.heard = []
-
-    @property
-    def counts(self):
-        return Counter((topic, payload) for topic, payload, _ in self.heard)
-
-    async def listen(self):
-        with contextlib.suppress(aiomqtt.MqttError):
-            async for message in self.client.messages:
-                self.heard.append((str(message.topic), message.payload, message.retain))
-
-    async def publish(self, topic, payload, *, retain=False):
-        await self.client.publish(topic, payload, 1, retain)
-
-
-@contextlib.asynccontextmanager
-async def stranger(broker):
-    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
-        known = Stranger(client)
-        # A wildcard for all would show nats-server's own workings.
-        await client.subscribe(
-            [(f"{name}/#", 1) for name in ("in", "out", "both", "elsewhere", "local")]
-        )
-        task = asyncio.create_task(known.listen())
-        try:
-            yield known
-        finally:
-            task.cancel()
-
-
 @contextlib.asynccontextmanager
 async def pair(directory, *bridges):
     """Two linked nodes; `bridges` of the first and, if given, of the second."""
@@ -83,10 +48,6 @@ async def pair(directory, *bridges):
 
 def copies(listener, prefix):
     return Counter((m.topic, m.payload) for m in listener.heard if m.topic.startswith(prefix))
-
-
-def expected(topic, count, start=0):
-    return {(topic, b"%d" % number): 1 for number in range(start, start + count)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ from collections import Counter
 import aiomqtt
 
 from tests.foreign.brokers import foreign, needs_mosquitto
-from tests.foreign.test_bridge import expected, stranger
+from tests.foreign.strangers import expected, stranger
 from tests.node.fleet import Listener, chain, until
 
 BRIDGE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.identity.device import good, report, running, until, write_config
+from tests.program import device, good, member_toml, report, until
 
 LIBRARIES = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
 
@@ -43,9 +43,9 @@ def test_a_device_of_1970_joins_and_learns_the_time(tmp_path, dials):
     def options(name):
         return {"env": environment} if name == "old" else {}
 
-    with running(write_config(tmp_path, first), **options(first)) as (_, plain, secured):
-        config = write_config(tmp_path, second, (first, secured))
-        with running(config, **options(second)) as (_, other, _):
+    with device(member_toml(tmp_path, first), **options(first)) as (_, plain, secured):
+        config = member_toml(tmp_path, second, (first, secured))
+        with device(config, **options(second)) as (_, other, _):
             ports = {first: plain, second: other}
             said = until(lambda: report(ports["old"]), _greeted)
             assert [link["name"] for link in said["links"]] == ["new"]

@@ -12,8 +12,8 @@ from agent.report import NODE_TOPIC
 from broker.identity import Role
 from broker.users import Users, UsersAt
 from tests.identity.fleet import Fleet
-from tests.identity.test_tls import run, running
-from tests.test_users_file import STORED, written
+from tests.identity.nodes import run, running
+from tests.users import STORED, written
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tests.identity.device import flockmq, good, report, running, until, write_config
+from tests.program import assert_one_line, device, flockmq, good, member_toml, report, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -17,21 +17,15 @@ def here(tmp_path, monkeypatch, call):
     return tmp_path
 
 
-def assert_one_line(told, reason):
-    code, _, err = told
-    assert code == 2
-    assert re.fullmatch(rf"flockmq: .*{reason}.*\n", err), err
-
-
 def test_a_fleet_from_nothing_to_revoked(here):
     """Two devices get certificates, are linked, one is renewed and one revoked, all through the other one."""
     for name in ("lot-1", "lot-2"):
         shown = good("ca", "issue", name, cwd=here)
         assert shown.endswith(f"own.key in identity-{name}, for 60 days\n")
     good("ca", "issue", "desk", "--role", "viewer", cwd=here)
-    with running(write_config(here, "lot-1")) as (_, plain, secured):
-        config = write_config(here, "lot-2", ("lot-1", secured))
-        with running(config) as (_, other, _):
+    with device(member_toml(here, "lot-1")) as (_, plain, secured):
+        config = member_toml(here, "lot-2", ("lot-1", secured))
+        with device(config) as (_, other, _):
             linked = until(lambda: report(other), lambda r: r["links"])
             assert [link["name"] for link in linked["links"]] == ["lot-1"]
             shown = good("status", "-p", secured, "--identity", "identity-desk", cwd=here)
@@ -39,8 +33,8 @@ def test_a_fleet_from_nothing_to_revoked(here):
             meant = ("status", "-p", secured, "--identity", "identity-desk", "--device")
             assert good(*meant, "lot-1", cwd=here) != ""
             told = flockmq(*meant, "lot-2", cwd=here)
-            assert told.returncode == 2
-            assert "device lot-1 at 127.0.0.1 as lot-2: in another's name" in told.stderr
+            assert told.code == 2
+            assert "device lot-1 at 127.0.0.1 as lot-2: in another's name" in told.err
 
             via = ("--via", f"127.0.0.1:{secured}")
             held = (here / "identity-lot-2" / "own.pem").read_bytes
@@ -67,7 +61,7 @@ def test_a_fleet_from_nothing_to_revoked(here):
 
 
 def test_doctor_says_how_long_a_certificate_holds(here, call):
-    config = write_config(here, "lot-1")
+    config = member_toml(here, "lot-1")
     _, shown, _ = call("doctor", "--config", config)
     assert "identity: there is no" in shown
     assert "flockmq enroll" in shown
@@ -75,7 +69,7 @@ def test_doctor_says_how_long_a_certificate_holds(here, call):
     _, shown, _ = call("doctor", "--config", config)
     assert "identity: device lot-1 of fleet town, certificate good, 3 days left" in shown
     assert "flockmq ca renew --via HOST" in shown
-    write_config(here, "lot-9").write_text(config.read_text().replace('"lot-1"', '"lot-9"'))
+    member_toml(here, "lot-9").write_text(config.read_text().replace('"lot-1"', '"lot-9"'))
     code, shown, _ = call("doctor", "--config", here / "lot-9.toml")
     assert code == 1
     assert "this is device lot-9" in shown
@@ -93,12 +87,12 @@ def test_doctor_says_how_long_a_certificate_holds(here, call):
 def test_an_identity_that_cannot_be_used_is_one_line(here, call, spoil, reason):
     call("ca", "issue", "lot-1")
     spoil(here / "identity-lot-1")
-    assert_one_line(call("run", "--config", write_config(here, "lot-1")), reason)
+    assert_one_line(call("run", "--config", member_toml(here, "lot-1")), reason)
 
 
 def test_a_certificate_of_another_device_is_refused_at_the_start(here, call):
     call("ca", "issue", "lot-1", "--out", "identity-lot-2")
-    told = call("run", "--config", write_config(here, "lot-2"))
+    told = call("run", "--config", member_toml(here, "lot-2"))
     assert_one_line(told, "is that of device lot-1 of fleet town, and this is device lot-2")
 
 

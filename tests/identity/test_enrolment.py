@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import re
 import ssl
-import subprocess
-import sys
 
 import msgspec
 import pytest
@@ -26,8 +24,8 @@ from broker.enrolment import (
 from broker.errors import EnrolmentFailed
 from broker.identity import Moment
 from broker.trust import Trust
-from tests.identity.device import DEADLINE_S
 from tests.identity.fleet import Fleet
+from tests.program import DEADLINE_S, assert_one_line, running
 
 CODE = Code(fingerprint(b"a certificate"), b"0123456789")
 
@@ -104,30 +102,12 @@ def here(tmp_path, monkeypatch):
 @contextlib.contextmanager
 def inviting(*arguments):
     """`flockmq ca invite lot-3` in a process of its own: that, its code and its port."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "agent.cli",
-        "ca",
-        "invite",
-        "lot-3",
-        "--listen",
-        "127.0.0.1",
-    ]
-    with subprocess.Popen(
-        [*command, "--port", "0", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            process.stdout.readline()
-            found = re.search(
-                r"flockmq enroll (\S+) --at 127.0.0.1:(\d+)", process.stdout.readline()
-            )
-            assert found, process.communicate()
-            yield process, found[1], int(found[2])
-        finally:
-            process.kill()
+    command = ("ca", "invite", "lot-3", "--listen", "127.0.0.1", "--port", "0")
+    with running(*command, *arguments) as process:
+        process.stdout.readline()
+        found = re.search(r"flockmq enroll (\S+) --at 127.0.0.1:(\d+)", process.stdout.readline())
+        assert found, process.communicate()
+        yield process, found[1], int(found[2])
 
 
 def ended(process):
@@ -232,6 +212,4 @@ def test_an_invitation_ends_with_its_time(here):
 def test_what_cannot_be_done_is_one_line(here, call, monkeypatch, arguments, reason):
     monkeypatch.setattr("agent.commands.enroll.AGAIN_S", 0.0)
     here.join("lot-1")
-    status, _, err = call(*arguments)
-    assert status == 2
-    assert re.fullmatch(rf"flockmq: .*{reason}.*\n", err), err
+    assert_one_line(call(*arguments), reason)

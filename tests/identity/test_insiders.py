@@ -31,7 +31,7 @@ from broker.store import Store
 from broker.strength import Strength
 from broker.trust import TlsAt
 from tests.identity.fleet import Fleet
-from tests.identity.test_tls import context
+from tests.identity.nodes import context
 from tests.models.manifests import manifest
 from tests.node.fleet import Listener, established, until
 
@@ -264,15 +264,21 @@ def test_a_model_version_is_the_operators(tmp_path):
     uvloop.run(story())
 
 
-# It relays: a - r - b.
+# It relays.
+
+
+@contextlib.asynccontextmanager
+async def relayed(directory, strength):
+    """a - r - b, of whom r is the insider."""
+    async with Scene(directory, strength) as scene:
+        a, b = await scene.good("a"), await scene.good("b")
+        yield a, b, await scene.insider("r", a, b)
 
 
 @BOTH
 def test_a_relay_that_alters_what_it_passes_loses_its_link_and_nothing_is_lost(tmp_path, strength):
     async def story():
-        async with Scene(tmp_path, strength) as scene:
-            a, b = await scene.good("a"), await scene.good("b")
-            r = await scene.insider("r", a, b)
+        async with relayed(tmp_path, strength) as (a, b, r):
             await r.do("alter", "true")
             said = [b"true %d" % number for number in range(10)]
             for payload in said:
@@ -295,9 +301,7 @@ def test_what_a_relay_forges_counts_where_a_tag_proves_no_more_than_the_fleet(tm
     """Under `mac` what carries no authority; under `signed` nothing."""
 
     async def story():
-        async with Scene(tmp_path, strength) as scene:
-            a, b = await scene.good("a"), await scene.good("b")
-            r = await scene.insider("r", a, b)
+        async with relayed(tmp_path, strength) as (a, b, r):
             await a.node.publish(STATUS_OF_A, status("up", "a"))
             await a.node.publish("t", b"true", qos=1)
             await until(lambda: b.heard.payloads("t"), "what is true")
@@ -343,9 +347,7 @@ def test_what_a_relay_forges_counts_where_a_tag_proves_no_more_than_the_fleet(tm
 @BOTH
 def test_what_a_relay_says_again_is_a_copy_also_after_a_restart(tmp_path, strength):
     async def story():
-        async with Scene(tmp_path, strength) as scene:
-            a, b = await scene.good("a"), await scene.good("b")
-            r = await scene.insider("r", a, b)
+        async with relayed(tmp_path, strength) as (a, b, r):
             for payload in (b"1", b"2"):
                 await a.node.publish("fresh", payload)
                 await a.node.publish("t", payload, qos=1)

@@ -12,9 +12,8 @@ import uvloop
 from broker.embedded import packets
 from broker.identity import DAY_MS, GRACE_DAYS, Moment, Role
 from broker.link import Neighbour
-from broker.node import Node
-from broker.store import Store
 from tests.identity.fleet import T_MS, Fleet
+from tests.identity.nodes import context, run, running
 from tests.node.fleet import Listener, established, until
 
 LOOPS = pytest.mark.parametrize(
@@ -22,30 +21,8 @@ LOOPS = pytest.mark.parametrize(
 )
 
 
-@contextlib.asynccontextmanager
-async def running(*members, **options):
-    """Nodes that listen on TLS too; `members` are (name, directory, TlsAt)."""
-    nodes = []
-    try:
-        for name, directory, tls in members:
-            node = Node(
-                name, Store(directory / f"{name}.state"), port=0, tls=tls, seed=1, **options
-            )
-            await node.start()
-            nodes.append(node)
-        yield nodes
-    finally:
-        for node in nodes:
-            await node.stop()
-
-
 def dial(node, name, other):
     node.dial(Neighbour(name, "127.0.0.1", other.link_port))
-
-
-def run(story, loop_factory=uvloop.new_event_loop):
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(story)
 
 
 @pytest.fixture
@@ -244,18 +221,6 @@ def test_a_link_without_tls_is_refused_where_there_is_an_identity(fleet, tmp_pat
 
 
 # Clients by hand.
-
-
-def context(fleet, name="", role=Role.VIEWER):
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.load_verify_locations(fleet.authority / "ca.pem")
-    made.verify_flags |= ssl.VerifyFlags(0x200000)  # as in trust.py: the test's time is not now
-    if name:
-        folder = fleet.directory / name
-        if not folder.exists():
-            fleet.join(name, role)
-        made.load_cert_chain(folder / "own.pem", folder / "own.key")
-    return made
 
 
 @contextlib.asynccontextmanager

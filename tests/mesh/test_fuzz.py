@@ -20,8 +20,8 @@ from broker.mesh.bundle import (
 from broker.mesh.events import Deliver
 from broker.mesh.frame import FrameInvalid, Hello
 from broker.mesh.parts import _PART, Assembly, split
+from tests.mesh.drawn import headers
 from tests.mesh.hostile import Driver, containers
-from tests.mesh.test_codec import headers
 
 bounded = settings(derandomize=True, deadline=None, max_examples=300)
 

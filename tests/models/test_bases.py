@@ -5,32 +5,14 @@ from random import Random
 import pytest
 
 from agent.errors import ModelUnusable
-from agent.infer.kinds import Kind
 from agent.models.bases import make_deltas, with_deltas
 from agent.models.content import content_of
 from agent.models.delta import apply_delta
 from agent.models.limits import DELTAS_MAX
-from agent.models.manifest import Draft, Variant
+from agent.models.manifest import Draft
 from agent.models.package import read_package, write_package
 from agent.models.shipped import ModelFiles
-from tests.models.manifests import manifest
-
-NEW = Random(1).randbytes(50_000)
-
-
-def changed(count, seed=2):
-    """The new file as it was before so many bytes changed."""
-    old, random = bytearray(NEW), Random(seed)
-    for at in random.sample(range(len(old)), count):
-        old[at] ^= random.randint(1, 255)
-    return bytes(old)
-
-
-def draft(version, **files):
-    kinds = {Kind(name): data for name, data in files.items()}
-    fields = {name: getattr(manifest(), name) for name in Draft.__struct_fields__}
-    variants = tuple(Variant(kind=kind, content=content_of(data)) for kind, data in kinds.items())
-    return Draft(**fields | {"version": version, "variants": variants}), kinds
+from tests.models.versions import NEW, changed, draft
 
 
 def package(directory, version, **files):

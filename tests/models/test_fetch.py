@@ -10,7 +10,7 @@ from agent.models.content import content_of
 from agent.models.delta import make_delta
 from agent.models.fetch import Fetcher
 from agent.models.manifest import Delta
-from tests.models.test_transfers import members
+from tests.models.members import members
 
 BASE = Random(1).randbytes(600_000)
 LAYER = bytes((byte + 1) & 255 for byte in BASE[200_000:260_000])

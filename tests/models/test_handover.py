@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.commands import model_upload
-from agent.commands.model_fleet import At, ask, say
+from agent.commands.model_fleet import At, ask, tell
 from agent.commands.model_upload import hand_over
 from agent.errors import ModelUnusable, NoDevice
 from agent.infer.kinds import Kind
@@ -23,7 +23,7 @@ from agent.models.partial import Partial
 from broker.calls import Calls
 from broker.model_envelope import manifest_in, read_envelope
 from broker.topics import chunk_topic
-from tests.models.test_follow import DATA, SITE, device, package, running, state, unsigned
+from tests.models.devices import DATA, SITE, device, package, running, state, unsigned
 from tests.node.fleet import start, until
 
 TOPIC = f"flock/v1/{SITE}/model/occupancy"
@@ -93,7 +93,7 @@ def test_a_package_that_no_device_has_reaches_one_and_then_all(tmp_path):
             assert sent == sum(sizes)
             assert all(store_of(a).holds(sha256) for sha256 in found.files)
             assert await give(a, at, found) == 0
-            await say(at, TOPIC, signed(found, 1)[0])
+            await tell(at, TOPIC, signed(found, 1)[0])
             await until(running(a, "1"), "version 1")
 
     asyncio.run(story())
@@ -162,7 +162,7 @@ def test_what_the_device_would_not_take_up_is_not_kept_either(tmp_path, why):
             if why == "expired":
                 payload = unsigned(found.draft, 3, life_ms=-500)
             elif why == "lower counter":
-                await say(at, TOPIC, unsigned(found.draft, 4))
+                await tell(at, TOPIC, unsigned(found.draft, 4))
                 await until(lambda: state(a), "the higher one")
             elif why == "another model's":
                 payload = unsigned(msgspec.structs.replace(found.draft, name="other"), 3)

@@ -11,8 +11,8 @@ from agent.models.library import Library
 from agent.models.package import read_package, write_package
 from agent.models.shipped import ModelFiles
 from agent.models.store import ContentStore
-from tests.models.test_bases import NEW, changed, draft
-from tests.models.test_transfers import Member
+from tests.models.members import Member
+from tests.models.versions import NEW, changed, draft
 from tests.node.fleet import graph
 
 OLD = changed(500)

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import sys
-from contextlib import asynccontextmanager
 from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
@@ -28,36 +27,20 @@ from agent.models.transfers import Transfers
 from broker.calls import Calls
 from broker.errors import CallFailed
 from broker.topics import chunk_topic
+from tests.models.members import SITE, Member, members
 from tests.node.fleet import graph, start, until
 
-SITE = "site"
 DATA = Random(1).randbytes(1_500_000)
 CONTENT = content_of(DATA)
 
 
-class Member:
-    def __init__(self, node, directory, **options):
-        self.node = node
-        self.calls = Calls(node, SITE)
-        self.store = ContentStore(directory / f"models-{node.device}", **options)
-        self.transfers = Transfers(node, self.calls, self.store, SITE)
-
-    def copies(self):
-        return self.transfers.uploaded.get(CONTENT.sha256, 0) / CONTENT.size_bytes
-
-    def there(self):
-        progress = self.transfers.progress().get(CONTENT.sha256)
-        return progress.chunks_there if progress else 0
+def copies_of(member):
+    return member.transfers.uploaded.get(CONTENT.sha256, 0) / CONTENT.size_bytes
 
 
-@asynccontextmanager
-async def members(directory, edges):
-    async with graph(directory, edges) as nodes:
-        fleet = {name: Member(node, directory) for name, node in nodes.items()}
-        yield fleet
-        for member in fleet.values():
-            await member.transfers.close()
-            await member.calls.close()
+def there(member):
+    progress = member.transfers.progress().get(CONTENT.sha256)
+    return progress.chunks_there if progress else 0
 
 
 def run(coroutine):
@@ -84,7 +67,7 @@ def test_everyone_has_it_in_the_end_and_the_first_gives_few_copies(tmp_path, edg
         async with members(tmp_path, edges) as fleet:
             assert fleet["a"].store.add(DATA) == CONTENT
             await fetch_all(fleet)
-            assert fleet["a"].copies() < copies  # a machine that stalls may cost a chunk or two
+            assert copies_of(fleet["a"]) < copies  # a machine that stalls may cost a chunk or two
 
     run(story())
 
@@ -107,14 +90,14 @@ def test_whoever_asks_twice_fetches_once(tmp_path):
             fleet["a"].store.add(DATA)
             fetch = fleet["b"].transfers.fetch
             impatient = asyncio.create_task(fetch(CONTENT))
-            await until(lambda: fleet["b"].there() >= 5, "some chunks")
+            await until(lambda: there(fleet["b"]) >= 5, "some chunks")
             patient = [asyncio.create_task(fetch(CONTENT)) for _ in range(3)]
             impatient.cancel()
             await asyncio.gather(*patient)
             assert fleet["b"].store.read(CONTENT.sha256) == DATA
             assert fleet["b"].transfers.progress() == {}
             # What was on its way at the cancellation may come twice.
-            assert fleet["a"].copies() <= 1.5
+            assert copies_of(fleet["a"]) <= 1.5
 
     run(story())
 
@@ -305,6 +288,6 @@ def test_chunks_that_decay_at_the_publisher_are_not_given(tmp_path):
                 file.write(bytes(CONTENT.size_bytes))
             await fleet["b"].transfers.fetch(CONTENT)
             assert fleet["b"].store.read(CONTENT.sha256) == DATA
-            assert fleet["a"].copies() == 0
+            assert copies_of(fleet["a"]) == 0
 
     run(story())

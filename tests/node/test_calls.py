@@ -12,8 +12,8 @@ from broker import calls as calls_module
 from broker.calls import Calls
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
 from broker.topics import call_topic, chunk_topic, reply_topic
+from tests.node.clients import lines, mosquitto_pub, mosquitto_sub, needs_mosquitto
 from tests.node.fleet import Listener, chain, graph, start, until
-from tests.node.test_node import HAVE_MOSQUITTO, lines, mosquitto_pub, mosquitto_sub
 
 SITE = "site"
 RING = [*pairwise("abcdefgh"), ("a", "h")]
@@ -252,7 +252,7 @@ def test_chunks_travel_to_one_device_as_they_are_and_too_many_are_refused(tmp_pa
     run(story())
 
 
-@pytest.mark.skipif(not HAVE_MOSQUITTO, reason="mosquitto-clients is not installed")
+@needs_mosquitto
 def test_mqtt_clients_call_and_see_calls_where_they_are_addressed(tmp_path):
     async def story():
         async with chain(tmp_path) as (a, b, c):

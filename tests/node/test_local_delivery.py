@@ -8,8 +8,8 @@ from broker.embedded import packets
 from broker.local_delivery import LocalDelivery
 from broker.mesh.bundle import Message
 from broker.mesh.events import Deliver
+from tests.node.clients import session
 from tests.node.fleet import Listener, established, start, until
-from tests.node.test_sessions import session
 
 
 class Sessions:

@@ -12,43 +12,16 @@ import pytest
 from broker.errors import Refused
 from broker.link import Neighbour
 from broker.store import Store
+from tests.node.clients import lines, mosquitto_pub, mosquitto_sub, needs_mosquitto
 from tests.node.fleet import Listener, chain, established, start, until
 from tests.power import FullDisk
-
-HAVE_MOSQUITTO = shutil.which("mosquitto_sub") is not None
 
 
 def run(coroutine):
     asyncio.run(coroutine)
 
 
-@contextlib.asynccontextmanager
-async def mosquitto_sub(node, *arguments):
-    before = node.statistics().broker.subscriptions
-    process = await asyncio.create_subprocess_exec(
-        "mosquitto_sub", "-p", str(node.port), "-v", *arguments,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        await until(lambda: node.statistics().broker.subscriptions > before, "the subscription")
-        yield process.stdout
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-async def lines(stdout, count):
-    async with asyncio.timeout(20):
-        return [(await stdout.readline()).rstrip(b"\n") for _ in range(count)]
-
-
-async def mosquitto_pub(port, *arguments):
-    process = await asyncio.create_subprocess_exec("mosquitto_pub", "-p", str(port), *arguments)
-    assert await process.wait() == 0
-
-
-@pytest.mark.skipif(not HAVE_MOSQUITTO, reason="mosquitto-clients is not installed")
+@needs_mosquitto
 def test_any_clients_topic_travels_to_clients_of_other_devices(tmp_path):
     async def story():
         async with chain(tmp_path) as (a, _, c), mosquitto_sub(c, "-t", "home/#", "-q", "1") as out:
@@ -59,7 +32,7 @@ def test_any_clients_topic_travels_to_clients_of_other_devices(tmp_path):
     run(story())
 
 
-@pytest.mark.skipif(not HAVE_MOSQUITTO, reason="mosquitto-clients is not installed")
+@needs_mosquitto
 def test_retained_values_reach_late_subscribers_elsewhere_and_deletions_too(tmp_path):
     async def story():
         async with chain(tmp_path) as (a, _, c):
@@ -73,7 +46,7 @@ def test_retained_values_reach_late_subscribers_elsewhere_and_deletions_too(tmp_
     run(story())
 
 
-@pytest.mark.skipif(not HAVE_MOSQUITTO, reason="mosquitto-clients is not installed")
+@needs_mosquitto
 def test_local_topics_stay_on_their_device(tmp_path):
     async def story():
         async with chain(tmp_path, "ab") as (a, b):

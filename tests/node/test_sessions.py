@@ -1,7 +1,6 @@
 """Persistent MQTT sessions outlive their device, stopped or killed at any moment."""
 
 import asyncio
-import contextlib
 import errno
 from random import Random
 
@@ -9,28 +8,14 @@ import pytest
 
 from broker.embedded import packets
 from broker.store import Store
-from tests.embedded.harness import RawClient
+from tests.node.children import Child, ended
+from tests.node.clients import session
 from tests.node.faithful import Faithful
 from tests.node.fleet import start, until
-from tests.node.test_kill import Child, ended
 
 
 def story(coroutine):
     asyncio.run(coroutine)
-
-
-@contextlib.asynccontextmanager
-async def session(node, *, clean=False, present):
-    """The client `s`, by hand; its connection breaks off in the end."""
-    raw = RawClient(*await asyncio.open_connection("127.0.0.1", node.port))
-    try:
-        raw.send(packets.encode_connect("s", 0, clean_session=clean))
-        await raw.expect(packets.CONNACK, bytes((present, 0)))
-        yield raw
-    finally:
-        raw.writer.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await raw.writer.wait_closed()
 
 
 async def subscribe(raw, topic_filter, qos):
