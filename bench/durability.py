@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,8 +105,7 @@ def _written_bytes() -> int:
 class _Pair:
     """Two devices of one kind, and what was measured of them."""
 
-    def __init__(self, stage: Stage, origin: Role, relay: Role) -> None:
-        self.stage = stage
+    def __init__(self, origin: Role, relay: Role) -> None:
         self.figures: dict[str, list[float]] = {}
         self._origin = origin
         self._relay = relay
@@ -131,41 +131,34 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     """Measure."""
     result = Result("durability")
     pairs: dict[str, _Pair] = {}
-    try:
+    async with AsyncExitStack() as stack:
         for name, settings in SYSTEMS.items():
             if not only or name in only:
-                pairs[name] = await _start(settings)
+                stage = await stack.enter_async_context(Stage())
+                pairs[name] = await _start(stage, settings)
         for rate in (*RATES, None):
             for _ in range(1 if quick else WINDOWS):
                 count = int((rate or FLAT_OUT) * (0.1 if quick else WINDOW_S if rate else 1))
                 for pair in pairs.values():
                     await pair.window(rate, max(count, 1))
-    finally:
-        for pair in pairs.values():
-            await pair.stage.__aexit__(None, None, None)
     for name, pair in pairs.items():
         result.add(name, **{figure: median(values) for figure, values in pair.figures.items()})
     return result
 
 
-async def _start(settings: dict[str, Any]) -> _Pair:
-    stage = Stage()
-    try:
-        roles: list[Role] = []
-        for name in ("relay", "origin"):
-            roles.append(
-                await stage.role(
-                    name,
-                    "bench.durability:Device",
-                    device=name,
-                    state=str(stage.directory(name)),
-                    neighbours=[["relay", role.opened] for role in roles],
-                    **settings,
-                )
+async def _start(stage: Stage, settings: dict[str, Any]) -> _Pair:
+    roles: list[Role] = []
+    for name in ("relay", "origin"):
+        roles.append(
+            await stage.role(
+                name,
+                "bench.durability:Device",
+                device=name,
+                state=str(stage.directory(name)),
+                neighbours=[["relay", role.opened] for role in roles],
+                **settings,
             )
-        for role in roles:
-            await role.ask("linked", links=1)
-        return _Pair(stage, roles[1], roles[0])
-    except BaseException:
-        await stage.__aexit__(None, None, None)
-        raise
+        )
+    for role in roles:
+        await role.ask("linked", links=1)
+    return _Pair(roles[1], roles[0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bench.stage import BenchFailed
+from broker.embedded import packets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,47 +20,17 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     Numbers = NDArray[np.uint32]
 
-__all__ = ["PAYLOAD_BYTES", "Received", "acknowledgements", "connect", "publishes", "subscribe"]
+__all__ = ["PAYLOAD_BYTES", "Received", "acknowledgements", "publishes"]
 
 PAYLOAD_BYTES: Final = 130
 PACKET_IDS: Final = 60_000
 
 
-def _field(text: str) -> bytes:
-    data = text.encode()
-    return len(data).to_bytes(2, "big") + data
-
-
-def _packet(first: int, body: bytes) -> bytes:
-    size = len(body)
-    if size < 128:
-        return bytes((first, size)) + body
-    return bytes((first, size & 127 | 128, size >> 7)) + body
-
-
-def connect(name: str) -> bytes:
-    """A CONNECT with clean session and without keep-alive."""
-    return _packet(0x10, b"\0\4MQTT\4\2\0\0" + _field(name))
-
-
-def subscribe(filters: list[str], qos: int) -> bytes:
-    """A SUBSCRIBE."""
-    body = b"\0\1" + b"".join(_field(each) + bytes((qos,)) for each in filters)
-    size = len(body)
-    length = bytearray()
-    while True:
-        size, digit = size >> 7, size & 127
-        length.append(digit | (128 if size else 0))
-        if not size:
-            return b"\x82" + bytes(length) + body
-
-
 def publishes(topics: list[str], qos: int, count: int) -> Bytes:
     """PUBLISH packets with the numbers from 0 on, going round the topics, which are of one length: a row each."""
     payload = bytes(PAYLOAD_BYTES)
-    packet_id = b"\0\0" if qos else b""
     templates = [
-        np.frombuffer(_packet(0x30 | qos << 1, _field(topic) + packet_id + payload), dtype=np.uint8)
+        np.frombuffer(packets.encode_publish(topic, payload, qos), dtype=np.uint8)
         for topic in topics
     ]
     table = np.stack(templates)[np.arange(count) % len(topics)]

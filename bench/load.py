@@ -18,9 +18,10 @@ import numpy as np
 from websockets import Subprotocol
 from websockets.sync.client import connect as websocket_connect
 
-from bench.frames import Received, connect, publishes, subscribe
+from bench.frames import Received, publishes
 from bench.role import Part
 from bench.stage import BenchFailed
+from broker.embedded import packets
 
 if TYPE_CHECKING:
     from bench.frames import Bytes
@@ -43,7 +44,7 @@ class _Socket:
         self.raw = socket.create_connection(("127.0.0.1", port), timeout=STALLED_S)
         if not nagle:
             self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.raw.sendall(connect(name))
+        self.raw.sendall(packets.encode_connect(name, 0))
         if self.exactly(4) != b"\x20\2\0\0":
             raise BenchFailed(f"the broker does not let {name} in")
 
@@ -59,15 +60,12 @@ class _Socket:
 
     def subscribe(self, filters: list[str], qos: int) -> None:
         """Subscribe, and return when the SUBACK is there."""
-        self.raw.sendall(subscribe(filters, qos))
-        header = self.exactly(2)
-        size, shift = header[1] & 127, 7
-        last = header[1]
-        while last & 128:
-            last = self.exactly(1)[0]
-            size |= (last & 127) << shift
-            shift += 7
-        if header[0] != 0x90 or any(code > 2 for code in self.exactly(size)[2:]):
+        self.raw.sendall(packets.encode_subscribe(1, [(each, qos) for each in filters]))
+        parser = packets.PacketParser()
+        while (answer := next(parser.packets(), None)) is None:
+            parser.feed(self.exactly(1))  # nothing of what comes behind it is taken
+        kind, _, body = answer
+        if kind != packets.SUBACK or any(code > 2 for code in body[2:]):
             raise BenchFailed("the broker does not grant a subscription")
 
 
@@ -161,7 +159,7 @@ class Load(Part):
         with websocket_connect(
             f"ws://127.0.0.1:{port}", subprotocols=[Subprotocol("mqtt")], compression=None
         ) as client:
-            client.send(connect("browser"))
+            client.send(packets.encode_connect("browser", 0))
             client.recv(STALLED_S)
             started_s = time.perf_counter()
             acknowledged_bytes = 0

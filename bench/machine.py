@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
+
+from bench.stage import program
 
 __all__ = ["facts"]
 
@@ -31,8 +32,8 @@ def facts() -> dict[str, float | int | str | bool | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    for program, arguments in _PROGRAMS.items():
-        found[program] = _program(program, arguments)
+    for name, arguments in _PROGRAMS.items():
+        found[name] = _version(name, arguments)
     return found
 
 
@@ -45,8 +46,8 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _program(name: str, arguments: tuple[str, ...]) -> str:
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+def _version(name: str, arguments: tuple[str, ...]) -> str:
+    path = program(name)
     if path is None:
         return "not installed"
     shown = subprocess.run(
