@@ -113,7 +113,7 @@ def report(port, **options):
     return json.loads(good("status", "-p", port, "--json", **options))
 
 
-def until(ask, condition):
+def ask_until(ask, condition):
     """The first answer that a condition holds for; the test's own timeout bounds it."""
     while not condition(answer := ask()):
         pass

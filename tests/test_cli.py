@@ -14,6 +14,7 @@ import pytest
 
 from tests.program import (
     DEADLINE_S,
+    ask_until,
     assert_one_line,
     broker,
     device,
@@ -22,7 +23,6 @@ from tests.program import (
     good,
     report,
     running,
-    until,
 )
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -187,7 +187,7 @@ def test_a_device_with_sensor_and_model_runs_and_shows_itself(tmp_path):
 def test_an_invalid_payload_is_counted_and_shown(tmp_path):
     with device(device_toml(tmp_path)) as (_, port, _):
         publish(port, "flock/v1/town/obstacle/lot-1/x", '{"kind": 7}')
-        said = until(lambda: report(port), lambda said: said["invalid"])
+        said = ask_until(lambda: report(port), lambda said: said["invalid"])
         assert said["invalid"] == {"obstacle": 1}
         assert "flock/v1/town/obstacle/lot-1/x" in said["last_invalid"]
 
@@ -277,7 +277,9 @@ def test_doctor_says_how_neighbours_are_found(tmp_path):
 def test_status_shows_where_neighbours_come_from(tmp_path):
     text = "[discovery]\nseeds = ['127.0.0.1:9']\n[[neighbour]]\nname = 'lot-2'\nhost = '127.0.0.1'\nport = 9"
     with device(device_toml(tmp_path, text)) as (_, port, _):
-        shown = until(lambda: good("status", "-p", port), lambda text: "seed 127.0.0.1:9: " in text)
+        shown = ask_until(
+            lambda: good("status", "-p", port), lambda text: "seed 127.0.0.1:9: " in text
+        )
         assert "topology: nearest, 3 near and 2 far" in shown
         assert "known by configuration: lot-2\n" in shown
         assert "mDNS" not in shown

@@ -8,7 +8,8 @@ import msgspec
 
 from agent.config import BrokerConfig, Config, ModelConfig, NeighbourConfig, SensorConfig
 from agent.device import Device
-from tests.node.fleet import established, until
+from tests.node.fleet import established
+from tests.waiting import until
 
 
 def config(directory, name, neighbours=(), *, speed=50.0, model=False):

@@ -19,9 +19,9 @@ from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest, publishable
 from agent.models.package import read_package, write_package
 from broker.model_envelope import write_envelope
-from tests.node.fleet import until
 from tests.program import ask_until, good
 from tests.program import device as running_device
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "tests" / "data" / "models" / "dense.tflite"  # takes (1, 4), gives (1, 3)

@@ -9,7 +9,8 @@ import pytest
 
 from agent.config import BrokerConfig, Config, DiscoveryConfig, NeighbourConfig, TopologyConfig
 from agent.device import Device
-from tests.node.fleet import established, until
+from tests.node.fleet import established
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 

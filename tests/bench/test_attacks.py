@@ -19,7 +19,8 @@ from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
 from broker.trust import TlsAt, Trust
-from tests.node.fleet import established, until
+from tests.node.fleet import established
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("attack", attacks.ATTACKS, ids=lambda attack: attack.name)

@@ -16,7 +16,7 @@ from agent.errors import SensorError
 from agent.sensors import capture
 from agent.sensors.camera import CameraSensor, Options, make
 from tests.camera.scripted import DETECTOR, GREEN, RED, Scripted, endless, scene
-from tests.node.fleet import until
+from tests.waiting import until
 
 MODELS = DETECTOR.parent
 SECRET = "hunter2"

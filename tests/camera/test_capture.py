@@ -10,7 +10,7 @@ import pytest
 from agent.sensors import capture
 from agent.sensors.capture import ABANDONED_MAX, Capture, SourceLost
 from tests.camera.scripted import DEADLINE_S, Scripted, endless, held, scene
-from tests.node.fleet import until
+from tests.waiting import until
 
 PICTURE = scene()
 

@@ -15,7 +15,7 @@ from agent.device import Device
 from agent.sensors.capture import SourceLost
 from agent.sensors.source import source_of
 from tests.camera.scripted import DETECTOR, RED, scene
-from tests.node.fleet import until
+from tests.waiting import until
 
 cv2 = pytest.importorskip("cv2", reason="no OpenCV here; pip install -e '.[camera]'")
 opencv = pytest.importorskip("agent.sensors.opencv")

@@ -11,6 +11,7 @@ from broker.embedded import Limits, packets
 from broker.embedded.token_buckets import TokenBuckets
 from broker.embedded.trie import Trie
 from tests.embedded.harness import client, connect_packet, running, socket_to
+from tests.waiting import until
 
 publish = packets.encode_publish
 HERE = Path(__file__).parent
@@ -197,9 +198,7 @@ async def test_all_clients_have_one_slice_of_a_turn_together(
         monkeypatch.setattr(slices, "slice_s", 0.0)  # over as soon as it begins
         for raw in clients:
             raw.send(packets.encode_subscribe(1, [(f"t/{number}", 0) for number in range(20)]))
-        async with asyncio.timeout(10):
-            while len(slices._waiting) < len(clients):
-                await asyncio.sleep(0.001)
+        await until(lambda: len(slices._waiting) == len(clients), "all to wait")
         assert not node.broker.statistics().subscriptions
         monkeypatch.setattr(slices, "slice_s", 1.0)
         for raw in clients:

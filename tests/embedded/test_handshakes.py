@@ -13,6 +13,7 @@ from broker.embedded import Limits, packets
 from tests.embedded.clients import browser
 from tests.embedded.harness import DEADLINE_S, client, connect_packet, running, socket_to
 from tests.identity.fleet import Fleet
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -124,7 +125,9 @@ async def test_a_neighbour_has_its_turn_before_strangers(fleet):
         async with half_open(node, 7) as strangers, half_open(node, 1, "127.0.0.2") as neighbour:
             for _, writer in (*strangers, *neighbour):
                 writer.write(hello())
-            await node_until(lambda: len(doorman._lobby) == 8 and not doorman._lobby._silent)
+            await until(
+                lambda: len(doorman._lobby) == 8 and not doorman._lobby._silent, "eight to wait"
+            )
             async with half_open(node, 3) as late:
                 for reader, _ in late:
                     await closed(reader)
@@ -136,17 +139,11 @@ async def test_a_neighbour_has_its_turn_before_strangers(fleet):
     assert not tls.trust.knows_neighbour_at("127.0.0.2")
 
 
-async def node_until(condition):
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def test_neighbours_find_a_place_where_clients_have_taken_all(fleet):
     limits = Limits(connections_max=2, neighbours_max=1)
     async with running(limits=limits, tls=fleet.tls("self")) as node, AsyncExitStack() as stack:
         assert await served(fleet, node, "b", "127.0.0.2", "mesh-b")
-        await node_until(lambda: not node.broker.statistics().connections)
+        await until(lambda: not node.broker.statistics().connections, "the end of its connection")
         for number in range(2):
             await stack.enter_async_context(client(node, f"c{number}"))
         with pytest.raises((OSError, EOFError)):

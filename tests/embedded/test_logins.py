@@ -12,6 +12,7 @@ from broker.embedded.logins import Logins, NotLetIn
 from broker.passwords import NOBODY
 from broker.users import Users, change_users
 from tests.users import OTHER, STORED, written
+from tests.waiting import until
 
 PATIENCE_S = 10
 
@@ -111,7 +112,7 @@ async def test_who_is_removed_while_his_password_is_tried_stays_out(trials, path
     made, _ = at(path)
     trials.door.clear()
     trying = asyncio.ensure_future(code(made, "anna", b"right"))
-    await until(lambda: trials.under_way)
+    await until(lambda: trials.under_way, "a trial")
     with change_users(path) as users:
         del users["anna"]
     assert await code(made, "anna", None) == 4  # and so the file was looked at
@@ -133,7 +134,7 @@ async def test_passwords_are_tried_one_at_a_time_and_few_wait(trials, path) -> N
     made, counters = at(path, passwords_waiting_max=3)
     trials.door.clear()
     first = asyncio.ensure_future(code(made, "anna", b"0"))
-    await until(lambda: trials.under_way)
+    await until(lambda: trials.under_way, "a trial")
     waiting = [asyncio.ensure_future(code(made, "anna", b"%d" % n, str(n))) for n in (1, 2, 3)]
     await asyncio.sleep(0)
     assert await code(made, "anna", b"right", "another") == 3
@@ -189,7 +190,7 @@ async def test_who_hangs_up_is_passed_over_and_takes_nobody_s_place(trials, path
     made, _ = at(path, passwords_waiting_max=1)
     trials.door.clear()
     first = asyncio.ensure_future(code(made, "anna", b"first"))
-    await until(lambda: trials.under_way)
+    await until(lambda: trials.under_way, "a trial")
     gone = asyncio.ensure_future(made.login("anna", b"gone", "there"))
     await asyncio.sleep(0)
     gone.cancel()
@@ -225,9 +226,3 @@ async def test_what_is_remembered_is_bounded(trials, path, monkeypatch) -> None:
     assert len(trials.tried) == 11
     kept = b"".join((*made._right, *made._wrong))
     assert b"right" not in kept
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.002)

@@ -21,6 +21,7 @@ from tests.embedded.clients import Browser, browser, line, run
 from tests.embedded.harness import DEADLINE_S, FakeNode, client, connect_packet, running, socket_to
 from tests.identity.fleet import Fleet
 from tests.users import OTHER, written
+from tests.waiting import until
 
 PASSWORD = "correct horse"
 SECRET = PASSWORD.encode()
@@ -208,9 +209,7 @@ async def test_a_damaged_file_opens_nothing_and_ends_nothing(path, monkeypatch, 
     ):
         looking = asyncio.create_task(node.broker.keep_users())
         written(path, "anna viewer secret-in-clear")
-        async with asyncio.timeout(DEADLINE_S):
-            while not node.broker.statistics().users_problem:
-                await asyncio.sleep(0.005)
+        await until(lambda: node.broker.statistics().users_problem, "a look at the file")
         assert await connack(node, username="bob", password=SECRET) == 4
         assert await connack(node) == 5
         await bob.quiet()

@@ -11,7 +11,8 @@ from broker.bridge import BridgeAt, Filter
 from broker.mqtt_client import Address
 from tests.foreign.brokers import KINDS, foreign
 from tests.foreign.strangers import expected, stranger
-from tests.node.fleet import Listener, established, start, until
+from tests.node.fleet import Listener, established, start
+from tests.waiting import until
 
 IN = (Filter("in/#", 1), Filter("both/#", 1))
 OUT = (Filter("out/#", 1), Filter("both/#", 1))

@@ -10,7 +10,7 @@ from broker.bridge_inward import INCOMING_MAX, Filter, Inward
 from broker.embedded import packets
 from broker.errors import MalformedPacket, Refused, StoreFailed
 from broker.permissions import client_may
-from tests.node.fleet import until
+from tests.waiting import until
 
 
 class Mesh:

@@ -10,7 +10,8 @@ from broker.hub import HubAt
 from broker.link import Neighbour
 from broker.mqtt_client import Address
 from tests.foreign.brokers import KINDS, NastyHub, foreign, needs_nats
-from tests.node.fleet import Listener, established, start, until
+from tests.node.fleet import Listener, established, start
+from tests.waiting import until
 
 KEY = b"k" * 32
 OBSTACLE = "flock/v1/home/obstacle/a/box"

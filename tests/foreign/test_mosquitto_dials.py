@@ -7,7 +7,8 @@ import aiomqtt
 
 from tests.foreign.brokers import foreign, needs_mosquitto
 from tests.foreign.strangers import expected, stranger
-from tests.node.fleet import Listener, chain, until
+from tests.node.fleet import Listener, chain
+from tests.waiting import until
 
 BRIDGE = """
 connection plant

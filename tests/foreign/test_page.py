@@ -11,7 +11,8 @@ from agent.config import load
 from agent.device import Device
 from broker import bridge_claims
 from tests.foreign.brokers import foreign, needs_mosquitto
-from tests.node.fleet import Listener, established, until
+from tests.node.fleet import Listener, established
+from tests.waiting import until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

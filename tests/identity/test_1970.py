@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import device, good, member_toml, report, until
+from tests.program import ask_until, device, good, member_toml, report
 
 LIBRARIES = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
 
@@ -47,12 +47,12 @@ def test_a_device_of_1970_joins_and_learns_the_time(tmp_path, dials):
         config = member_toml(tmp_path, second, (first, secured))
         with device(config, **options(second)) as (_, other, _):
             ports = {first: plain, second: other}
-            said = until(lambda: report(ports["old"]), _greeted)
+            said = ask_until(lambda: report(ports["old"]), _greeted)
             assert [link["name"] for link in said["links"]] == ["new"]
             assert said["identity"]["refused"] == {}
             assert said["identity"]["standing"] == "good"
             # What it says is as old as it should be, by the clock of this test.
-            until(
+            ask_until(
                 lambda: good("watch", "flock/v1/town/heartbeat/old", "-C", "1", "-p", ports["new"]),
                 lambda shown: " ms flock/v1/town/heartbeat/old" in shown,
             )

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tests.program import assert_one_line, device, flockmq, good, member_toml, report, until
+from tests.program import ask_until, assert_one_line, device, flockmq, good, member_toml, report
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,7 +26,7 @@ def test_a_fleet_from_nothing_to_revoked(here):
     with device(member_toml(here, "lot-1")) as (_, plain, secured):
         config = member_toml(here, "lot-2", ("lot-1", secured))
         with device(config) as (_, other, _):
-            linked = until(lambda: report(other), lambda r: r["links"])
+            linked = ask_until(lambda: report(other), lambda r: r["links"])
             assert [link["name"] for link in linked["links"]] == ["lot-1"]
             shown = good("status", "-p", secured, "--identity", "identity-desk", cwd=here)
             assert "identity: lot-1 of fleet town, certificate good, 60 days left" in shown
@@ -40,20 +40,20 @@ def test_a_fleet_from_nothing_to_revoked(here):
             held = (here / "identity-lot-2" / "own.pem").read_bytes
             before = held()
             good("ca", "renew", "lot-2", *via, cwd=here)
-            until(held, lambda now: now != before)
+            ask_until(held, lambda now: now != before)
 
             assert "key is number 2 now" in good("ca", "rotate-key", *via, cwd=here)
             for port in (plain, other):
-                until(
+                ask_until(
                     lambda port=port: report(port),
                     lambda r: r["identity"]["tags"]["fleet_key"] == 2,
                 )
             assert "tags: mac, fleet key 2, 1 other signers known" in good("status", "-p", plain)
 
             assert "revoked 2 certificates" in good("ca", "revoke", "lot-2", *via, cwd=here)
-            alone = until(lambda: report(plain), lambda r: not r["links"])
+            alone = ask_until(lambda: report(plain), lambda r: not r["links"])
             assert alone["identity"]["revoked"] == 2
-            until(lambda: report(plain), lambda r: r["identity"]["refused"].get("revoked"))
+            ask_until(lambda: report(plain), lambda r: r["identity"]["refused"].get("revoked"))
             shown = good("status", "-p", plain)
             assert re.search(r"not let in: revoked \d+\n", shown)
             assert "the last: device lot-2 at 127.0.0.1: revoked" in shown

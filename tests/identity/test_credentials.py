@@ -13,7 +13,8 @@ from broker.node import Node
 from broker.store import Store
 from broker.topics import certificate_topic, revocation_topic
 from tests.identity.fleet import T_MS, Fleet
-from tests.node.fleet import established, until
+from tests.node.fleet import established
+from tests.waiting import until
 
 REVOCATION = revocation_topic(site="home", fleet="town")
 

@@ -23,7 +23,8 @@ from broker.store import Store
 from broker.strength import Strength
 from broker.topics import fleet_key_topic
 from tests.identity.fleet import T_MS, Fleet
-from tests.node.fleet import established, until
+from tests.node.fleet import established
+from tests.waiting import until
 
 TOPIC = fleet_key_topic(site="home", fleet="town")
 

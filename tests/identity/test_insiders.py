@@ -33,7 +33,8 @@ from broker.trust import TlsAt
 from tests.identity.fleet import Fleet
 from tests.identity.nodes import context
 from tests.models.manifests import manifest
-from tests.node.fleet import Listener, established, until
+from tests.node.fleet import Listener, established
+from tests.waiting import until
 
 BOTH = pytest.mark.parametrize("strength", list(Strength))
 INSIDER = Path(__file__).with_name("insider.py")

@@ -14,7 +14,8 @@ from broker.identity import DAY_MS, GRACE_DAYS, Moment, Role
 from broker.link import Neighbour
 from tests.identity.fleet import T_MS, Fleet
 from tests.identity.nodes import context, run, running
-from tests.node.fleet import Listener, established, until
+from tests.node.fleet import Listener, established
+from tests.waiting import until
 
 LOOPS = pytest.mark.parametrize(
     "loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]

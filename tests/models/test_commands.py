@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import assert_one_line, device, good, member_toml, report, until
+from tests.program import ask_until, assert_one_line, device, good, member_toml, report
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -158,7 +158,7 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
 
 
 def until_running(version, port):
-    shown = until(
+    shown = ask_until(
         lambda: good("model", "status", "-p", port),
         lambda text: [line.split()[2:5] for line in text.splitlines()[1:]] == [[version, version, "active"]],
     )  # fmt: skip

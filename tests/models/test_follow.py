@@ -9,7 +9,7 @@ from agent.infer.kinds import Kind
 from agent.models.content import content_of
 from agent.models.manifest import Variant
 from tests.models.devices import device, package, running, state, unsigned
-from tests.node.fleet import until
+from tests.waiting import until
 
 
 def test_who_lacks_a_version_fetches_it_and_a_refused_one_changes_nothing(tmp_path):

@@ -24,7 +24,8 @@ from broker.calls import Calls
 from broker.model_envelope import manifest_in, read_envelope
 from broker.topics import chunk_topic
 from tests.models.devices import DATA, SITE, device, package, running, state, unsigned
-from tests.node.fleet import start, until
+from tests.node.fleet import start
+from tests.waiting import until
 
 TOPIC = f"flock/v1/{SITE}/model/occupancy"
 BIG = bytes(range(256)) * 2_000

@@ -28,7 +28,8 @@ from broker.calls import Calls
 from broker.errors import CallFailed
 from broker.topics import chunk_topic
 from tests.models.members import SITE, Member, members
-from tests.node.fleet import graph, start, until
+from tests.node.fleet import graph, start
+from tests.waiting import until
 
 DATA = Random(1).randbytes(1_500_000)
 CONTENT = content_of(DATA)

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 
-from tests.node.fleet import until
+from tests.waiting import until
 
 
 class Child:

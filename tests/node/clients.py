@@ -8,7 +8,7 @@ import pytest
 
 from broker.embedded import packets
 from tests.embedded.harness import RawClient
-from tests.node.fleet import until
+from tests.waiting import until
 
 needs_mosquitto = pytest.mark.skipif(
     shutil.which("mosquitto_sub") is None, reason="mosquitto-clients is not installed"

@@ -1,22 +1,12 @@
 """Real nodes on loopback, port 0, for tests."""
 
-import asyncio
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
-
-DEADLINE_S = 20
-
-
-async def until(condition, what):
-    """Wait until a condition holds; fail with `what` after a deadline."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-    assert condition(), what
+from tests.waiting import until
 
 
 class Listener:

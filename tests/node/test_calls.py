@@ -13,7 +13,8 @@ from broker.calls import Calls
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
 from broker.topics import call_topic, chunk_topic, reply_topic
 from tests.node.clients import lines, mosquitto_pub, mosquitto_sub, needs_mosquitto
-from tests.node.fleet import Listener, chain, graph, start, until
+from tests.node.fleet import Listener, chain, graph, start
+from tests.waiting import until
 
 SITE = "site"
 RING = [*pairwise("abcdefgh"), ("a", "h")]
@@ -104,17 +105,17 @@ def test_a_call_across_four_hops_while_a_relay_dies(tmp_path, how):
         async with graph(tmp_path, RING) as nodes:
             await speak(nodes.values())
             asking, serving = Calls(nodes["a"], SITE), Calls(nodes["e"], SITE)
-            served = asyncio.Event()
+            served, dead = asyncio.Event(), asyncio.Event()
 
             async def slow(request):
                 served.set()
-                await asyncio.sleep(0.2)
+                await dead.wait()
                 return request.payload
 
             serving.serve("slow", slow)
-            await asking.call("e", "slow", b"0")
+            serving.serve("echo", lambda request: request.payload)
+            await asking.call("e", "echo", b"0")
             through = "c" if counter(nodes["c"], "unicast_relayed") else "g"
-            served.clear()
             call = asyncio.create_task(asking.call("e", "slow", b"1", deadline_ms=20_000))
             await served.wait()  # the question has gone through the relay, the answer has not
             if how == "stopped":
@@ -124,6 +125,7 @@ def test_a_call_across_four_hops_while_a_relay_dies(tmp_path, how):
                 nodes[through].radio.silence({left, right})
                 nodes[left].radio.silence({through})
                 nodes[right].radio.silence({through})
+            dead.set()
             alive = [node for name, node in nodes.items() if name != through]
             async with heartbeats(alive):
                 assert await call == b"1"

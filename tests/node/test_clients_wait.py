@@ -9,7 +9,8 @@ from broker.errors import Refused
 from broker.mesh.limits import CROWDED_BYTES, PRESSED_BYTES, REFUSED_BYTES
 from broker.mesh.mesh import Mesh
 from tests.node.clients import session
-from tests.node.fleet import Listener, chain, until
+from tests.node.fleet import Listener, chain
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(

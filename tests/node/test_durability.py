@@ -17,8 +17,9 @@ from broker.errors import StoreFailed
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
-from tests.node.fleet import Listener, established, until
+from tests.node.fleet import Listener, established
 from tests.power import Disk
+from tests.waiting import until
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"
 CONNACK = b"\x20\x02\x00\x00"

@@ -12,7 +12,8 @@ from broker.embedded import packets
 from broker.mesh import frame
 from broker.mesh.frame import Hello, Want
 from tests.embedded.harness import RawClient
-from tests.node.fleet import Listener, chain, until
+from tests.node.fleet import Listener, chain
+from tests.waiting import until
 
 
 @asynccontextmanager

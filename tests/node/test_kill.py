@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from tests.node.children import Child, ended
-from tests.node.fleet import Listener, established, start, until
+from tests.node.fleet import Listener, established, start
+from tests.waiting import until
 
 
 def numbers(listener, *, rebuild):

@@ -11,7 +11,7 @@ from broker.dialler import Dialler, Wish
 from broker.embedded import packets
 from broker.link import Neighbour
 from broker.radio import Radio
-from tests.node.fleet import until
+from tests.waiting import until
 
 
 class Owner:

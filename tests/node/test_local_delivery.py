@@ -9,7 +9,8 @@ from broker.local_delivery import LocalDelivery
 from broker.mesh.bundle import Message
 from broker.mesh.events import Deliver
 from tests.node.clients import session
-from tests.node.fleet import Listener, established, start, until
+from tests.node.fleet import Listener, established, start
+from tests.waiting import until
 
 
 class Sessions:

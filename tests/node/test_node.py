@@ -13,8 +13,9 @@ from broker.errors import Refused
 from broker.link import Neighbour
 from broker.store import Store
 from tests.node.clients import lines, mosquitto_pub, mosquitto_sub, needs_mosquitto
-from tests.node.fleet import Listener, chain, established, start, until
+from tests.node.fleet import Listener, chain, established, start
 from tests.power import FullDisk
+from tests.waiting import until
 
 
 def run(coroutine):

@@ -11,7 +11,8 @@ from broker.store import Store
 from tests.node.children import Child, ended
 from tests.node.clients import session
 from tests.node.faithful import Faithful
-from tests.node.fleet import start, until
+from tests.node.fleet import start
+from tests.waiting import until
 
 
 def story(coroutine):
