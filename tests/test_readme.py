@@ -1,17 +1,15 @@
 """Every command that the README shows is run, as it stands there but for ports and running times."""
 
-import contextlib
-import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from agent.demo.plan import TLS_PORTS_ON
+from tests.ports import free_ports
 from tests.program import PROGRAM, started
 
 ROOT = Path(__file__).parent.parent
@@ -60,25 +58,6 @@ SERVING = [
     ".venv/bin/flockmq broker --port 1883 --name kitchen",
     ".venv/bin/flockmq broker --port 1884 --name cellar --neighbour kitchen=127.0.0.1:1883",
 ]
-
-
-def free_ports(count, *, beside=0):
-    """A row of ports that nobody listens on, nor on those so much above them.
-
-    Workers of one run look in places of their own.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    for base in range(20_000 + 500 * worker, 20_500 + 500 * worker, 10):
-        with contextlib.ExitStack() as stack:
-            try:
-                for number in {*range(count), *range(beside, beside + count)}:
-                    probe = stack.enter_context(socket.socket())
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", base + number))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
 
 
 def words(command, ports):

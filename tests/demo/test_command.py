@@ -12,27 +12,17 @@ import psutil
 import pytest
 
 from agent.demo.plan import DEVICES, TLS_PORTS_ON
-
-PORT_RANGE = range(23_000, 32_000, 10)
-"""Below the range that the kernel draws from for outgoing connections."""
+from tests.ports import free_ports
 
 
 def free(port):
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture
-def port(worker_id):
-    """The first of five free ports in a row, with those for TLS above them; test processes look in different places."""
-    number = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
-    candidates = [*PORT_RANGE[number * 50 :], *PORT_RANGE]
-    return next(
-        base
-        for base in candidates
-        if all(free(base + i + more) for i in range(5) for more in (0, TLS_PORTS_ON))
-    )
+def port():
+    return free_ports(5, beside=TLS_PORTS_ON)
 
 
 @pytest.fixture
