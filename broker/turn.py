@@ -137,9 +137,7 @@ class Turn:
         (self._eased.clear if self._mesh.pressed and not self.closed else self._eased.set)()
         if not self.closed:
             self._arm(now_ns)
-        ended_ns = time.monotonic_ns()
-        self._crowding.turn_ended(now_ns, ended_ns, messages)
-        self._broker.turn_ended((ended_ns - now_ns) / 1e9)
+        self._crowding.turn_ended(now_ns, time.monotonic_ns(), messages)
 
     # Inside.
 

@@ -148,10 +148,6 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         """
         self._exchange.flush(committed=committed, pressed=pressed, turn=turn, durable=durable)
 
-    def turn_ended(self, seconds: float) -> None:
-        """Learn how long the end of a turn took, `flush` included; clients may take the less of the next."""
-        self._exchange.slices.finished_in(seconds)
-
     async def keep_users(self) -> None:
         """End the connections of users who are removed or changed; cancel to stop."""
         if self._users is None:

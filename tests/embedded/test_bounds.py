@@ -195,12 +195,12 @@ async def test_all_clients_have_one_slice_of_a_turn_together(
     async with running() as node, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client(node)) for _ in range(10)]
         slices = node.broker._wires.slices
-        monkeypatch.setattr(slices, "slice_s", 0.0)  # over as soon as it begins
+        monkeypatch.setattr(slices, "_slice_s", 0.0)  # over as soon as it begins
         for raw in clients:
             raw.send(packets.encode_subscribe(1, [(f"t/{number}", 0) for number in range(20)]))
         await until(lambda: len(slices._waiting) == len(clients), "all to wait")
         assert not node.broker.statistics().subscriptions
-        monkeypatch.setattr(slices, "slice_s", 1.0)
+        monkeypatch.setattr(slices, "_slice_s", 1.0)
         for raw in clients:
             await raw.expect(packets.SUBACK, b"\0\1" + bytes(20))
             await raw.quiet()
@@ -209,7 +209,7 @@ async def test_all_clients_have_one_slice_of_a_turn_together(
 async def test_a_link_does_not_wait_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as node, client(node, "mesh-b") as link, client(node) as raw:
         await link.subscribe("mesh/v1/b/self")
-        monkeypatch.setattr(node.broker._wires.slices, "slice_s", 0.0)
+        monkeypatch.setattr(node.broker._wires.slices, "_slice_s", 0.0)
         raw.send(publish("t", b"waits"))
         link.send(publish("mesh/v1/self/b", b"frame"))
         await node.until(lambda: node.frames)
