@@ -105,5 +105,7 @@ DELTA_SHARE_MAX: Final = 0.5
 """A delta above this share of the full file is not worth having: it needs the base on every device. Guess."""
 DELTAS_MAX: Final = 8
 """Deltas that a manifest names: against eight earlier versions of one file, or two or three of each kind's. Guess."""
+DELTA_SORTED_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of a layer whose weights a delta sorts: where each comes from is 32 MiB for as long as it is applied."""
 DELTA_STEP_BYTES: Final = 64 * 1024
 """A delta is unpacked in such steps, so that a bad one costs no memory."""

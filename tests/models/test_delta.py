@@ -15,7 +15,7 @@ from agent.models.errors import DeltaRefused
 from agent.models.limits import DELTA_SHARE_MAX
 
 MODEL_BYTES = 4_000_000
-HEAD = struct.Struct(">4s32s32sIII")
+HEAD = struct.Struct(">4s32s32s7I")
 
 
 def model(seed=1):
@@ -47,6 +47,50 @@ def test_a_fine_tuned_layer_costs_less_than_a_tenth(length, steps, share):
     delta = make_delta(BASE, target)
     assert len(delta) < share * len(target)
     assert apply_delta(delta, BASE) == target
+
+
+def trained(base, begin, rows, stride, steps):
+    """One layer's weights moved as gradients do: whole rows and whole columns more than others."""
+    random = np.random.default_rng(4)
+    far = np.exp(random.normal(0, 1, (rows, 1))) * np.exp(random.normal(0, 1, (1, stride)))
+    moved = random.normal(0, 1, (rows, stride)) * far
+    moved *= steps / np.sqrt((moved**2).mean())
+    weights = np.frombuffer(base, np.int8).astype(np.int64)
+    end = begin + rows * stride
+    weights[begin:end] = np.clip(np.round(weights[begin:end] + moved.ravel()), -127, 127)
+    return weights.astype(np.int8).tobytes()
+
+
+def test_a_layer_whose_rows_and_columns_moved_apart_costs_less_than_its_values_alone():
+    """Less than the entropy of its differences, which no code that takes them one by one can go below."""
+    rows, stride = 512, 2_304
+    target = trained(BASE, 900_001, rows, stride, 2.0)
+    difference = np.frombuffer(target, np.uint8) - np.frombuffer(BASE, np.uint8)
+    counts = np.bincount(difference[900_001 : 900_001 + rows * stride])
+    shares = counts[counts > 0] / counts.sum()
+    entropy_bytes = -(shares * np.log2(shares)).sum() * rows * stride / 8
+    delta = make_delta(BASE, target)
+    assert len(delta) < 0.85 * entropy_bytes
+    assert apply_delta(delta, BASE) == target
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    stride=st.integers(8, 80),
+    cut=st.integers(0, 60),
+    seed=st.integers(0, 9),
+)
+def test_layers_of_any_shape_come_back(rows, stride, cut, seed):
+    random = np.random.default_rng(seed)
+    base = random.integers(0, 256, 5_000, np.uint8)
+    target = base.copy()
+    there = target[700 : 700 + max(1, rows * stride - cut)]
+    loud = np.resize(np.repeat([0, 9], [stride // 2, stride - stride // 2]), len(there))
+    there += (random.integers(-9, 10, len(there)) * (loud > 0)).astype(np.uint8)
+    delta = make_delta(base.tobytes(), target.tobytes())
+    if delta is not None:
+        assert apply_delta(delta, base.tobytes()) == target.tobytes()
 
 
 def test_another_model_has_no_delta_worth_having():
@@ -109,12 +153,13 @@ def test_a_damaged_delta_is_refused_or_still_right(data):
     assert made == TARGET
 
 
-def forged(gaps, differences, listed, *, extra=b""):
+def forged(gaps, differences, listed, *, extra=b"", sorted_by=(0, 0, 0), levels=b""):
     """A delta with right digests, whatever it does."""
     digests = hashlib.sha256(SMALL).digest(), hashlib.sha256(TARGET).digest()
-    packed = zlib.compress(gaps)
-    head = HEAD.pack(b"FMD1", *digests, len(SMALL), listed, len(packed))
-    return head + packed + zlib.compress(differences) + extra
+    packed, packed_levels = zlib.compress(gaps), zlib.compress(levels)
+    lengths = len(packed_levels), len(packed)
+    head = HEAD.pack(b"FMD2", *digests, len(SMALL), listed, *sorted_by, *lengths)
+    return head + packed_levels + packed + zlib.compress(differences) + extra
 
 
 @pytest.mark.parametrize(
@@ -130,7 +175,22 @@ def forged(gaps, differences, listed, *, extra=b""):
         (forged(bytes(5), b"xxxxx", 5), "not what it says"),
         (forged(b"", b"", 0), "not what it says"),
         (b"", "no delta"),
-        (b"FMD2" + DELTA[4:], "no delta"),
+        (b"FMD1" + DELTA[4:], "no delta"),
+        (forged(bytes(5), b"xxxxx", 5, sorted_by=(19_000, 1_001, 10)), "sorts what is not there"),
+        (forged(bytes(5), b"xxxxx", 5, sorted_by=(0, 1_000, 1_001)), "sorts what is not there"),
+        (forged(bytes(5), b"xxxxx", 5, sorted_by=(0, 1_000, 0)), "sorts what is not there"),
+        (
+            forged(bytes(5), b"xxxxx", 5, sorted_by=(0, 1_000, 10), levels=bytes(109)),
+            "fewer levels",
+        ),
+        (
+            forged(bytes(5), b"xxxxx", 5, sorted_by=(0, 1_000, 10), levels=bytes(10**7)),
+            "another number",
+        ),
+        (
+            forged(bytes(5), b"xxxxx", 5, sorted_by=(0, 1_000, 10), levels=bytes(110)),
+            "not what it says",
+        ),
     ],
 )
 def test_a_delta_that_reaches_too_far_is_refused(delta, reason):
