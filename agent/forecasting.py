@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from agent.config import resolve
 from agent.forecast import Judge
@@ -19,7 +22,7 @@ from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
 from agent.infer.standby import StandbyClient
 from agent.messages import Inference, ModelStatus
-from agent.models.follower import ModelFollower
+from agent.models.follower import Fleet, ModelFollower, Surroundings
 from agent.models.handover import Handover
 from agent.models.library import Library
 from agent.models.shipped import ModelFiles
@@ -44,6 +47,10 @@ logger = logging.getLogger(__name__)
 
 START_AGAIN_S: Final = 30.0
 """A worker that does not start may lack memory or a runtime; somebody may mend it while the device runs."""
+RUNNING: Final = frozenset({"watched", "active"})
+"""States of a version that is in use."""
+HOLDING: Final = RUNNING | {"waiting", "held"}
+"""States of a version whose bytes are there."""
 OUTPUTS_MAX: Final = 16
 """Values of a model's output that are published, as the topic contract has it."""
 
@@ -98,9 +105,10 @@ class Forecasting:
         transfers = Transfers(node, calls, store, publisher.site, self._holders)
         self._library = Library(self._models, store, transfers)
         self._handover = Handover(calls, self._device, self._library, acceptance)
-        self._follower = ModelFollower(
-            self._client, self._library, acceptance, self._tell_model, publisher.now_ms
+        around = Surroundings(
+            self._device, self._tell_model, publisher.now_ms, self._fleet, self._fits
         )
+        self._follower = ModelFollower(self._client, self._library, acceptance, around)
 
     async def run(self) -> None:
         """Follow the fleet's model and decide on what is observed, until `stop`."""
@@ -182,13 +190,31 @@ class Forecasting:
         }
 
     def _holders(self, sha256: str) -> list[str]:
-        """Devices that say that they run this content."""
+        """Devices that say that they run this content, or are about to."""
         statuses = self._world.snapshot().model_status.items()
         return [
             device
             for (device, _), status in statuses
-            if status.sha256 == sha256 and status.state == "active"
+            if status.sha256 == sha256 and status.state in HOLDING
         ]
+
+    def _fleet(self) -> Fleet:
+        """What the other devices say of this model."""
+        snapshot = self._world.snapshot()
+        statuses = {
+            device: status
+            for (device, name), status in snapshot.model_status.items()
+            if name == self._name and device != self._device
+        }
+        return Fleet(frozenset(snapshot.alive(time.monotonic_ns())), statuses)
+
+    def _fits(self, shape: tuple[int, ...]) -> str:
+        """Why the features do not fill an input of that shape; empty: they do."""
+        try:
+            self._features.fill(np.zeros(shape, np.float32))
+        except Exception as error:  # noqa: BLE001 - somebody's features
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _fill(self, observation: Observation, into: FloatArray) -> Filled:
         try:
@@ -208,12 +234,13 @@ class Forecasting:
         self._judge.forecast(used.reading.tick_s, used.reading.standing, self._forecast)
         if self._observer is not None:
             self._observer.decided(decision.latency_ns)
-        active = self._follower.active if self._follower else None
-        if active is None:
+        assert self._follower is not None, "it loaded the model"
+        version = self._follower.version_of(decision.model.sha256)
+        if version is None:
             return
         message = Inference(
-            name=active.manifest.name,
-            version=active.manifest.version,
+            name=self._name,
+            version=version,
             tick_s=used.reading.tick_s,
             horizon_s=self._features.horizon_s,
             forecast=self._forecast,
@@ -222,7 +249,7 @@ class Forecasting:
             at_ms=self._publisher.now_ms(),
         )
         topic = topics.inference_topic(
-            site=self._publisher.site, device=self._device, name=active.manifest.name
+            site=self._publisher.site, device=self._device, name=self._name
         )
         self._publisher.say(topic, message)
 
@@ -232,7 +259,7 @@ class Forecasting:
             site=self._publisher.site, device=self._device, name=status.name
         )
         self._publisher.say(topic, status)
-        if status.state == "active" and self._observer is not None:
+        if status.state in RUNNING and self._observer is not None:
             self._observer.model_active(status.name, status.version, status.sha256)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Link",
     "Message",
     "Model",
+    "ModelState",
     "ModelStatus",
     "Obstacle",
     "PayloadInvalid",
@@ -62,6 +63,9 @@ DurationMs: TypeAlias = Annotated[float, Meta(ge=0, le=3_600_000)]
 TraceS: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 Vehicles: TypeAlias = Annotated[
     tuple[Annotated[int, Meta(ge=0, le=10_000)], ...], Meta(max_length=8)
+]
+ModelState: TypeAlias = Literal[
+    "missing", "waiting", "held", "watched", "active", "failed", "rolled-back", "refused"
 ]
 Megabytes: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 
@@ -183,18 +187,22 @@ class ModelStatus(Message, frozen=True):
     """The model, as its topic says."""
     version: Version
     """The version that this is about."""
+    manifest: Sha256
+    """Of the bytes of the manifest that this is about, hexadecimal: two of them may have a version in common."""
     sha256: Sha256
     """Of that version's bytes, of the variant for this device, hexadecimal."""
-    state: Literal["active", "failed", "missing", "refused"]
-    """`failed`: tried and not kept. `missing`: its bytes are not here yet. `refused`: its manifest does not count."""
+    state: ModelState
+    """`missing`: its bytes are not here yet. `waiting`: others try it first. `held`: one of them did not keep it.
+    `watched`: it runs, and has to prove itself. `active`: it runs, and has. `failed`: it was tried, and never ran.
+    `rolled-back`: it ran, and was taken back. `refused`: its manifest does not count."""
     reason: Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX)]
-    """Why it failed, is missing or was refused; empty when active."""
+    """Why it is not active; empty when it is."""
     at_ms: AtMs
     """Wall time of the writer, milliseconds since 1970."""
     running: Version | None
     """The version that runs now; null: none."""
-    refused: Annotated[dict[Annotated[str, Meta(max_length=32)], Tally], Meta(max_length=32)]
-    """Manifests of this model that were not taken up since the device started, by reason."""
+    refused: Annotated[dict[Annotated[str, Meta(max_length=32)], Tally], Meta(max_length=64)]
+    """What was not taken up, could not be fetched, failed or was rolled back since the device started, by reason."""
 
 
 class Resources(Message, frozen=True):

@@ -58,6 +58,9 @@ def pack(
     error_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of its inferences that may fail.")
     ] = 0.0,
+    latency_factor: Annotated[
+        float, typer.Option(min=0, max=1e6, help="How many times as slow it may be; 0: any.")
+    ] = 3.0,
     base: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,7 +75,10 @@ def pack(
     from agent.models.packing import Described
 
     rollout = Rollout(
-        canary_share=canary_share, health_window_s=health_window, error_share_max=error_share
+        canary_share=canary_share,
+        health_window_s=health_window,
+        error_share_max=error_share,
+        latency_factor_max=latency_factor,
     )
     described = Described(name, version, task, rollout, low, high, seed, tolerance)
     model.pack(files, described, out or Path(f"{name}-{version}"), base or ())
@@ -126,6 +132,9 @@ def publish(
     error_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="Instead of the package's.")
     ] = None,
+    latency_factor: Annotated[
+        float | None, typer.Option(min=0, max=1e6, help="Instead of the package's.")
+    ] = None,
     wait: Wait = 0,
     within: Within = 300,
 ) -> None:
@@ -136,6 +145,7 @@ def publish(
         "canary_share": canary_share,
         "health_window_s": health_window,
         "error_share_max": error_share,
+        "latency_factor_max": latency_factor,
     }
     how = model.Publishing(
         days,

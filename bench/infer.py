@@ -1,7 +1,8 @@
 """`infer`: what deciding costs beside the model itself.
 
-What a worker process adds to a call, for a model of nothing and for one of 4 MB; from capture to decision with and
-without traffic on the device, in alternating windows; and what the world and the features cost when it is large.
+What a worker process adds to a call, for a model of nothing and for one of 4 MB; from capture to decision while a
+version is swapped, and with and without traffic on the device, in alternating windows; and what the world and the
+features cost when it is large.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bench.figures import median, percentile, ratio
 from bench.networks import convolutions
 from bench.result import Result
 from bench.stage import Stage
+from bench.swaps import swaps
 from bench.traffic import OBSERVER, SITE, updates
 from broker.mesh.clock import LOGICAL_BITS
 from broker.node import Delivered
@@ -73,6 +75,7 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     ]
     result.ratios["overhead_p50_us"] = max(p50 for p50, _ in overheads)
     result.ratios["overhead_p99_us"] = max(p99 for _, p99 in overheads)
+    await swaps(result, plan.windows, plan.seconds / 2)
     await _decisions(result, plan)
     _world(result, plan)
     return result

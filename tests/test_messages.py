@@ -34,6 +34,7 @@ VALID = {
     "model-status": messages.ModelStatus(
         name="forecast",
         version="1.0",
+        manifest=SHA256,
         sha256=SHA256,
         state="active",
         reason="",

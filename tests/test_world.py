@@ -201,6 +201,7 @@ def test_every_class_of_the_world_is_seen(subject):
     has = messages.ModelStatus(
         name="forecast",
         version="1",
+        manifest=64 * "b",
         sha256=64 * "a",
         state="active",
         reason="",

@@ -268,7 +268,7 @@ def _render_agent(report: Report, console: Console) -> None:
         console.print(f"model {_text(name)}: version {version}, {state} {_text(model.reason)}")
         if model.refused:
             console.print(
-                f"[yellow]manifests of {_text(name)} that were refused:[/yellow]{_counted(model.refused)}, "
+                f"[yellow]versions of {_text(name)} that were not taken up or kept:[/yellow]{_counted(model.refused)}, "
                 f"the last: {_text(model.last_refused)}"
             )
     _render_content(report.content, console)

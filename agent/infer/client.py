@@ -131,6 +131,11 @@ class InferenceClient:
             if file is not None:
                 file.close()
 
+    async def finish(self) -> None:
+        """The same, after the inference that is under way."""
+        async with self._turn:
+            await self.stop()
+
     @property
     def ready(self) -> bool:
         """Whether there is a model, and a worker that can be asked."""
@@ -186,10 +191,13 @@ class InferenceClient:
             answer = await worker.ask(Verb.INVOKE, self._limits.invoke_timeout_s)
             if answer.verb is not Verb.DONE:
                 raise InvokeFailed(answer.text)
+            output = self._output.copy()
+            if not np.isfinite(output).all():
+                raise InvokeFailed("what comes out holds NaN or infinity")
             self._inferences_failed -= 1
             self._inferences += 1
             self._losses_in_row = 0
-            return filled, Inference(self._output.copy(), answer.value, model)
+            return filled, Inference(output, answer.value, model)
 
     def statistics(self) -> ClientStatistics:
         """Returns the counts so far."""

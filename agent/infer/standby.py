@@ -1,12 +1,20 @@
-"""Inference that an accelerator speeds up and the processor always carries.
+"""Inference that survives its model: versions are tried beside the one that serves, and an accelerator may come and go.
 
-Decided here: every version is loaded on the processor first, and on the Edge TPU, in a worker of its own, if there is
-a file for it. An inference goes to the Edge TPU while that has the current version; when it fails there, in whatever
-way, the same reading goes to the processor at once. A lost worker comes back by itself (`client.py`); one that only
-failed is left alone for AGAIN_S. So losing the accelerator costs the inference that met it INVOKE_TIMEOUT_S at most,
-and none after it. The price is a second worker, 50 MB, on devices with an Edge TPU.
+Decided here: every version has a worker process of its own on the processor. `prepare` loads one beside what serves;
+`use` makes it serve, by setting one reference between two inferences, while an inference under way ends where it began;
+`retire` ends a worker after that. While a fallback is named (the version before, still warm), it answers the readings
+on which the serving one fails.
+
+A version with a file for the Edge TPU also runs there, in one more worker, which reloads: there is one delegate. After
+each `use` the processor serves until the Edge TPU has the version and gives what its sample expects. When an inference
+fails there, in whatever way, the same reading goes to the processor at once; a lost worker comes back by itself
+(`client.py`); one that only failed is left alone for AGAIN_S. So losing the accelerator costs the inference that met
+it INVOKE_TIMEOUT_S at most, and none after it.
+
+The price: a worker of 40 MB for each version that is loaded, two of them while one is tried or watched, and one on
+devices with an Edge TPU.
 Assumed: one event loop; `start` before and `stop` after everything else.
-Failure: that of the processor's client. Why the Edge TPU is not in use is in `reason`, for a person.
+Failure: that of the serving version's client. Why the Edge TPU is not in use is in `reason`, for a person.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeVar
 
 from agent.infer.backend import InferenceError, InvokeFailed, ModelRejected
 from agent.infer.client import InferenceClient
@@ -23,16 +31,18 @@ from agent.infer.edgetpu import plugged_in
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
 from agent.infer.process import WorkerLost
-from agent.infer.records import Busy, NoModel
+from agent.infer.records import Busy, ClientStatistics, NoModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from agent.infer.backend import FloatArray
     from agent.infer.edgetpu import EdgeTpu
-    from agent.infer.records import ClientStatistics, Inference, ModelInfo
+    from agent.infer.records import Inference, ModelInfo
 
-__all__ = ["ModelFile", "StandbyClient"]
+    Check = Callable[[InferenceClient, ModelInfo], Awaitable[str]]
+
+__all__ = ["ModelFile", "StandbyClient", "Version", "Watcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +57,42 @@ INVOKE_TIMEOUT_S: Final = 2.0
 too many."""
 
 
+async def _as_it_is(client: InferenceClient, info: ModelInfo) -> str:
+    """Finds nothing wrong."""
+    del client, info
+    return ""
+
+
+NOTHING: Final = ClientStatistics(0, 0, 0, 0, 0, 0, None, "", "")
+
+
 class ModelFile(NamedTuple):
     """A file of a model, and its SHA-256 in lower-case hex."""
 
     data: bytes
     sha256: str
+
+
+class Version(NamedTuple):
+    """A version that is loaded, in a worker of its own."""
+
+    client: InferenceClient
+    info: ModelInfo
+    """Of its file for the processor."""
+    compiled: ModelFile | None
+    """Its file for the Edge TPU."""
+    check: Check
+    """Says what is wrong with that, once it is loaded there; empty: nothing."""
+
+
+class Watcher(Protocol):
+    """Is told what becomes of the serving version's inferences."""
+
+    def inferred(self, kind: Kind, invoke_ns: int) -> None:
+        """One was made, by a file of that kind."""
+
+    def failed(self, reason: str) -> None:
+        """One failed on the processor, and not for its input's sake."""
 
 
 class StandbyClient:
@@ -72,23 +113,34 @@ class StandbyClient:
         edge_tpu: EdgeTpu | None = None,
         always: bool = False,
     ) -> None:
-        limits = limits or Limits()
-        self._processor = InferenceClient(limits, num_threads=num_threads)
+        self._limits = limits or Limits()
+        self._num_threads = num_threads
         self._edge_tpu = edge_tpu
         self._always = always
         self._tpu_limits = replace(
-            limits,
-            invoke_timeout_s=min(INVOKE_TIMEOUT_S, limits.invoke_timeout_s),
+            self._limits,
+            invoke_timeout_s=min(INVOKE_TIMEOUT_S, self._limits.invoke_timeout_s),
             restart_backoff_max_s=OPEN_BACKOFF_S,
         )
+        self._spare: InferenceClient | None = None
+        """Started, and without a model."""
+        self._serving: Version | None = None
+        self._fallback: Version | None = None
+        self._clients: list[InferenceClient] = []
+        """All that are not over."""
+        self._past = NOTHING
+        """What those did that are."""
+        self._retiring: set[asyncio.Task[None]] = set()
         self._tpu: InferenceClient | None = None
         self._tpu_file: ModelFile | None = None
         self._current = (
-            ""  # the file's digest that the Edge TPU has, if that is of the current version
+            ""  # the file's digest that the Edge TPU has, if that is of the serving version
         )
         self._trusted_from_s = 0.0
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        self.watcher: Watcher | None = None
+        """Of the serving version."""
         self.reason = "" if edge_tpu is not None else "edge_tpu is off"
         """Why the Edge TPU is not in use; empty while it is."""
 
@@ -100,8 +152,8 @@ class StandbyClient:
         await self.stop()
 
     async def start(self) -> None:
-        """Starts the processor's worker; the Edge TPU's follows. Raises RuntimeUnavailable, WorkerLost."""
-        await self._processor.start()
+        """Starts a worker; the Edge TPU's follows. Raises RuntimeUnavailable, WorkerLost."""
+        await self.make_spare()
         if self._edge_tpu is not None:
             self._keeping = asyncio.create_task(self._keep(self._edge_tpu))
 
@@ -115,22 +167,57 @@ class StandbyClient:
         if self._tpu is not None:
             await self._tpu.stop()
             self._tpu = None
-        await self._processor.stop()
+        self._spare = self._serving = self._fallback = None
+        await asyncio.gather(*(client.stop() for client in self._clients), *self._retiring)
 
-    async def load(self, files: Mapping[Kind, ModelFile]) -> ModelInfo:
-        """Takes a version into use: the file for the processor now, that for the Edge TPU as soon as it can.
+    async def make_spare(self) -> None:
+        """Starts the worker that the next version will be loaded in; at once if there is one.
 
-        Raises what `InferenceClient.load` does; the previous version then stays in use on both.
+        Raises RuntimeUnavailable, WorkerLost.
         """
-        info = await self._load_on_processor(files)
-        self._current, self._tpu_file = "", files.get(Kind.EDGETPU)
+        if self._spare is None:
+            client = InferenceClient(self._limits, num_threads=self._num_threads)
+            await client.start()
+            self._clients.append(client)
+            self._spare = client
+
+    async def prepare(self, files: Mapping[Kind, ModelFile], check: Check = _as_it_is) -> Version:
+        """Loads a version in a worker of its own; what serves goes on.
+
+        `check` says what is wrong with its file for the Edge TPU, once that is loaded there. Raises what
+        `InferenceClient.start` and `load` do.
+        """
+        await self.make_spare()
+        client, self._spare = self._spare, None
+        assert client is not None, "it was made above"
+        try:
+            info = await _load(client, files)
+        except BaseException:
+            await self._end(client)
+            raise
+        return Version(client, info, files.get(Kind.EDGETPU), check)
+
+    def use(self, version: Version | None, fallback: Version | None = None) -> None:
+        """Makes a version serve from the next inference on, and name which one answers where it fails.
+
+        Without one, nothing is inferred.
+        """
+        self._serving, self._fallback = version, fallback
+        self._current, self._tpu_file = "", version.compiled if version is not None else None
         if self._edge_tpu is not None and self._tpu_file is None:
             self._say("the version has no file for it")
         self._changed.set()
-        return info
+
+    def retire(self, version: Version) -> None:
+        """Ends a version's worker as soon as no inference is under way there."""
+        if self._fallback is version:
+            self._fallback = None
+        task = asyncio.create_task(self._end(version.client))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def infer_filled(self, fill: Callable[[FloatArray], M]) -> tuple[M, Inference]:
-        """Runs the model; see `InferenceClient.infer_filled`. `fill` may be called once for each of the two."""
+        """Runs the model; see `InferenceClient.infer_filled`. `fill` may be called once for each worker that fails."""
         tpu = self._usable_tpu()
         if tpu is not None:
             try:
@@ -140,12 +227,31 @@ class StandbyClient:
                 self._trusted_from_s = asyncio.get_running_loop().time() + AGAIN_S
             else:
                 self._say("")
+                if self.watcher is not None and self._usable_tpu() is tpu:
+                    self.watcher.inferred(Kind.EDGETPU, result[1].invoke_ns)
                 return result
-        return await self._processor.infer_filled(fill)
+        version = self._serving
+        if version is None:
+            raise NoModel("no model is loaded")
+        try:
+            result = await version.client.infer_filled(fill)
+        except (WorkerLost, InvokeFailed) as problem:
+            other = self._instead_of(version, problem)
+            if other is None:
+                raise
+            return await other.client.infer_filled(fill)
+        if self.watcher is not None and self._serving is version:
+            self.watcher.inferred(version.info.kind, result[1].invoke_ns)
+        return result
 
     def statistics(self) -> ClientStatistics:
-        """Returns the counts of the processor's worker."""
-        return self._processor.statistics()
+        """Returns the counts of all workers on the processor, and the process id of the one that serves."""
+        present = self._serving.client if self._serving is not None else self._spare
+        found = _sum(self._past, *(client.statistics() for client in self._clients))
+        if present is None:
+            return found
+        now = present.statistics()
+        return replace(found, worker_pid=now.worker_pid, runtime=now.runtime)
 
     def tpu_statistics(self) -> ClientStatistics | None:
         """Returns the counts of the Edge TPU's worker, if there is or was one."""
@@ -161,7 +267,9 @@ class StandbyClient:
     def in_use(self) -> ModelInfo | None:
         """What the next inference runs on."""
         tpu = self._usable_tpu()
-        return (tpu or self._processor).model
+        if tpu is not None:
+            return tpu.model
+        return self._serving.info if self._serving is not None else None
 
     def _usable_tpu(self) -> InferenceClient | None:
         tpu = self._tpu
@@ -169,15 +277,20 @@ class StandbyClient:
             return None
         return tpu if asyncio.get_running_loop().time() >= self._trusted_from_s else None
 
-    async def _load_on_processor(self, files: Mapping[Kind, ModelFile]) -> ModelInfo:
-        rejected = ModelRejected("the version has no file for a processor")
-        for kind in (Kind.TFLITE, Kind.ONNX):
-            if kind in files:
-                try:
-                    return await self._processor.load(*files[kind], kind)
-                except ModelRejected as problem:
-                    rejected = problem
-        raise rejected
+    def _instead_of(self, version: Version, problem: InferenceError) -> Version | None:
+        """Which version answers a reading on which this one failed; None: none does."""
+        if self._serving is not version:
+            return self._serving  # it was taken out of use meanwhile
+        if self.watcher is not None:
+            self.watcher.failed(problem.reason)
+        return self._fallback
+
+    async def _end(self, client: InferenceClient) -> None:
+        """Ends a worker for good, after the inference under way."""
+        await client.finish()
+        if client in self._clients:
+            self._clients.remove(client)
+            self._past = _sum(self._past, client.statistics())
 
     async def _keep(self, edge_tpu: EdgeTpu) -> None:
         """Has a worker for the Edge TPU whenever there is one, with the current version, for ever."""
@@ -204,13 +317,21 @@ class StandbyClient:
             self._tpu = client
 
     async def _load_on_tpu(self, tpu: InferenceClient, file: ModelFile) -> None:
+        version = self._serving
+        assert version is not None, "its file is there"
         try:
-            await tpu.load(*file, Kind.EDGETPU)
+            info = await tpu.load(*file, Kind.EDGETPU)
+            wrong = await version.check(tpu, info)
         except InferenceError as problem:
             self._say(problem.reason)
+            return
+        if file is not self._tpu_file:
+            return
+        if wrong:
+            self._tpu_file = None  # it will not come right
+            self._say(wrong)
         else:
-            if file is self._tpu_file:
-                self._current = file.sha256
+            self._current = file.sha256
 
     def _say(self, reason: str) -> None:
         """Notes why the Edge TPU is not used, or that it is."""
@@ -224,3 +345,29 @@ class StandbyClient:
             logger.log(level, "inference is on the processor; Edge TPU: %s", reason)
         else:
             logger.info("inference is on the Edge TPU")
+
+
+async def _load(client: InferenceClient, files: Mapping[Kind, ModelFile]) -> ModelInfo:
+    rejected = ModelRejected("the version has no file for a processor")
+    for kind in (Kind.TFLITE, Kind.ONNX):
+        if kind in files:
+            try:
+                return await client.load(*files[kind], kind)
+            except ModelRejected as problem:
+                rejected = problem
+    raise rejected
+
+
+def _sum(*counted: ClientStatistics) -> ClientStatistics:
+    """What several workers did together; none of them is the present one."""
+    return ClientStatistics(
+        inferences=sum(each.inferences for each in counted),
+        inferences_failed=sum(each.inferences_failed for each in counted),
+        models_loaded=sum(each.models_loaded for each in counted),
+        models_rejected=sum(each.models_rejected for each in counted),
+        workers_lost=sum(each.workers_lost for each in counted),
+        workers_started=sum(each.workers_started for each in counted),
+        worker_pid=None,
+        runtime=next((each.runtime for each in reversed(counted) if each.runtime), ""),
+        last_loss=next((each.last_loss for each in reversed(counted) if each.last_loss), ""),
+    )

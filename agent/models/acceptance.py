@@ -3,7 +3,8 @@
 Decides, in this order: an operator of the fleet must have signed it (`broker/model_trust.py`), with a key that this
 device has not gone past; its counter must not be below the highest that was seen, nor stand for two manifests; it must
 not have expired, unless it is the very one that was taken before; and it must have a variant that runs here. What is
-taken raises the floor before anything else happens, so a crash forgets nothing.
+taken raises the floor before anything else happens, so a crash forgets nothing. What was tried and not kept is
+remembered, too: the same manifest is not tried again, its version only under a higher counter.
 
 A fleet without identities has no operators, and nobody in it can prove anything: there a device takes a manifest only
 if its configuration says so (`unsigned`), and then anybody's who reaches its broker.
@@ -15,11 +16,11 @@ runs goes on. Source: TUF and Uptane for the attacks (rollback, freeze, fast-for
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from agent.infer.kinds import Kind
 from agent.models.manifest import Manifest, ManifestInvalid, Variant, read_manifest
-from agent.models.memory import Floor, KeySeen
+from agent.models.memory import Bad, Floor, KeySeen
 from broker.errors import SecretUnusable
 from broker.model_envelope import SealBroken, manifest_in, read_envelope
 from broker.topics import parse
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from broker.model_seal import Seal
     from broker.model_trust import ModelTrust
 
-__all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused"]
+__all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused", "sha256_in"]
 
 KINDS: Final[tuple[Kind, ...]] = (Kind.TFLITE, Kind.ONNX)
 """Variants that the worker runs, what is preferred first."""
@@ -65,6 +66,8 @@ class Accepted(NamedTuple):
     """The one for this device."""
     payload: bytes
     """As it travelled."""
+    sha256: str
+    """Of the manifest's bytes."""
 
 
 class _Step(NamedTuple):
@@ -136,8 +139,10 @@ class Acceptance:
         if payload is None:
             return None
         try:
-            manifest = self._read(_manifest_in(payload))
-            return Accepted(manifest, self._variant(manifest), payload)
+            data = _manifest_in(payload)
+            manifest = self._read(data)
+            variant = self._variant(manifest)
+            return Accepted(manifest, variant, payload, sha256(data).hexdigest())
         except ManifestRefused:
             return None
 
@@ -149,6 +154,28 @@ class Acceptance:
         """
         self._memory.keep_good(self._model, accepted.payload)
 
+    def begin(self, accepted: Accepted) -> int:
+        """This version is tried in this boot. Returns in how many boots it was before.
+
+        Raises:
+            SecretUnusable: It cannot be stored.
+        """
+        return self._memory.begin(self._model, accepted.sha256)
+
+    def bad(self, accepted: Accepted) -> Bad | None:
+        """What became of it, if it was tried and not kept."""
+        return self._memory.bad(self._model, accepted.sha256)
+
+    def found_bad(
+        self, accepted: Accepted, state: Literal["failed", "rolled-back"], reason: str
+    ) -> None:
+        """Do not try this manifest again.
+
+        Raises:
+            SecretUnusable: It cannot be stored, and is remembered until a restart.
+        """
+        self._memory.keep_bad(self._model, Bad(accepted.sha256, state, reason))
+
     # Inside.
 
     def _examine(self, payload: bytes) -> tuple[Accepted, _Step | None]:
@@ -156,7 +183,7 @@ class Acceptance:
         seal, data = self._whose(payload)
         manifest = self._read(data)
         digest = sha256(data).hexdigest()
-        accepted = Accepted(manifest, self._variant(manifest), payload)
+        accepted = Accepted(manifest, self._variant(manifest), payload, digest)
         if self._check_counter(manifest, digest):
             return accepted, None
         if seal is not None:
@@ -227,6 +254,15 @@ class Acceptance:
                 "no variant", f"there is {there}; {self._kinds} run here", manifest
             )
         return variant
+
+
+def sha256_in(payload: bytes) -> str:
+    """The digest of the manifest's bytes in what travels.
+
+    Raises:
+        ManifestRefused: There are none.
+    """
+    return sha256(_manifest_in(payload)).hexdigest()
 
 
 def _manifest_in(payload: bytes) -> bytes:

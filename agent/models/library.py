@@ -2,7 +2,7 @@
 
 Decides that what comes from the folder goes into the store, too, deltas included, so that neighbours get it from there;
 and that the store never gives up the files of the version that runs and of the one that ran before it. On failure:
-`ModelMissing` with the reason; what was fetched stays for the next time. While nobody has the bytes, `read` waits.
+`TransferError` or `ModelMissing`; what was fetched stays for the next time. While nobody has the bytes, `read` waits.
 """
 
 from __future__ import annotations
@@ -57,23 +57,21 @@ class Library:
                 its base is here.
 
         Raises:
-            ModelMissing: They cannot be had, or not be kept.
+            TransferError: They cannot be had, or not be kept.
+            ModelMissing: What is in the folder cannot be used.
         """
         bases = [delta.base for delta in deltas if delta.target == content.sha256]
+        await self._offer(content.sha256, *(delta.content.sha256 for delta in deltas))
+        if not self._store.holds(content.sha256):
+            if self._files.holds(content.sha256):
+                return await asyncio.to_thread(self._files.read, content.sha256)
+            await self._offer(*bases)
+        await self._fetcher.fetch(content, deltas)
         try:
-            await self._offer(content.sha256, *(delta.content.sha256 for delta in deltas))
-            if not self._store.holds(content.sha256):
-                if self._files.holds(content.sha256):
-                    return await asyncio.to_thread(self._files.read, content.sha256)
-                await self._offer(*bases)
+            return await asyncio.to_thread(self._store.read, content.sha256)
+        except ContentDamaged:
             await self._fetcher.fetch(content, deltas)
-            try:
-                return await asyncio.to_thread(self._store.read, content.sha256)
-            except ContentDamaged:
-                await self._fetcher.fetch(content, deltas)
-                return await asyncio.to_thread(self._store.read, content.sha256)
-        except TransferError as error:
-            raise ModelMissing(str(error)) from None
+            return await asyncio.to_thread(self._store.read, content.sha256)
 
     async def keeps(self, content: Content) -> bool:
         """Whether neighbours can fetch it from here; what is in the folder is put where they can.

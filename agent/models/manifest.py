@@ -129,6 +129,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """For how long a device watches a new version before it counts as healthy."""
     error_share_max: Share = 0.0
     """Of the inferences within that window: with more failures the version is rolled back."""
+    latency_factor_max: Annotated[float, Meta(ge=0, le=1e6)] = 3.0
+    """How many times as long as before an inference may take, with 10 ms of slack; 0: however long. A version that is
+    twice as large passes; one that lost its accelerated operators, ten times as slow and more, does not. Guess."""
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):

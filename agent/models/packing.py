@@ -21,6 +21,7 @@ from agent.infer.onnx import find_runtime as find_onnx
 from agent.infer.tflite import FILE_IDENTIFIER, FILE_IDENTIFIER_AT, find_runtime
 from agent.models.content import content_of
 from agent.models.manifest import EXPECTED_MAX, Draft, Rollout, Sample, Tensor, Variant
+from agent.models.trial import sample_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -211,10 +212,7 @@ def _sample(described: Described, backend: Backend) -> Sample:
 
 def _run(backend: Backend, sample: Sample) -> FloatArray:
     """The outputs in a row that a sample's input brings about."""
-    shape = backend.input.shape
-    levels = np.frombuffer(sample.levels(math.prod(shape)), np.uint8).astype(np.float32)
-    span = np.float32(sample.high) - np.float32(sample.low)
-    features = (np.float32(sample.low) + levels * (span / np.float32(255))).reshape(shape)
+    features = sample_features(sample, backend.input.shape)
     try:
         return np.asarray(backend.invoke(features), np.float32).ravel()
     except InferenceError as error:

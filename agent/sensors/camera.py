@@ -236,11 +236,12 @@ class CameraSensor:
     async def _load(self) -> ModelInfo:
         """Raises SensorError, InferenceError."""
         try:
-            info = await self._client.load(self._files)
+            version = await self._client.prepare(self._files)
         except ModelRejected as error:
             raise SensorError(
                 f"the model {self._options.model} cannot be used: {error.reason}"
             ) from None
+        info = version.info
         takes, gives = info.input.shape, info.output.shape
         if (
             len(takes) != 4
@@ -253,6 +254,7 @@ class CameraSensor:
                 f"the model {self._options.model} takes {takes} and gives {gives}: a detection model takes "
                 "(1, height, width, 3) and ends in TFLite_Detection_PostProcess"
             )
+        self._client.use(version)
         return info
 
     def _fill(self, frame: Frame, into: FloatArray) -> Filled:

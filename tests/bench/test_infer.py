@@ -13,6 +13,7 @@ def test_infer_measures_everything():
     assert set(found["ratios"]) == {
         "overhead_p50_us",
         "overhead_p99_us",
+        "swap_p99_over_quiet",
         "decision_p99_over_quiet",
         "decision_p99_difference_ms",
         "snapshot_us",

@@ -61,6 +61,13 @@ def client_for(tpu):
     return InferenceClient(kinds=(Kind.EDGETPU,), edge_tpu=tpu)
 
 
+async def take(client, files, *check):
+    """Has a version serve; those before it stay loaded."""
+    version = await client.prepare(files, *check)
+    client.use(version)
+    return version.info
+
+
 async def run(client):
     """One inference; what came out."""
 
@@ -149,7 +156,7 @@ def test_the_processor_answers_the_reading_that_the_edge_tpu_lost_and_gives_it_b
         async with StandbyClient(
             Limits(invoke_timeout_s=1.0), edge_tpu=tpu[0], always=True
         ) as client:
-            await client.load(same_width())
+            await take(client, same_width())
             await until_on_tpu(client)
             assert client.reason == ""
             assert client.in_use.kind is Kind.EDGETPU
@@ -170,7 +177,7 @@ def test_one_that_is_plugged_in_later_is_used(tpu, monkeypatch):
 
     async def scenario():
         async with StandbyClient(edge_tpu=tpu[0], always=True) as client:
-            info = await client.load(same_width())
+            info = await take(client, same_width())
             assert info.kind is Kind.TFLITE
             await until(lambda: "cannot be opened" in client.reason)
             np.testing.assert_allclose(await run(client), X + 1)
@@ -185,9 +192,9 @@ def test_a_version_without_a_file_for_it_runs_on_the_processor(tpu, monkeypatch)
 
     async def scenario():
         async with StandbyClient(edge_tpu=tpu[0], always=True) as client:
-            await client.load(same_width())
+            await take(client, same_width())
             await until_on_tpu(client)
-            await client.load({Kind.TFLITE: file(DENSE)})
+            await take(client, {Kind.TFLITE: file(DENSE)})
             np.testing.assert_allclose(await run(client), tiny_models.dense(X), rtol=1e-6)
             assert client.reason == "the version has no file for it"
 
@@ -198,7 +205,29 @@ def test_a_version_for_the_edge_tpu_alone_is_rejected(tpu):
     async def scenario():
         async with StandbyClient(edge_tpu=tpu[0], always=True) as client:
             with pytest.raises(ModelRejected, match="no file for a processor"):
-                await client.load({Kind.EDGETPU: file(COMPILED)})
+                await take(client, {Kind.EDGETPU: file(COMPILED)})
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_its_sample_there_runs_on_the_processor_and_is_not_tried_again(tpu, monkeypatch):
+    monkeypatch.setattr(standby, "AGAIN_S", 0.05)
+    tried = []
+
+    async def differs(client, info):
+        tried.append(info.kind)
+        return "the sample differs"
+
+    async def scenario():
+        async with StandbyClient(edge_tpu=tpu[0], always=True) as client:
+            await take(client, same_width(), differs)
+            await until(lambda: client.reason == "the sample differs")
+            for _ in range(20):
+                np.testing.assert_allclose(await run(client), X + 1)
+                await asyncio.sleep(0.01)
+            assert tried == [Kind.EDGETPU]
+            await take(client, same_width())
+            await until_on_tpu(client)
 
     asyncio.run(scenario())
 

@@ -101,14 +101,15 @@ def test_a_version_without_a_tflite_file_that_loads_runs_as_onnx():
 
     async def scenario():
         async with StandbyClient() as client:
-            info = await client.load(
-                {
-                    Kind.TFLITE: ModelFile(broken, tiny_models.sha256(broken)),
-                    Kind.ONNX: ModelFile(DENSE, tiny_models.sha256(DENSE)),
-                }
-            )
-            assert info.kind is Kind.ONNX
-            assert client.in_use == info
+            files = {
+                Kind.TFLITE: ModelFile(broken, tiny_models.sha256(broken)),
+                Kind.ONNX: ModelFile(DENSE, tiny_models.sha256(DENSE)),
+            }
+            version = await client.prepare(files)
+            assert client.in_use is None
+            client.use(version)
+            assert version.info.kind is Kind.ONNX
+            assert client.in_use == version.info
             assert client.reason == "edge_tpu is off"
 
     asyncio.run(scenario())
