@@ -57,12 +57,13 @@ class Limits:
 
     # Below the usual limit of 1024 open files of a process, which the links and the store share.
     connections_max: int = 512
-    # New connections from one address: everybody at once after a restart (containers and NAT hide
-    # many clients behind one address), then as many a second as cost a Pi a fifth of a core by TLS
-    # handshakes of 4 ms (guess).
+    # New connections from one address, of IPv6 from one network (`addresses.py`): everybody at once
+    # after a restart (containers and NAT hide many clients behind one address), then as many a
+    # second as cost a Pi a fifth of a core by TLS handshakes of 4 ms (guess).
     connections_burst_per_address: int = 512
     connections_per_address_per_s: float = 50.0
-    # Addresses that this is remembered of; the one longest silent is forgotten, which forgives it.
+    # Addresses and networks that this is remembered of; the one longest silent is forgotten, which
+    # forgives it.
     addresses_max: int = 1024
     # Packets that have come in part, of all connections together: 512 clients that each begin the
     # largest message would be 128 MiB.

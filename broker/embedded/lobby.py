@@ -1,9 +1,9 @@
 """Who waits for a TLS handshake, and who is next: a queue without sockets or clock.
 
 Decides: a guest that has said nothing costs no handshake, and nobody waits behind it. Of those that have spoken,
-neighbours come first: an address from which a device of the fleet was let in before. An address has few such turns
-ahead of everybody, so that one that has turned bad does not hold up the others. When there are too
-many, a silent stranger goes, the oldest first, then whichever stranger came last.
+neighbours come first: an address from which a device of the fleet was let in before. An address, and all of an IPv6
+network together, has few such turns ahead of everybody, so that one that has turned bad does not hold up the others.
+When there are too many, a silent stranger goes, the oldest first, then whichever stranger came last.
 
 Assumes: whoever owns the sockets tells when a guest enters, speaks and leaves, and sends away whom it is told to. On
 failure: nothing can fail.
@@ -15,11 +15,12 @@ the attacker's network has. No rule tells an honest stranger from others; a neig
 from collections import Counter
 from typing import Final, Generic, TypeVar
 
+from broker.embedded.addresses import network_of
 from broker.embedded.limits import Limits
 
 T = TypeVar("T")
 
-# Turns ahead of strangers that one address may have at once: a neighbour tries again each 0.3 s and
+# Turns ahead of strangers that one network may have at once: a neighbour tries again each 0.3 s and
 # needs one. With a handshake each 20 ms that is 80 ms for those behind it.
 _AHEAD_MAX: Final = 4
 
@@ -29,18 +30,18 @@ class Lobby(Generic[T]):
 
     def __init__(self, limits: Limits) -> None:
         self._max = limits.guests_max
-        self._silent: dict[T, str] = {}  # with their addresses, the oldest first
+        self._silent: dict[T, str] = {}  # with their networks, the oldest first
         self._neighbours: dict[T, str] = {}  # have spoken
         self._strangers: dict[T, str] = {}  # have spoken
         self._familiar: set[T] = set()  # of the silent
-        self._ahead: Counter[str] = Counter()  # by address, of `_neighbours`
+        self._ahead: Counter[str] = Counter()  # by network, of `_neighbours`
 
     def __len__(self) -> int:
         return len(self._silent) + len(self._neighbours) + len(self._strangers)
 
     def enter(self, guest: T, address: str, *, neighbour: bool) -> T | None:
         """Let somebody in to wait. Returns who has to go for it, which may be the guest itself."""
-        self._silent[guest] = address
+        self._silent[guest] = network_of(address)
         if neighbour:
             self._familiar.add(guest)
         if len(self) <= self._max:
@@ -52,12 +53,12 @@ class Lobby(Generic[T]):
 
     def speaks(self, guest: T) -> None:
         """Note that a guest has begun its handshake, and is to have its turn."""
-        address = self._silent.pop(guest)
-        if guest in self._familiar and self._ahead[address] < _AHEAD_MAX:
-            self._neighbours[guest] = address
-            self._ahead[address] += 1
+        network = self._silent.pop(guest)
+        if guest in self._familiar and self._ahead[network] < _AHEAD_MAX:
+            self._neighbours[guest] = network
+            self._ahead[network] += 1
         else:
-            self._strangers[guest] = address
+            self._strangers[guest] = network
         self._familiar.discard(guest)
 
     def next(self) -> T | None:
@@ -74,8 +75,8 @@ class Lobby(Generic[T]):
         self._silent.pop(guest, None)
         self._strangers.pop(guest, None)
         self._familiar.discard(guest)
-        address = self._neighbours.pop(guest, None)
-        if address is not None:
-            self._ahead[address] -= 1
-            if not self._ahead[address]:
-                del self._ahead[address]
+        network = self._neighbours.pop(guest, None)
+        if network is not None:
+            self._ahead[network] -= 1
+            if not self._ahead[network]:
+                del self._ahead[network]

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import NamedTuple
 
+from broker.embedded.addresses import network_of
 from broker.embedded.bodies import (
     REFUSED_CREDENTIALS,
     REFUSED_NOT_AUTHORIZED,
@@ -108,7 +109,8 @@ class Logins:
         loop = asyncio.get_running_loop()
         if len(self._trials) >= self._limits.passwords_waiting_max:
             raise self._put_off("too many passwords wait to be tried", address)
-        if not self._attempts.take(address, loop.time()):
+        network = network_of(address)
+        if not self._attempts.take(network, loop.time()):
             raise self._put_off("too many wrong passwords", address)
         trial = _Trial(password, stored, digest, address, loop.create_future())
         self._trials.append(trial)
@@ -121,7 +123,7 @@ class Logins:
                 self._trials.remove(trial)
             raise
         if right:
-            self._attempts.give_back(address)
+            self._attempts.give_back(network)
         return right
 
     async def _keep_trying(self) -> None:

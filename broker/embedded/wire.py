@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
+from broker.embedded.addresses import network_of
 from broker.embedded.limits import CONNECT_BYTES_MAX, LINK_SLICE_S, READ_BYTES, Limits
 from broker.embedded.packets import PacketParser
 from broker.embedded.quickack import acknowledge_now
@@ -61,12 +62,15 @@ class Wires:
         """Tell whether one more connection is taken.
 
         `counted`: its address' rate was asked before; `neighbour`: it may have one of the places
-        that are kept for neighbours.
+        that are kept for neighbours, and its address counts alone, whatever else comes from its network.
         """
         places = self.limits.connections_max + (self.limits.neighbours_max if neighbour else 0)
         if len(self.open) >= places:
             return False
-        return counted or self._admissions.take(address, asyncio.get_running_loop().time())
+        if counted:
+            return True
+        source = address if neighbour else network_of(address)
+        return self._admissions.take(source, asyncio.get_running_loop().time())
 
     def keeps_will(self, size_bytes: int) -> bool:
         """Take a will among those that are kept, if there is room; its connection gives the bytes back."""

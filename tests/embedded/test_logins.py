@@ -162,6 +162,14 @@ async def test_an_address_that_was_wrong_too_often_is_put_off_and_the_others_are
     assert len(trials.tried) == 5
 
 
+async def test_guesses_from_one_ipv6_network_count_together(trials, path) -> None:
+    made, _ = at(path, passwords_burst_per_address=3, passwords_per_address_per_s=0.001)
+    same = [f"2001:db8:1:2::{number:x}" for number in range(1, 6)]
+    guesses = [await code(made, "anna", f"{one}".encode(), one) for one in same]
+    assert guesses == [4, 4, 4, 3, 3]
+    assert await code(made, "anna", b"right", "2001:db8:1:3::1") == 0
+
+
 async def test_a_right_password_is_no_guess(trials, path) -> None:
     made, _ = at(path, passwords_burst_per_address=1, passwords_per_address_per_s=0.001)
     assert await code(made, "anna", b"right") == 0
