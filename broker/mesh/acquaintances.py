@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from broker.mesh.limits import ACQUAINTANCES_MAX
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
     from broker.mesh.peer import Peer
 
 __all__ = ["Acquaintances"]
@@ -22,9 +22,9 @@ class _Acquaintance(NamedTuple):
     """How far both sides were."""
 
     incarnation: int
-    theirs: dict[tuple[str, int], tuple[Position, Position]]
+    theirs: dict[Stream, tuple[Position, Position]]
     theirs_hash: int
-    ahead: list[tuple[str, int]]
+    ahead: list[Stream]
     """Streams in which the neighbour stood further."""
     told_stamp: int
     told_before: list[int]
@@ -41,7 +41,7 @@ class Acquaintances:
     def __len__(self) -> int:
         return len(self._known)
 
-    def remember(self, peer: Peer, ahead: list[tuple[str, int]]) -> None:
+    def remember(self, peer: Peer, ahead: list[Stream]) -> None:
         """A neighbour's link is down; in these streams it stood further than this device."""
         if peer.hello is None:
             return  # what was known before still is
@@ -57,7 +57,7 @@ class Acquaintances:
             list(peer.told_before),
         )
 
-    def recall(self, peer: Peer) -> list[tuple[str, int]]:
+    def recall(self, peer: Peer) -> list[Stream]:
         """A neighbour has introduced itself: go on where it was. Returns the streams in which it stood further."""
         known = self._known.pop(peer.name, None)
         if known is None or peer.hello is None or known.incarnation != peer.hello.incarnation:

@@ -48,10 +48,12 @@ from broker.mesh.limits import (
 
 __all__ = [
     "PRIORITIES",
+    "START",
     "BundleInvalid",
     "Header",
     "Message",
     "Position",
+    "Stream",
     "body_bytes_estimate",
     "decode_body",
     "decode_header",
@@ -64,8 +66,14 @@ __all__ = [
     "topic_hash",
 ]
 
+Stream = tuple[str, int]
+"""(origin, lane): within it sequence and order hold."""
+
 Position = tuple[int, int]
-"""(incarnation, sequence): where a stream stands. (0, 0) is before everything."""
+"""(incarnation, sequence): where a stream stands."""
+
+START: Final[Position] = (0, 0)
+"""Before everything."""
 
 PRIORITIES: Final = 5
 """control, urgent, normal, telemetry, bulk."""
@@ -162,11 +170,11 @@ class Header(NamedTuple):
         """The position that the bundle follows in its stream."""
         if self.sequence > 1:
             return (self.incarnation, self.sequence - 1)
-        return self.closes or (0, 0)
+        return self.closes or START
 
     @property
-    def stream(self) -> tuple[str, int]:
-        """(origin, lane): within it sequence and order hold."""
+    def stream(self) -> Stream:
+        """The stream that it is part of."""
         return (self.origin, self.lane)
 
     @property
@@ -239,7 +247,7 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
     ):
         raise BundleInvalid("a message whose QoS does not fit its lane")
     if max([m.clock for m in messages]) > header.clock:
-        raise BundleInvalid("a message with an impossible clock or rank")
+        raise BundleInvalid("a message stamped after its bundle")
     if max([m.lifetime_ms for m in messages]) > header.lifetime_ms:
         raise BundleInvalid("a message that outlives its bundle")
     topics = "\0".join(["", *[m.topic for m in messages], ""])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
-from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_device, is_kept
+from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, START, is_device, is_kept
 from broker.mesh.events import OwnBundle
 from broker.mesh.frame import (
     Ask,
@@ -36,10 +36,10 @@ from broker.mesh.limits import (
     WORK_SERVED,
 )
 from broker.mesh.reconcile import Reconciler
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
+    from broker.mesh.frame import WantRange
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
@@ -113,9 +113,7 @@ class Dialogue:
             case Hello():
                 raise AssertionError("hellos have a handler of their own")
 
-    def _serve(
-        self, peer: Peer, ranges: list[tuple[str, int, int, int, int, int]], now_ns: int
-    ) -> None:
+    def _serve(self, peer: Peer, ranges: list[WantRange], now_ns: int) -> None:
         """Note what a neighbour asks for, as far as the log has it."""
         for origin, lane, *numbers in ranges:
             after, upto = (numbers[0], numbers[1]), (numbers[2], numbers[3])
@@ -201,7 +199,7 @@ class Dialogue:
             OwnBundle(s.header.lane, s.header.position, s.head, s.body) for s in renumbered
         ]
 
-    def _heard_by_neighbours(self, stream: tuple[str, int]) -> Position:
+    def _heard_by_neighbours(self, stream: Stream) -> Position:
         """How far neighbours hold an own stream, within the incarnations that this device remembers."""
         mine = self._state.kept[stream].position
         positions = (
@@ -251,7 +249,7 @@ class Dialogue:
         if digest.settled:
             state.joining = False
 
-    def _join(self, stream: tuple[str, int], position: Position, now_ns: int) -> None:
+    def _join(self, stream: Stream, position: Position, now_ns: int) -> None:
         """Take a stream's past, as far as a neighbour has passed it, as memory; news may wait behind it."""
         state = self._state
         mine = state.kept.get(stream)
@@ -265,7 +263,7 @@ class Dialogue:
             self._intake.advance(stream, now_ns)
             state.waiting_bytes += settled.waiting_bytes - mine.waiting_bytes
 
-    def _own_held(self, stream: tuple[str, int], peer: Peer) -> None:
+    def _own_held(self, stream: Stream, peer: Peer) -> None:
         """A neighbour says how far it holds one of our own streams.
 
         Its copy may be in memory only, and it may be alone with it; so the newest stay on this device's disk all the

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from broker.mesh.bundle import Position  # noqa: TC001 - msgspec reads the types of what is stored
+from broker.mesh.bundle import START, Position, Stream  # msgspec reads the types of what is stored
 from broker.mesh.limits import LOG_BUNDLES_MAX
 from broker.mesh.retained import Entry, Proof  # noqa: TC001 - the same
 
@@ -106,7 +106,7 @@ class Changes(msgspec.Struct, omit_defaults=True):
     """By lane: own bundles up to here need not be stored any longer: a neighbour holds them, newer ones are many."""
     own_replaced: bool = False
     """All stored own bundles are void; `own` holds their replacements (the incarnation was raised)."""
-    passed: dict[tuple[str, int], Position] = {}
+    passed: dict[Stream, Position] = {}
     retained: dict[str, Entry | None] = {}
     """By topic; None: forget it altogether."""
     proofs: dict[str, Proof] = {}
@@ -127,7 +127,7 @@ class Changes(msgspec.Struct, omit_defaults=True):
             self.own_held[lane] = max(upto, self.own_held.get(lane, upto))
         if newer.own_held:
             held = self.own_held
-            self.own = [own for own in self.own if own.position > held.get(own.lane, (0, 0))]
+            self.own = [own for own in self.own if own.position > held.get(own.lane, START)]
         self.passed.update(newer.passed)
         self.retained.update(newer.retained)
         for topic in newer.retained:
@@ -166,7 +166,7 @@ class Restored:
     clock_bound: int = 0
     known_since: int | None = None
     own: list[OwnBundle] = field(default_factory=list)
-    passed: dict[tuple[str, int], Position] = field(default_factory=dict)
+    passed: dict[Stream, Position] = field(default_factory=dict)
     retained: dict[str, Entry] = field(default_factory=dict)
     first_boot: bool = True
     relayed: list[RelayedBundle] = field(default_factory=list)

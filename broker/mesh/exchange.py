@@ -33,6 +33,7 @@ from broker.mesh.limits import (
 from broker.mesh.ranges import WIDTH
 
 if TYPE_CHECKING:
+    from broker.mesh.frame import EntryRow
     from broker.mesh.ranges import Range
     from broker.mesh.retained import RetainedMap
 
@@ -142,7 +143,7 @@ class Exchange:
         if self.unknown or self.newer:
             ask = Ask(retained.floor, _take(self.unknown), _take(self.newer))
             return frame.encode_control(ask)
-        rows: list[tuple[str, bytes, int, int, int, str]] = []
+        rows: list[EntryRow] = []
         proven: list[tuple[str, bytes, bytes]] = []
         size = 0
         while self.entries_due and size < RECONCILE_RECORD_BYTES and len(proven) < RANGES_MAX:

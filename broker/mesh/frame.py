@@ -32,7 +32,9 @@ __all__ = [
     "Ack",
     "Ask",
     "Digest",
+    "DigestEntry",
     "Entries",
+    "EntryRow",
     "FrameInvalid",
     "Have",
     "Hello",
@@ -43,6 +45,7 @@ __all__ = [
     "Unreachable",
     "Vouch",
     "Want",
+    "WantRange",
     "Who",
     "body_of",
     "decode_bundle",
@@ -101,6 +104,14 @@ HEAD_BYTES: Final = _HEAD.size
 RECORD_BYTES: Final = _RECORD.size
 
 
+DigestEntry = tuple[str, int, int, int, int, int]
+"""origin, lane, passed incarnation, passed sequence, held after incarnation, held after sequence."""
+WantRange = tuple[str, int, int, int, int, int]
+"""origin, lane, after (incarnation, sequence), up to (incarnation, sequence)."""
+EntryRow = tuple[str, bytes, int, int, int, str]
+"""topic, payload (empty: deleted), qos, rank, clock, origin."""
+
+
 class FrameInvalid(ValueError):
     """Raised when a frame or a record in it is not what it claims. The text says what is wrong."""
 
@@ -123,7 +134,7 @@ class Digest(msgspec.Struct, array_like=True, frozen=True):
 
     full: bool
     settled: bool
-    """Whether the sender has a memory by now; see Hello."""
+    """Whether the sender has a memory by now, or has waited long enough for one."""
     more: bool
     """Whether another record continues this digest."""
     vector_hash: int
@@ -131,14 +142,13 @@ class Digest(msgspec.Struct, array_like=True, frozen=True):
     retained_hash: int
     floor: int
     """The clock below which the sender has forgotten deletions."""
-    entries: list[tuple[str, int, int, int, int, int]]
-    """origin, lane, passed incarnation, passed sequence, held after incarnation, held after sequence."""
+    entries: list[DigestEntry]
 
 
 class Want(msgspec.Struct, array_like=True, frozen=True):
-    """Asks for logged bundles: origin, lane, after (incarnation, sequence), up to (incarnation, sequence)."""
+    """Asks for logged bundles."""
 
-    ranges: list[tuple[str, int, int, int, int, int]]
+    ranges: list[WantRange]
 
 
 class Ranges(msgspec.Struct, array_like=True, frozen=True):
@@ -156,9 +166,9 @@ class Ranges(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Entries(msgspec.Struct, array_like=True, frozen=True):
-    """Retained values: topic, payload (empty: deleted), qos, rank, clock, origin."""
+    """Retained values."""
 
-    entries: list[tuple[str, bytes, int, int, int, str]]
+    entries: list[EntryRow]
 
 
 class Ask(msgspec.Struct, array_like=True, frozen=True):

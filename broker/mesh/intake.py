@@ -24,7 +24,7 @@ from broker.mesh.retained import Entry
 from broker.mesh.streams import FreshStream, KeptStream, Verdict
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
     from broker.mesh.guard import Guard
     from broker.mesh.state import State
     from broker.mesh.tree import Tree
@@ -190,7 +190,7 @@ class Intake:
             self._state.routes.copy(header.origin, peer)
             self._tree.copy(peer, header)
 
-    def advance(self, name: tuple[str, int], now_ns: int) -> None:
+    def advance(self, name: Stream, now_ns: int) -> None:
         """Deliver what now follows in a stream."""
         stream = self._state.kept[name]
         passed = stream.advance()
@@ -199,7 +199,7 @@ class Intake:
             for stored in passed:
                 self._pass(stored, now_ns)
 
-    def give_up(self, name: tuple[str, int], to: Position, now_ns: int) -> None:
+    def give_up(self, name: Stream, to: Position, now_ns: int) -> None:
         """Declare the rest of a stream up to `to` lost, and go on from there."""
         state = self._state
         stream = state.kept.get(name)

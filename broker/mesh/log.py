@@ -11,17 +11,17 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from broker.mesh.bundle import START
 from broker.mesh.frame import NEVER
 from broker.mesh.limits import LOG_BUNDLES_MAX, LOG_BYTES_MAX, MS, TICK_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from broker.mesh.bundle import Header, Message, Position
+    from broker.mesh.bundle import Header, Message, Position, Stream
 
 __all__ = ["Log", "Stored", "holes_between"]
 
-Stream = tuple[str, int]
 
 _TICK_NS: Final = TICK_MS * MS
 
@@ -157,7 +157,7 @@ class Log:
 
     def lower_floor(self, stream: Stream) -> bool:
         """Bundles came back below the floor: lower it over those that join it. True when it moved."""
-        floor = before = self.held_after.get(stream, (0, 0))
+        floor = before = self.held_after.get(stream, START)
         held = self._streams.get(stream)
         while held is not None and floor in held.bundles:
             below = held.bundles[floor].header.before
@@ -191,13 +191,13 @@ class Log:
         """The position after which a stream's newest bundles are within these bounds together."""
         held = self._streams.get(stream)
         if held is None:
-            return (0, 0)
+            return START
         for position in held.newest_first():
             bytes_max -= held.bundles[position].weight_bytes
             bundles_max -= 1
             if bytes_max < 0 or bundles_max < 0:
                 return position
-        return (0, 0)
+        return START
 
     def get(self, stream: Stream, position: Position) -> Stored | None:
         """A bundle, if it is held."""
@@ -217,7 +217,7 @@ class Log:
     def _evict_oldest(self) -> Stream:
         stream, position = self._order.popleft()
         self._let_go(self._streams[stream].remove(position))
-        self.held_after[stream] = max(position, self.held_after.get(stream, (0, 0)))
+        self.held_after[stream] = max(position, self.held_after.get(stream, START))
         self.evicted += 1
         return stream
 

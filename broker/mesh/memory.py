@@ -28,6 +28,7 @@ from broker.mesh.log import Stored
 from broker.mesh.tags import covered_by, sealed
 
 if TYPE_CHECKING:
+    from broker.mesh.bundle import Stream
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.state import State
@@ -64,7 +65,7 @@ def remember(state: State, intake: Intake, guard: Guard, restored: Restored, now
 
 def _remember_relayed(
     state: State, intake: Intake, guard: Guard, relayed: RelayedBundle, now_ns: int
-) -> tuple[str, int] | None:
+) -> Stream | None:
     """Put a bundle into the log again; returns its stream, or None if it is of no use."""
     try:
         header = decode_header(relayed.head)

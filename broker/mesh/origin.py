@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.mesh.bundle import (
+    START,
     Header,
     Message,
     Position,
@@ -105,8 +106,7 @@ class Origin:
         bundles += self._open.items()
         self._full, self._open = [], {}
         return [
-            self._seal(lane, bundle, positions.get(lane, (0, 0)), now_ns)
-            for lane, bundle in bundles
+            self._seal(lane, bundle, positions.get(lane, START), now_ns) for lane, bundle in bundles
         ]
 
     def _seal(self, lane: int, bundle: _Open, before: Position, now_ns: int) -> Sealed:
@@ -125,8 +125,8 @@ class Origin:
             messages[-1].clock,
             lifetime_ms,
             len(body),
-            before if first and before > (0, 0) else None,
-            first and self.lost and before == (0, 0),
+            before if first and before > START else None,
+            first and self.lost and before == START,
             () if is_kept(lane) else tuple({topic_hash(m.topic): None for m in messages}),
             compressed=compressed,
         )

@@ -16,6 +16,7 @@ from broker.mesh.limits import OUTBOX_BUNDLES_MAX, OUTBOX_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from broker.mesh.bundle import Stream
     from broker.mesh.log import Stored
 
 __all__ = ["Outbox"]
@@ -46,7 +47,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._queues: list[deque[_Slot]] = [deque() for _ in range(PRIORITIES)]
-        self._fresh: dict[tuple[str, int], _Slot] = {}
+        self._fresh: dict[Stream, _Slot] = {}
         self._flights: set[tuple[str, int, str, int]] = set()
         self._bytes = 0
         self._count = 0

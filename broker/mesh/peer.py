@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
 from broker.mesh.allowance import Allowance
+from broker.mesh.bundle import START
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
 from broker.mesh.frame import PONG, RESYNC, SERVED, Hello, Ping
@@ -39,12 +40,11 @@ from broker.mesh.limits import (
 )
 from broker.mesh.outbox import Outbox
 from broker.mesh.parts import Assembly, split
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
     from broker.mesh.log import Log, Stored
     from broker.mesh.retained import RetainedMap
 
@@ -116,13 +116,13 @@ class Peer:
         self.announce_due_ns: int | None = None
         self.announces = False
         """Whether it is to be told now, as soon as there is room."""
-        self._announcements: dict[tuple[str, int], int] = {}
+        self._announcements: dict[Stream, int] = {}
         self.shape_due: dict[str, bool] = {}
         """By origin: True to graft, False to prune."""
         # What it said of its streams, and what it was told of ours.
-        self.theirs: dict[tuple[str, int], tuple[Position, Position]] = {}
+        self.theirs: dict[Stream, tuple[Position, Position]] = {}
         self.theirs_hash = 0
-        self._heard: dict[tuple[str, int], Position] = {}
+        self._heard: dict[Stream, Position] = {}
         """What it announced or sent since its last digest, where that is more."""
         self.served_ns = now_ns
         """When it last sent something that was asked for."""
@@ -136,7 +136,7 @@ class Peer:
         """When to ask for digests that add up, if none has come by then."""
         # What it asked for.
         self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
-        self.serving: dict[tuple[tuple[str, int], Position], None] = {}
+        self.serving: dict[tuple[Stream, Position], None] = {}
         self.exchange = Exchange(now_ns)
         self._parts: deque[bytes] = deque()
         self._part_number = 0
@@ -173,20 +173,20 @@ class Peer:
 
     # What it has, and what it is told.
 
-    def stands(self, stream: tuple[str, int]) -> Position:
+    def stands(self, stream: Stream) -> Position:
         """How far it is known to have come in a stream, by digest, announcement or what it sent."""
         known = self.theirs.get(stream)
         heard = self._heard.get(stream, START)
         return heard if known is None or known[0] < heard else known[0]
 
-    def note_stands(self, stream: tuple[str, int], position: Position) -> None:
+    def note_stands(self, stream: Stream, position: Position) -> None:
         """It has come this far. What it claims of more streams than there may be counts for nothing."""
         if position > self.stands(stream) and (
             stream in self._heard or len(self._heard) < STREAMS_MAX
         ):
             self._heard[stream] = position
 
-    def note_sent(self, stream: tuple[str, int], before: Position, position: Position) -> None:
+    def note_sent(self, stream: Stream, before: Position, position: Position) -> None:
         """It sent this bundle. It may itself wait for what comes before it, unless it is known to have come so far."""
         if before <= self.stands(stream):
             self.note_stands(stream, position)
@@ -215,12 +215,12 @@ class Peer:
         self.expect_digest(now_ns)
         self.say_record(frame.record(RESYNC, b""))
 
-    def forget_heard(self, stream: tuple[str, int], position: Position) -> None:
+    def forget_heard(self, stream: Stream, position: Position) -> None:
         """A digest says that it stands here; what was only heard before, and is not more, is of no use now."""
         if self._heard and self._heard.get(stream, position) <= position:
             self._heard.pop(stream, None)
 
-    def announce(self, stream: tuple[str, int], hops: int, due_ns: int) -> None:
+    def announce(self, stream: Stream, hops: int, due_ns: int) -> None:
         """Tell it by then that something has come in a stream."""
         self._announcements[stream] = hops
         if self.announces:
@@ -233,13 +233,13 @@ class Peer:
         if self.announce_due_ns is not None and now_ns >= self.announce_due_ns:
             self.announces, self.announce_due_ns = True, None
 
-    def take_announcements(self) -> dict[tuple[str, int], int]:
+    def take_announcements(self) -> dict[Stream, int]:
         """The streams to announce, with the hops of their last bundle."""
         taken, self._announcements = self._announcements, {}
         self.announces = False
         return taken
 
-    def serve(self, wanted: list[tuple[tuple[str, int], Position]]) -> None:
+    def serve(self, wanted: list[tuple[Stream, Position]]) -> None:
         """Note what it asked for. One that does not read asks again when it does."""
         if not self.suspended:
             for each in wanted[: max(0, LOG_BUNDLES_MAX - len(self.serving))]:

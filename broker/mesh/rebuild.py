@@ -13,19 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.mesh.bundle import START
 from broker.mesh.limits import MS, REBUILD_ASKS_MAX, REBUILD_RETRY_MS, WANT_HOLES_MAX
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
+    from broker.mesh.frame import WantRange
     from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream
 
 __all__ = ["Rebuild"]
-
-Stream = tuple[str, int]
-Range = tuple[str, int, int, int, int, int]
 
 
 class _Asked(NamedTuple):
@@ -58,9 +56,9 @@ class Rebuild:
         """A link went down: what was asked of it may be asked of another."""
         self._asked = {s: asked for s, asked in self._asked.items() if asked.peer != name}
 
-    def ranges(self, peer: Peer, now_ns: int) -> list[Range]:
+    def ranges(self, peer: Peer, now_ns: int) -> list[WantRange]:
         """What the neighbour holds of it and nobody was asked for yet."""
-        rows: list[Range] = []
+        rows: list[WantRange] = []
         for stream in self._wanted:
             position, after = peer.theirs.get(stream, (START, START))
             floor = self._log.held_after.get(stream, START)

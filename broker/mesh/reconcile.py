@@ -27,6 +27,7 @@ from broker.mesh.bundle import (
     FLAG_RETAINED,
     INTEGER_MAX,
     QOS_SHIFT,
+    START,
     BundleInvalid,
     Message,
     body_bytes_estimate,
@@ -47,10 +48,9 @@ from broker.mesh.limits import (
 )
 from broker.mesh.log import Stored
 from broker.mesh.ranges import DIGITS, HASH_MASK, WIDTH, contains
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
-    from broker.mesh.frame import Digest
+    from broker.mesh.frame import Digest, EntryRow
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
@@ -193,7 +193,7 @@ class Reconciler:
         owe(exchange.newer, found.newer_there)
         owe(exchange.unknown, found.only_there)
 
-    def _take_entries(self, peer: Peer, rows: list[tuple[str, bytes, int, int, int, str]]) -> None:
+    def _take_entries(self, peer: Peer, rows: list[EntryRow]) -> None:
         for topic, payload, qos, rank, clock, origin in rows:
             if (
                 not 0 < len(topic) <= TOPIC_BYTES_MAX

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.mesh.bundle import START
 from broker.mesh.frame import Want
 from broker.mesh.limits import (
     GAP_AWAY_MS,
@@ -30,27 +31,23 @@ from broker.mesh.limits import (
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
-from broker.mesh.streams import START
 from broker.mesh.vector import HASH_MASK, entry_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker.mesh.bundle import Position
-    from broker.mesh.frame import Digest
+    from broker.mesh.bundle import Position, Stream
+    from broker.mesh.frame import Digest, WantRange
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream
 
 __all__ = ["Due", "Repair"]
 
-Stream = tuple[str, int]
-Range = tuple[str, int, int, int, int, int]
-
 
 class Due(NamedTuple):
     """What is to be done about holes now."""
 
-    ranges: dict[str, list[Range]]
+    ranges: dict[str, list[WantRange]]
     """By neighbour: what to ask of it."""
     lost: list[tuple[Stream, Position]]
     """Streams that must go on at a position, because everything before it is lost."""
@@ -234,7 +231,7 @@ class Repair:
             self._ask(stream, hole, position, ahead, now_ns, todo)
         return todo
 
-    def pages(self, rows: list[Range]) -> list[Want]:
+    def pages(self, rows: list[WantRange]) -> list[Want]:
         """Ranges as records."""
         self.wants += len(rows)
         return [

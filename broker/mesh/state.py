@@ -46,15 +46,13 @@ from broker.mesh.vouching import Vouching
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.mesh.bundle import Message, Position
+    from broker.mesh.bundle import Message, Position, Stream
     from broker.mesh.log import Stored
     from broker.mesh.peer import Peer, PeerStatistics
     from broker.mesh.tags import Seals
     from broker.mesh.unicast import Passing, Window
 
 __all__ = ["Choice", "State", "Statistics"]
-
-Stream = tuple[str, int]
 
 _BYTES_PER_BUNDLE: Final = PRESSED_BYTES // PRESSED_BUNDLES
 """Many small bundles press as a few large ones do."""

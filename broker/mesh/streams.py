@@ -18,6 +18,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from broker.mesh.bundle import START
 from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, LOG_BUNDLES_MAX, WAITING_BUNDLES_MAX
 from broker.mesh.log import holes_between
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from broker.mesh.log import Stored
 
 __all__ = ["FreshStream", "KeptStream", "Verdict"]
-
-START: Position = (0, 0)
 
 
 class Verdict(Enum):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, is_device, is_kept
+from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, START, is_device, is_kept
 from broker.mesh.frame import SERVED, FrameInvalid, Have, Shape
 from broker.mesh.limits import (
     ANNOUNCE_ENTRIES_MAX,
@@ -34,10 +34,9 @@ from broker.mesh.limits import (
     STREAMS_MAX,
     WORK_SHAPE,
 )
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Header, Position
+    from broker.mesh.bundle import Header, Position, Stream
     from broker.mesh.log import Stored
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
@@ -70,7 +69,7 @@ class Tree:
         """By origin: the neighbours that get announcements only."""
         self._paths: dict[str, tuple[str, int]] = {}
         """By origin: who pushed its last bundle here first, and over how many links it had come."""
-        self._missing: dict[tuple[str, int], _Missing] = {}
+        self._missing: dict[Stream, _Missing] = {}
 
     # Bundles.
 
@@ -216,9 +215,7 @@ class Tree:
             elif origin != state.device:
                 self._note_missing(peer, stream, position, now_ns)
 
-    def _note_missing(
-        self, peer: Peer, stream: tuple[str, int], position: Position, now_ns: int
-    ) -> None:
+    def _note_missing(self, peer: Peer, stream: Stream, position: Position, now_ns: int) -> None:
         """A fresh bundle was announced that has not come; beyond the bound the next one will do."""
         missing = self._missing.get(stream)
         if missing is None:
@@ -230,7 +227,7 @@ class Tree:
         if peer.name not in missing.announcers:
             missing.announcers.append(peer.name)
 
-    def _position(self, stream: tuple[str, int]) -> Position:
+    def _position(self, stream: Stream) -> Position:
         """How far a stream has come here: passed when kept, the newest when fresh."""
         if is_kept(stream[1]):
             kept = self._state.kept.get(stream)

@@ -14,12 +14,13 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
+from broker.mesh.bundle import START
 from broker.mesh.frame import Digest
 from broker.mesh.limits import DIGEST_ENTRIES_MAX, ENTRY_HASHES_MAX
-from broker.mesh.streams import START
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position
+    from broker.mesh.bundle import Position, Stream
+    from broker.mesh.frame import DigestEntry
     from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.retained import RetainedMap
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HASH_MASK", "Vector", "entry_hash"]
 
-Stream = tuple[str, int]
-Range = tuple[str, int, int, int, int, int]
 HASH_MASK: Final = (1 << 64) - 1
 
 
@@ -64,9 +63,9 @@ class Vector:
         """Position and floor of a stream."""
         return self._streams[stream].position, self._log.held_after.get(stream, START)
 
-    def since(self, stamp: int) -> list[Range]:
+    def since(self, stamp: int) -> list[DigestEntry]:
         """The entries that changed after `stamp`."""
-        rows: list[Range] = []
+        rows: list[DigestEntry] = []
         for stream in reversed(self._changed):
             if self._changed[stream] <= stamp:
                 break
