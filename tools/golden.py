@@ -24,8 +24,8 @@ from broker.mesh.bundle import (
     decode_body,
     encode_body,
     lane_of,
-    topic_hash,
 )
+from broker.mesh.hashes import text_hash
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.tags import sealed
 from broker.mesh.vector import entry_hash
@@ -116,7 +116,7 @@ def bundles() -> dict[str, tuple[str, list[bytes]]]:
         ]),
         "bundle-fresh": ("fresh, with the hashes of its topics", [
             bundle(fresh, [reading], remaining_ms=990, hops=1, sequence=12,
-                   topics=(topic_hash("a/b"),)),
+                   topics=(text_hash("a/b"),)),
         ]),
         "bundle-mac": ("resent on request, with an integrity tag under fleet key 9", [
             bundle(kept, [value, value], remaining_ms=never, hops=frame.SERVED, sequence=3,
@@ -208,7 +208,7 @@ def hashed() -> dict[str, Any]:
     held = RetainedMap()
     held.merge("a/b", Entry(9, CLOCK, "j-1-1", b"on", 1))
     return {
-        "topic": ["a/b", topic_hash("a/b")],
+        "topic": ["a/b", text_hash("a/b")],
         "digest_entry": [
             ["j-1-1", 5, 7, 41, 6, 3], entry_hash(("j-1-1", 5), (7, 41), (6, 3)),
         ],

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import re
 import struct
-from hashlib import blake2b
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -63,7 +62,6 @@ __all__ = [
     "is_kept",
     "is_private",
     "lane_of",
-    "topic_hash",
 ]
 
 Stream = tuple[str, int]
@@ -205,11 +203,6 @@ def is_device(name: str) -> bool:
 def is_private(topic: str) -> bool:
     """Whether a topic stays on its device: `local`, links' own, and those that begin with `$`."""
     return _PRIVATE.match(f"\0{topic}\0") is not None
-
-
-def topic_hash(topic: str) -> int:
-    """64 bits that stand for a topic in headers and tables."""
-    return int.from_bytes(blake2b(topic.encode(), digest_size=8).digest(), "big")
 
 
 def body_bytes_estimate(topic: str, payload: bytes) -> int:

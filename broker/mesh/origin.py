@@ -19,8 +19,8 @@ from broker.mesh.bundle import (
     Position,
     encode_body,
     is_kept,
-    topic_hash,
 )
+from broker.mesh.hashes import text_hash
 from broker.mesh.limits import BUNDLE_BYTES_MAX, BUNDLE_MESSAGES_MAX, MS
 from broker.mesh.log import Stored
 from broker.mesh.tags import sealed
@@ -127,7 +127,7 @@ class Origin:
             len(body),
             before if first and before > START else None,
             first and self.lost and before == START,
-            () if is_kept(lane) else tuple({topic_hash(m.topic): None for m in messages}),
+            () if is_kept(lane) else tuple({text_hash(m.topic): None for m in messages}),
             compressed=compressed,
         )
         expires_ns = now_ns + lifetime_ms * MS if lifetime_ms else None

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from broker.mesh.hashes import HASH_MASK
 from broker.mesh.limits import RANGE_LIST_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DIGITS", "HASH_MASK", "WIDTH", "Range", "RangeTree", "contains"]
+__all__ = ["DIGITS", "WIDTH", "Range", "RangeTree", "contains"]
 
 Range = tuple[int, int]
 """(digits, prefix): the keys whose first hexadecimal digits are the prefix. (0, 0) is everything."""
@@ -30,8 +31,6 @@ WIDTH: Final = 16
 DIGITS: Final = 16
 _BITS: Final = 4
 _KEY_BITS: Final = DIGITS * _BITS
-HASH_MASK: Final = (1 << 64) - 1
-"""Sums of marks are 64 bits."""
 
 _Rows = dict[int, tuple[str, int]]
 """By key: topic and mark."""

@@ -39,6 +39,7 @@ from broker.mesh.bundle import (
 )
 from broker.mesh.exchange import owe
 from broker.mesh.frame import SERVED, Ask, Entries, FrameInvalid, Proofs, Ranges
+from broker.mesh.hashes import HASH_MASK
 from broker.mesh.horizon import horizon_of
 from broker.mesh.limits import (
     CLOCK_MAX,
@@ -47,7 +48,7 @@ from broker.mesh.limits import (
     WORK_PROOF,
 )
 from broker.mesh.log import Stored
-from broker.mesh.ranges import DIGITS, HASH_MASK, WIDTH, contains
+from broker.mesh.ranges import DIGITS, WIDTH, contains
 
 if TYPE_CHECKING:
     from broker.mesh.frame import Digest, EntryRow

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import START
 from broker.mesh.frame import Want
+from broker.mesh.hashes import HASH_MASK
 from broker.mesh.limits import (
     GAP_AWAY_MS,
     GAP_WAIT_MS,
@@ -31,7 +32,7 @@ from broker.mesh.limits import (
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
-from broker.mesh.vector import HASH_MASK, entry_hash
+from broker.mesh.vector import entry_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,10 +13,9 @@ have seen the same hold the same.
 from __future__ import annotations
 
 import heapq
-from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.mesh.bundle import topic_hash
+from broker.mesh.hashes import text_hash
 from broker.mesh.limits import (
     PROOFS_BYTES_MAX,
     RETAINED_BYTES_MAX,
@@ -72,8 +71,7 @@ class Comparison(NamedTuple):
 
 
 def _mark(topic: str, entry: Entry) -> int:
-    text = f"{topic}\0{entry.rank}\0{entry.clock}\0{entry.origin}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+    return text_hash(f"{topic}\0{entry.rank}\0{entry.clock}\0{entry.origin}")
 
 
 class RetainedMap:
@@ -149,7 +147,7 @@ class RetainedMap:
             return False
         if present is None and not entry.payload and entry.clock < self.floor:
             return False
-        key = topic_hash(topic)
+        key = text_hash(topic)
         if present is None and not self._wins_hash(key, topic, entry):
             return False
         if present is not None:
@@ -174,7 +172,7 @@ class RetainedMap:
         """Forget a topic altogether."""
         entry = self._entries.pop(topic)
         self._forget_proof(topic)
-        self._ranges.remove(topic_hash(topic))
+        self._ranges.remove(text_hash(topic))
         self._bytes -= len(topic) + len(entry.payload)
         self.live -= bool(entry.payload)
 

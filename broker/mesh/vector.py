@@ -11,11 +11,11 @@ Assumes that whoever changes a stream's position or floor says so by `touch`.
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from broker.mesh.bundle import START
 from broker.mesh.frame import Digest
+from broker.mesh.hashes import HASH_MASK, text_hash
 from broker.mesh.limits import DIGEST_ENTRIES_MAX, ENTRY_HASHES_MAX
 
 if TYPE_CHECKING:
@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from broker.mesh.retained import RetainedMap
     from broker.mesh.streams import KeptStream
 
-__all__ = ["HASH_MASK", "Vector", "entry_hash"]
-
-HASH_MASK: Final = (1 << 64) - 1
+__all__ = ["Vector", "entry_hash"]
 
 
 @lru_cache(ENTRY_HASHES_MAX)
 def entry_hash(stream: Stream, position: Position, held_after: Position) -> int:
     """64 bits that stand for one entry of a digest."""
-    text = f"{stream[0]}\0{stream[1]}\0{position}\0{held_after}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+    return text_hash(f"{stream[0]}\0{stream[1]}\0{position}\0{held_after}")
 
 
 class Vector:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.mesh import frame
-from broker.mesh.bundle import topic_hash
 from broker.mesh.events import CloseLink, Misbehaved, Restored
 from broker.mesh.frame import Ask, Digest, Entries, Hello, Ranges, encode_control, encode_frame
+from broker.mesh.hashes import text_hash
 from broker.mesh.limits import (
     CLOCK_MAX,
     MS,
@@ -112,7 +112,7 @@ def test_the_same_question_waits_once_however_often_it_is_put():
         say(mesh, Ranges(0, [(0, 0, different_sums(seed))], []))
     assert len(mesh._state.peers["h"].exchange.ranges_due) == 16
     for _ in range(50):
-        say(mesh, Ask(0, [topic_hash("r/1")] * 100, [topic_hash("r/2")] * 100))
+        say(mesh, Ask(0, [text_hash("r/1")] * 100, [text_hash("r/2")] * 100))
     assert len(mesh._state.peers["h"].exchange.entries_due) == 2
 
 
@@ -158,7 +158,7 @@ def test_an_impossible_floor_is_told_and_erases_nothing(floor):
     for control in (
         Digest(True, True, False, 0, 0, floor, []),
         Ranges(floor, [], [(0, 0, [])]),
-        Ask(floor, [topic_hash("r/1")], []),
+        Ask(floor, [text_hash("r/1")], []),
     ):
         mesh = met(5)
         say(mesh, control)
@@ -176,7 +176,7 @@ def test_a_floor_from_the_end_of_time_erases_nothing():
 
 def test_an_older_value_that_crosses_does_not_hold_back_the_newer_one():
     mesh = met(5)
-    say(mesh, Ask(0, [], [topic_hash("r/1"), topic_hash("r/2")]))
+    say(mesh, Ask(0, [], [text_hash("r/1"), text_hash("r/2")]))
     say(
         mesh,
         Entries([("r/1", b"older", 1, 0, CLOCK - 9, "o"), ("r/2", b"v", 1, 0, CLOCK + 2, "o")]),

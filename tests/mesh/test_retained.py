@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.mesh.bundle import topic_hash
+from broker.mesh.hashes import text_hash
 from broker.mesh.retained import Entry, RetainedMap
 
 versions = st.tuples(st.integers(0, 2), st.integers(1, 5), st.sampled_from("ab"))
@@ -65,7 +65,7 @@ def test_running_figures_stay_right(rows, dropped):
     entries = dict(held.items())
     assert held.live == sum(bool(value.payload) for value in entries.values())
     assert held._bytes == sum(len(topic) + len(value.payload) for topic, value in entries.items())
-    assert {held.find(topic_hash(topic)) for topic in entries} == set(entries)
+    assert {held.find(text_hash(topic)) for topic in entries} == set(entries)
     fresh = RetainedMap()
     for topic, value in entries.items():
         fresh.merge(topic, value)
@@ -87,7 +87,7 @@ def test_tombstones_below_the_floor_are_forgotten_and_not_taken_again():
 
 
 def test_two_topics_of_one_hash_do_not_break_the_map(monkeypatch):
-    monkeypatch.setattr("broker.mesh.retained.topic_hash", lambda topic: 5)
+    monkeypatch.setattr("broker.mesh.retained.text_hash", lambda topic: 5)
     one, other = RetainedMap(), RetainedMap()
     rows = [("x", Entry(0, 3, "a", b"x", 1)), ("y", Entry(0, 4, "a", b"y", 1))]
     for topic, value in rows:
