@@ -14,7 +14,8 @@ fresh bundle so old, or of an incarnation before one that is known, is dropped; 
 stamped so long before it joined is memory and no news.
 
 Assumes that a device can tell the age of a stamp while it is synchronised and has followed no wrong clock; others
-judge by positions alone. Without `Seals` nothing is checked here, since stamps could be changed, too.
+judge by positions alone. Without `Seals` nothing is checked here, since stamps could be changed, too; but a neighbour's
+own bundles from the future wait in any case, so that a wrong clock does not win over all others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from broker.mesh.bundle import PRIORITIES, is_kept
 from broker.mesh.clock import LOGICAL_BITS
 from broker.mesh.frame import NEVER, FrameInvalid
-from broker.mesh.limits import CLOCK_AHEAD_MAX_MS, REPLAYED_MS
+from broker.mesh.limits import CLOCK_AHEAD_MAX_MS, CLOCK_HOLD_BACK_MS, MS, REPLAYED_MS
 from broker.mesh.tags import covered_by
 
 if TYPE_CHECKING:
@@ -135,13 +136,33 @@ class Guard:
         """Whether what comes on a lane can be nobody's but its origin's."""
         return self._seals is not None and self._seals.proves(lane)
 
-    # Replay.
+    # Stamps.
+
+    def holds_back(self, peer: str, clock: int, now_ns: int) -> bool:
+        """Whether a neighbour's own bundle lies too far in the future to be taken from it yet; if so, it is counted.
+
+        Only a device that is synchronised, and has not followed a wrong clock before it was, can tell; and only for a
+        while, since a clock that nobody mends must not mute a device.
+        """
+        state = self._state
+        link = state.peers[peer]
+        if state.clock.ahead_ms(clock, now_ns) <= CLOCK_AHEAD_MAX_MS:
+            link.future_ns, link.held_back = None, False
+            return False
+        if not self._tells_time(now_ns):
+            return False
+        if link.future_ns is None:
+            link.future_ns = now_ns
+        link.held_back = now_ns - link.future_ns < CLOCK_HOLD_BACK_MS * MS
+        if link.held_back:
+            state.counters["held_back"] += 1
+        return link.held_back
 
     def is_over(self, header: Header, remaining_ms: int, now_ns: int) -> bool:
         """Whether a bundle says that it lives, and its stamp that it cannot."""
         if self._seals is None or remaining_ms in (0, NEVER):
             return False
-        return self._is_old(header, header.lifetime_ms, now_ns)
+        return self._is_old(header, now_ns)
 
     def is_stale(self, header: Header, now_ns: int) -> bool:
         """Whether the first fresh bundle of a stream since the boot is from before it.
@@ -154,7 +175,7 @@ class Guard:
         known = (kept.get((header.origin, lane)) for lane in _KEPT_LANES)
         if any(stream and stream.position[0] > header.incarnation for stream in known):
             return True
-        return self._is_old(header, header.lifetime_ms, now_ns)
+        return self._is_old(header, now_ns)
 
     def joined(self, now_ns: int) -> None:
         """A device without memory has met its first neighbour."""
@@ -165,11 +186,16 @@ class Guard:
         """Whether a bundle was made so long before this device joined that it is no news."""
         return self._joined is not None and header.clock < self._joined
 
-    def _is_old(self, header: Header, lifetime_ms: int, now_ns: int) -> bool:
+    def _tells_time(self, now_ns: int) -> bool:
+        """Whether this device's clock is right, and has followed no wrong one."""
         clock = self._state.clock
-        if not clock.synchronised or clock.ahead_ms(clock.last, now_ns) > CLOCK_AHEAD_MAX_MS:
+        return clock.synchronised and clock.ahead_ms(clock.last, now_ns) <= CLOCK_AHEAD_MAX_MS
+
+    def _is_old(self, header: Header, now_ns: int) -> bool:
+        if not self._tells_time(now_ns):
             return False
-        if clock.ahead_ms(header.clock, now_ns) >= -(lifetime_ms + REPLAYED_MS):
+        ahead_ms = self._state.clock.ahead_ms(header.clock, now_ns)
+        if ahead_ms >= -(header.lifetime_ms + REPLAYED_MS):
             return False
         self._state.counters["replayed"] += 1
         return True

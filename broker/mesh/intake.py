@@ -13,8 +13,6 @@ from broker.mesh.bundle import FLAG_RETAINED, BundleInvalid, Header, Message, de
 from broker.mesh.events import Gap
 from broker.mesh.frame import NEVER, SERVED, FrameInvalid
 from broker.mesh.limits import (
-    CLOCK_AHEAD_MAX_MS,
-    CLOCK_HOLD_BACK_MS,
     FRESH_TOPICS_MAX,
     MS,
     WAITING_BYTES_MAX,
@@ -54,8 +52,8 @@ class Intake:
         if not state.has_room(header.stream):
             state.counters["streams_refused"] += 1
             return
-        if header.origin == peer and self.holds_back(peer, header.clock, now_ns):
-            state.counters["held_back"] += 1
+        guard = self._guard
+        if header.origin == peer and guard.holds_back(peer, header.clock, now_ns):
             return
         if hops < SERVED:
             hops = min(hops + 1, SERVED - 1)
@@ -63,7 +61,6 @@ class Intake:
             state.peers[peer].served_ns = now_ns
         if self._known(peer, header, hops) if kept else self._seen(peer, header, hops):
             return
-        guard = self._guard
         if not guard.is_genuine(peer, frame.BUNDLE, data, header, head, body, now_ns):
             return
         if guard.is_over(header, remaining_ms, now_ns):
@@ -74,26 +71,6 @@ class Intake:
             self._kept(peer, stored, remaining_ms, now_ns)
         else:
             self._fresh(peer, stored, remaining_ms, now_ns)
-
-    def holds_back(self, peer: str, clock: int, now_ns: int) -> bool:
-        """Whether a neighbour's own bundle lies too far in the future to be taken from it yet.
-
-        Only a device that is synchronised, and has not followed a wrong clock before it was, can tell; and only for a
-        while, since a clock that nobody mends must not mute a device.
-        """
-        state = self._state
-        link = state.peers[peer]
-        ahead_ms = state.clock.ahead_ms(clock, now_ns)
-        own_ahead_ms = state.clock.ahead_ms(state.clock.last, now_ns)
-        if ahead_ms <= CLOCK_AHEAD_MAX_MS:
-            link.future_ns, link.held_back = None, False
-            return False
-        if not state.clock.synchronised or own_ahead_ms > CLOCK_AHEAD_MAX_MS:
-            return False
-        if link.future_ns is None:
-            link.future_ns = now_ns
-        link.held_back = now_ns - link.future_ns < CLOCK_HOLD_BACK_MS * MS
-        return link.held_back
 
     def _fresh(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
         state, header = self._state, stored.header
@@ -150,9 +127,8 @@ class Intake:
             return
         messages = self._decode(peer, stored, now_ns) if remaining_ms else None
         if stream.follows(header.position):
-            stored.messages = (
-                messages  # what must wait is decoded again: it may be far larger than it travels
-            )
+            # What must wait is decoded again then: it may be far larger than it travels.
+            stored.messages = messages
         before = stream.waiting_bytes
         verdict = stream.accept(stored)
         if verdict is Verdict.NEW:

@@ -261,7 +261,7 @@ CLOCK_FOLLOWED_MAX: Final = 1 << 59
 INCARNATION_KNOWN_MAX: Final = 1 << 31
 """What a neighbour may claim to know; half the range is left for boots."""
 CLOCK_BOUND_MS: Final = 10_000
-"""The clock bound is written for its own sake at most once in so long: 4 KB of WAL a time on an SD card."""
+"""The clock bound is written for its own sake at most once in so long: a block of the journal, 4 KB, on an SD card."""
 
 assert BUNDLE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert PING_MS * 3 < SILENCE_MS

@@ -95,7 +95,7 @@ class Mesh:
         guard = Guard(self._state)
         self._intake = Intake(self._state, self._tree, guard)
         self._dialogue = Dialogue(self._state, self._intake, self._tree, guard)
-        self._unicast = Unicast(self._state, self._intake, guard)
+        self._unicast = Unicast(self._state, guard)
         self._pace = Pace()
         self._open_bytes = 0
         self._local_open: list[Message] = []

@@ -1,7 +1,8 @@
 """Everything that one mesh knows, in one place that its parts share.
 
-`Intake` changes what bundles change, `Dialogue` what neighbours say of themselves, `Mesh` what the driver does. None
-of them keeps state of its own, so what a device knows can be read here from top to bottom.
+`Intake` changes what bundles change, `Dialogue` what neighbours say of themselves, `Mesh` what the driver does. What a
+device knows of streams, values and neighbours stands here, from top to bottom; a part keeps to itself only what nobody
+else asks for (`Tree` its lazy sets, `Mesh` what is open in this turn).
 """
 
 from __future__ import annotations

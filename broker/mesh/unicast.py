@@ -39,7 +39,6 @@ from broker.mesh.log import Stored
 if TYPE_CHECKING:
     from broker.mesh.flights import Flight
     from broker.mesh.guard import Guard
-    from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
 
@@ -102,11 +101,10 @@ class Window:
 class Unicast:
     """Bundles for one device: own ones out, others' through, and those for this device in."""
 
-    __slots__ = ("_guard", "_intake", "_state")
+    __slots__ = ("_guard", "_state")
 
-    def __init__(self, state: State, intake: Intake, guard: Guard) -> None:
+    def __init__(self, state: State, guard: Guard) -> None:
         self._state = state
-        self._intake = intake
         self._guard = guard
 
     # The origin.
@@ -200,10 +198,9 @@ class Unicast:
         header, head, body, remaining_ms, hops = frame.decode_bundle(data, frame.UNICAST)
         if not 0 < header.lifetime_ms <= UNICAST_LIFETIME_MAX_MS:
             raise FrameInvalid("unicast without a deadline, or one too far away")
-        if header.origin == link.name and self._intake.holds_back(link.name, header.clock, now_ns):
-            state.counters["held_back"] += 1
-            return
         guard = self._guard
+        if header.origin == link.name and guard.holds_back(link.name, header.clock, now_ns):
+            return
         if not guard.is_genuine(link.name, frame.UNICAST, data, header, head, body, now_ns):
             return
         if guard.is_over(header, remaining_ms, now_ns):
