@@ -35,7 +35,6 @@ from broker.mesh.limits import (
     WORK_QUESTION,
     WORK_SERVED,
 )
-from broker.mesh.reconcile import Reconciler
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position, Stream
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
+    from broker.mesh.reconcile import Reconciler
     from broker.mesh.state import State
     from broker.mesh.tree import Tree
 
@@ -65,14 +65,16 @@ _CONTROLS: Final = (
 class Dialogue:
     """Control records in."""
 
-    __slots__ = ("_guard", "_intake", "_state", "_tree", "reconciler")
+    __slots__ = ("_guard", "_intake", "_reconciler", "_state", "_tree")
 
-    def __init__(self, state: State, intake: Intake, tree: Tree, guard: Guard) -> None:
+    def __init__(
+        self, state: State, intake: Intake, tree: Tree, guard: Guard, reconciler: Reconciler
+    ) -> None:
         self._guard = guard
         self._state = state
         self._intake = intake
         self._tree = tree
-        self.reconciler = Reconciler(state, intake, guard)
+        self._reconciler = reconciler
 
     def hear(self, peer: Peer, kind: int, body: bytes, now_ns: int) -> None:
         """Take a control record.
@@ -107,7 +109,7 @@ class Dialogue:
             case Shape():
                 self._tree.hear_shape(peer, control, now_ns)
             case Ranges() | Entries() | Proofs() | Ask():
-                self.reconciler.hear(peer, control, now_ns)
+                self._reconciler.hear(peer, control, now_ns)
             case Who():
                 self._state.vouching.answer(peer, control, now_ns)
             case Hello():
@@ -245,7 +247,7 @@ class Dialogue:
             rows = state.rebuild.ranges(peer, now_ns)
             for want in state.repair.pages(rows):
                 peer.say(want)
-        self.reconciler.hear_digest(peer, digest, now_ns)
+        self._reconciler.hear_digest(peer, digest, now_ns)
         if digest.settled:
             state.joining = False
 

@@ -54,6 +54,7 @@ from broker.mesh.limits import (
 from broker.mesh.memory import remember
 from broker.mesh.pace import Pace
 from broker.mesh.peer import Peer
+from broker.mesh.reconcile import Reconciler
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.state import State
 from broker.mesh.streams import KeptStream
@@ -94,7 +95,10 @@ class Mesh:
         self._tree = Tree(self._state)
         guard = Guard(self._state)
         self._intake = Intake(self._state, self._tree, guard)
-        self._dialogue = Dialogue(self._state, self._intake, self._tree, guard)
+        self._reconciler = Reconciler(self._state, self._intake, guard)
+        self._dialogue = Dialogue(
+            self._state, self._intake, self._tree, guard, self._reconciler
+        )
         self._unicast = Unicast(self._state, guard)
         self._pace = Pace()
         self._open_bytes = 0
@@ -303,7 +307,7 @@ class Mesh:
         if now_ns >= self._next_digest_ns:
             self._compare(now_ns)
         self._repair(now_ns)
-        self._dialogue.reconciler.due(now_ns)
+        self._reconciler.due(now_ns)
         self._unicast.due(now_ns)
         if now_ns >= self._next_tick_ns:
             self._next_tick_ns = now_ns + TICK_MS * MS
