@@ -15,6 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["broker.mesh"]):
     from broker.mesh import frame
+    from broker.mesh.control import Hello, encode_control
     from broker.mesh.limits import MS
     from broker.mesh.mesh import Mesh
 
@@ -22,7 +23,7 @@ NOW_NS = 10**12
 RAW = 255
 ROUNDS_MAX = 64
 GOLDEN = Path(__file__).parents[1] / "tests/data/frames"
-HELLO = frame.encode_frame([frame.encode_control(frame.Hello(1, "b", 1, 0, 1, True))])
+HELLO = frame.encode_frame([encode_control(Hello(1, "b", 1, 0, 1, True))])
 
 
 def turn(mesh: Mesh, now_ns: int) -> None:

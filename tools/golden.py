@@ -25,6 +25,26 @@ from broker.mesh.bundle import (
     encode_body,
     lane_of,
 )
+from broker.mesh.control import (
+    Ack,
+    Ask,
+    Control,
+    Digest,
+    Entries,
+    Have,
+    Hello,
+    Ping,
+    Proofs,
+    Ranges,
+    Shape,
+    Unreachable,
+    Vouch,
+    Want,
+    Who,
+    decode_control,
+    encode_control,
+    pack_sums,
+)
 from broker.mesh.hashes import text_hash
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.tags import sealed
@@ -138,28 +158,28 @@ def bundles() -> dict[str, tuple[str, list[bytes]]]:
 def controls() -> dict[str, tuple[str, list[bytes]]]:
     """Records without."""
     rows = [("j-1-1", 5, 7, 41, 6, 3), ("j-2-2", 3, 1, 1, 0, 0)]
-    sums = frame.pack_sums(list(range(16)))
-    said: dict[str, tuple[str, frame.Control]] = {
-        "hello": ("the first on a link", frame.Hello(1, "j-1-1", 7, 3, CLOCK, True)),
-        "ping": ("", frame.Ping(123_456_789, 4_000, 1_048_576)),
-        "digest": ("of all streams", frame.Digest(True, True, False, 2**64 - 1, 5, CLOCK, rows)),
-        "want": ("asks for (6, 3) to (7, 41)", frame.Want([("j-1-1", 5, 6, 3, 7, 41)])),
-        "ranges": ("one range in fingerprints, one listed", frame.Ranges(
+    sums = pack_sums(list(range(16)))
+    said: dict[str, tuple[str, Control]] = {
+        "hello": ("the first on a link", Hello(1, "j-1-1", 7, 3, CLOCK, True)),
+        "ping": ("", Ping(123_456_789, 4_000, 1_048_576)),
+        "digest": ("of all streams", Digest(True, True, False, 2**64 - 1, 5, CLOCK, rows)),
+        "want": ("asks for (6, 3) to (7, 41)", Want([("j-1-1", 5, 6, 3, 7, 41)])),
+        "ranges": ("one range in fingerprints, one listed", Ranges(
             CLOCK, [(0, 0, sums)], [(1, 15, [(0xF << 60, 9, CLOCK, "j-1-1")])])),
-        "entries": ("a value and a deletion", frame.Entries([
+        "entries": ("a value and a deletion", Entries([
             ("a/b", b"on", 1, 0, CLOCK, "j-1-1"), ("a/c", b"", 1, 9, CLOCK, "j-2-2")])),
-        "ask": ("one unknown, one newer", frame.Ask(CLOCK, [2**64 - 1], [7])),
-        "have": ("announces a kept and a fresh bundle", frame.Have([
+        "ask": ("one unknown, one newer", Ask(CLOCK, [2**64 - 1], [7])),
+        "have": ("announces a kept and a fresh bundle", Have([
             ("j-1-1", 5, 7, 41, 2), ("j-1-1", 6, 7, 12, frame.SERVED)])),
-        "shape": ("grafts one origin, prunes another", frame.Shape(["j-1-1"], ["j-2-2"])),
-        "ack": ("", frame.Ack("j-1-1", 7, "j-2-2", 4, False, 1)),
-        "who": ("asks for a certificate", frame.Who([2**63 - 1])),
-        "proofs": ("a value with the bundle in which it was said", frame.Proofs([
+        "shape": ("grafts one origin, prunes another", Shape(["j-1-1"], ["j-2-2"])),
+        "ack": ("", Ack("j-1-1", 7, "j-2-2", 4, False, 1)),
+        "who": ("asks for a certificate", Who([2**63 - 1])),
+        "proofs": ("a value with the bundle in which it was said", Proofs([
             ("a/é", b"a header", b"a body")])),
-        "vouch": ("answers with one", frame.Vouch([(2**63 - 1, b"a certificate in DER")])),
-        "unreachable": ("", frame.Unreachable("j-1-1", 7, "j-2-2", 4, True)),
+        "vouch": ("answers with one", Vouch([(2**63 - 1, b"a certificate in DER")])),
+        "unreachable": ("", Unreachable("j-1-1", 7, "j-2-2", 4, True)),
     }  # fmt: skip
-    records = {name: (text, [frame.encode_control(what)]) for name, (text, what) in said.items()}
+    records = {name: (text, [encode_control(what)]) for name, (text, what) in said.items()}
     records["pong"] = (
         "the stamp of the ping",
         [frame.record(frame.PONG, struct.pack(">Q", 123_456_789))],
@@ -190,7 +210,7 @@ def fields(record: bytes) -> dict[str, Any]:
     elif kind in (frame.PART, frame.RESYNC):
         said = {"bytes": body}
     else:
-        said = msgspec.structs.asdict(frame.decode_control(kind, body))
+        said = msgspec.structs.asdict(decode_control(kind, body))
     return {"kind": kind} | {name: plain(value) for name, value in said.items()}
 
 

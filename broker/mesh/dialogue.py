@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
 from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, START, is_device, is_kept
-from broker.mesh.events import OwnBundle
-from broker.mesh.frame import (
+from broker.mesh.control import (
     Ask,
+    Control,
     Digest,
     Entries,
-    FrameInvalid,
     Have,
     Hello,
     Ping,
@@ -24,7 +23,10 @@ from broker.mesh.frame import (
     Shape,
     Want,
     Who,
+    decode_control,
 )
+from broker.mesh.events import OwnBundle
+from broker.mesh.frame import FrameInvalid
 from broker.mesh.limits import (
     CLOCK_MAX,
     INCARNATION_KNOWN_MAX,
@@ -38,7 +40,7 @@ from broker.mesh.limits import (
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.frame import WantRange
+    from broker.mesh.control import WantRange
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
@@ -93,9 +95,9 @@ class Dialogue:
         elif kind == frame.CREDIT:
             peer.credit.allow(frame.decode_credit(body))
         elif kind in _CONTROLS:
-            self._control(peer, frame.decode_control(kind, body), now_ns)
+            self._control(peer, decode_control(kind, body), now_ns)
 
-    def _control(self, peer: Peer, control: frame.Control, now_ns: int) -> None:
+    def _control(self, peer: Peer, control: Control, now_ns: int) -> None:
         match control:
             case Digest():
                 self._digest(peer, control, now_ns)
@@ -138,7 +140,7 @@ class Dialogue:
         )
 
     def _hello(self, peer: Peer, body: bytes, now_ns: int) -> None:
-        hello = frame.decode_control(frame.HELLO, body)
+        hello = decode_control(frame.HELLO, body)
         assert isinstance(hello, Hello)
         state = self._state
         peer.work.charge(WORK_QUESTION, "hellos", now_ns)

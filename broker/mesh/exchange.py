@@ -15,9 +15,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from broker.mesh import frame
 from broker.mesh.allowance import Allowance
-from broker.mesh.frame import Ask, Entries, Proofs, Ranges
+from broker.mesh.control import Ask, Entries, Proofs, Ranges, encode_control, pack_sums
 from broker.mesh.limits import (
     MS,
     RANGES_MAX,
@@ -33,7 +32,7 @@ from broker.mesh.limits import (
 from broker.mesh.ranges import WIDTH
 
 if TYPE_CHECKING:
-    from broker.mesh.frame import EntryRow
+    from broker.mesh.control import EntryRow
     from broker.mesh.ranges import Range
     from broker.mesh.retained import RetainedMap
 
@@ -139,10 +138,10 @@ class Exchange:
     def next_record(self, retained: RetainedMap) -> bytes | None:
         """The next record to send, or None."""
         if self.ranges_due:
-            return frame.encode_control(self._ranges(retained))
+            return encode_control(self._ranges(retained))
         if self.unknown or self.newer:
             ask = Ask(retained.floor, _take(self.unknown), _take(self.newer))
-            return frame.encode_control(ask)
+            return encode_control(ask)
         rows: list[EntryRow] = []
         proven: list[tuple[str, bytes, bytes]] = []
         size = 0
@@ -159,8 +158,8 @@ class Exchange:
                 rows.append((topic, entry.payload, entry.qos, *entry.version))
                 size += len(topic) + len(entry.payload) + _ROW_BYTES
         if proven:
-            return frame.encode_control(Proofs(proven))
-        return frame.encode_control(Entries(rows)) if rows else None
+            return encode_control(Proofs(proven))
+        return encode_control(Entries(rows)) if rows else None
 
     def _ranges(self, retained: RetainedMap) -> Ranges:
         record = Ranges(retained.floor, [], [])
@@ -170,7 +169,7 @@ class Exchange:
             del self.ranges_due[within]
             rows = retained.rows(within)
             if rows is None:
-                record.sums.append((*within, frame.pack_sums(retained.sums_below(within))))
+                record.sums.append((*within, pack_sums(retained.sums_below(within))))
                 size += _ROW_BYTES + WIDTH * 8
             else:
                 record.lists.append((*within, rows))

@@ -32,6 +32,7 @@ from broker.mesh.bundle import (
     is_private,
     lane_of,
 )
+from broker.mesh.control import Vouch, decode_control
 from broker.mesh.dialogue import Dialogue
 from broker.mesh.events import Changes, Event, MeshFull, OwnBundle, Restored
 from broker.mesh.frame import FrameInvalid
@@ -96,9 +97,7 @@ class Mesh:
         guard = Guard(self._state)
         self._intake = Intake(self._state, self._tree, guard)
         self._reconciler = Reconciler(self._state, self._intake, guard)
-        self._dialogue = Dialogue(
-            self._state, self._intake, self._tree, guard, self._reconciler
-        )
+        self._dialogue = Dialogue(self._state, self._intake, self._tree, guard, self._reconciler)
         self._unicast = Unicast(self._state, guard)
         self._pace = Pace()
         self._open_bytes = 0
@@ -434,8 +433,8 @@ class Mesh:
 
     def _vouch(self, link: Peer, body: bytes, now_ns: int) -> None:
         """Take certificates, and take up again what waited for them, as if it had come just then."""
-        vouch = frame.decode_control(frame.VOUCH, body)
-        assert isinstance(vouch, frame.Vouch)
+        vouch = decode_control(frame.VOUCH, body)
+        assert isinstance(vouch, Vouch)
         for parked in self._state.vouching.hear(link, vouch, now_ns):
             bringer = self._state.peers.get(parked.peer)
             if bringer is None:

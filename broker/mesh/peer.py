@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 from broker.mesh import frame
 from broker.mesh.allowance import Allowance
 from broker.mesh.bundle import START
+from broker.mesh.control import Control, Hello, Ping, encode_control
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
-from broker.mesh.frame import PONG, RESYNC, SERVED, Hello, Ping
+from broker.mesh.frame import PONG, RESYNC, SERVED
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
@@ -402,9 +403,9 @@ class Peer:
         self.credit.spent_bytes += len(record)
         return record
 
-    def say(self, control: frame.Control) -> None:
+    def say(self, control: Control) -> None:
         """Queue a control message."""
-        self.say_record(frame.encode_control(control))
+        self.say_record(encode_control(control))
 
     def say_record(self, record: bytes) -> None:
         """Queue a control record; beyond the bound it is dropped, since the neighbour does not read."""

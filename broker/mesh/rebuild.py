@@ -18,7 +18,7 @@ from broker.mesh.limits import MS, REBUILD_ASKS_MAX, REBUILD_RETRY_MS, WANT_HOLE
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.frame import WantRange
+    from broker.mesh.control import WantRange
     from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream

@@ -37,8 +37,9 @@ from broker.mesh.bundle import (
     is_private,
     lane_of,
 )
+from broker.mesh.control import Ask, Entries, Proofs, Ranges, body_of, unpack_sums
 from broker.mesh.exchange import owe
-from broker.mesh.frame import SERVED, Ask, Entries, FrameInvalid, Proofs, Ranges
+from broker.mesh.frame import SERVED, FrameInvalid
 from broker.mesh.hashes import HASH_MASK
 from broker.mesh.horizon import horizon_of
 from broker.mesh.limits import (
@@ -51,7 +52,7 @@ from broker.mesh.log import Stored
 from broker.mesh.ranges import DIGITS, WIDTH, contains
 
 if TYPE_CHECKING:
-    from broker.mesh.frame import Digest, EntryRow
+    from broker.mesh.control import Digest, EntryRow
     from broker.mesh.guard import Guard
     from broker.mesh.intake import Intake
     from broker.mesh.peer import Peer
@@ -172,7 +173,7 @@ class Reconciler:
         mine = self._state.retained.sums_below(within)
         different = [
             (digits + 1, prefix * WIDTH + digit)
-            for digit, total in enumerate(frame.unpack_sums(packed))
+            for digit, total in enumerate(unpack_sums(packed))
             if total != mine[digit]
         ]
         peer.exchange.work.charge(len(different), _WORK, now_ns)
@@ -236,7 +237,7 @@ class Reconciler:
             # What is no news changes nothing, and a tag costs more to check than all else together.
             self._settle(peer, topic, version)
             return
-        again = frame.body_of(Proofs([(topic, head, body)]))
+        again = body_of(Proofs([(topic, head, body)]))
         if not guard.is_genuine(peer.name, frame.PROOFS, again, header, head, body, now_ns):
             return
         if guard.may_say(origin, topic, message.payload, message.rank):

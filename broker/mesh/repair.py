@@ -17,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import START
-from broker.mesh.frame import Want
+from broker.mesh.control import Want
 from broker.mesh.hashes import HASH_MASK
 from broker.mesh.limits import (
     GAP_AWAY_MS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.frame import Digest, WantRange
+    from broker.mesh.control import Digest, WantRange
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream
 

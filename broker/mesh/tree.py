@@ -21,7 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker.mesh.bundle import INTEGER_MAX, PRIORITIES, START, is_device, is_kept
-from broker.mesh.frame import SERVED, FrameInvalid, Have, Shape
+from broker.mesh.control import Have, Shape
+from broker.mesh.frame import SERVED, FrameInvalid
 from broker.mesh.limits import (
     ANNOUNCE_ENTRIES_MAX,
     ANNOUNCE_MS,

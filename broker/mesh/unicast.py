@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.mesh import frame
 from broker.mesh.bundle import INTEGER_MAX, BundleInvalid, decode_body, is_device
+from broker.mesh.control import Ack, Unreachable, decode_control
 from broker.mesh.events import Undelivered
-from broker.mesh.frame import Ack, FrameInvalid, Unreachable
+from broker.mesh.frame import FrameInvalid
 from broker.mesh.limits import (
     MS,
     UNICAST_HOPS_MAX,
@@ -180,7 +181,7 @@ class Unicast:
         if kind == frame.UNICAST:
             self._bundle(link, body, now_ns)
             return
-        control = frame.decode_control(kind, body)
+        control = decode_control(kind, body)
         assert isinstance(control, Ack | Unreachable)
         key = (control.origin, control.incarnation, control.to, control.number)
         for name in (control.origin, control.to):

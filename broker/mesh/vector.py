@@ -14,13 +14,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from broker.mesh.bundle import START
-from broker.mesh.frame import Digest
+from broker.mesh.control import Digest
 from broker.mesh.hashes import HASH_MASK, text_hash
 from broker.mesh.limits import DIGEST_ENTRIES_MAX, ENTRY_HASHES_MAX
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.frame import DigestEntry
+    from broker.mesh.control import DigestEntry
     from broker.mesh.log import Log
     from broker.mesh.peer import Peer
     from broker.mesh.retained import RetainedMap

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.mesh.frame import FrameInvalid, Vouch, Who
+from broker.mesh.control import Vouch, Who
+from broker.mesh.frame import FrameInvalid
 from broker.mesh.limits import (
     MS,
     PARKED_BYTES_MAX,

@@ -11,7 +11,8 @@ import time
 from agent.cli import main
 from broker.mesh import frame
 from broker.mesh.bundle import Header, Message, encode_body, lane_of
-from broker.mesh.frame import NEVER, Entries
+from broker.mesh.control import Entries, encode_control
+from broker.mesh.frame import NEVER
 from broker.mesh.tags import sealed
 from broker.node import Node
 from broker.topics import place
@@ -80,7 +81,7 @@ class Insider:
         entry = (
             told["topic"], told["payload"].encode(), 1, 0, mesh_clock(node), told["origin"],
         )  # fmt: skip
-        self.tell(state, told["to"], frame.encode_control(Entries([entry])))
+        self.tell(state, told["to"], encode_control(Entries([entry])))
 
     def repeat(self, node, state, told):
         """Say everything again, as young as it was, so often."""

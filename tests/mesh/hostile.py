@@ -10,9 +10,7 @@ from enum import Enum
 
 from broker.mesh import frame
 from broker.mesh.bundle import Header, Message, encode_body, encode_header
-from broker.mesh.events import CloseLink, Deliver, Misbehaved
-from broker.mesh.frame import (
-    NEVER,
+from broker.mesh.control import (
     Ack,
     Ask,
     Digest,
@@ -26,7 +24,10 @@ from broker.mesh.frame import (
     Vouch,
     Want,
     Who,
+    encode_control,
 )
+from broker.mesh.events import CloseLink, Deliver, Misbehaved
+from broker.mesh.frame import NEVER
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
 from broker.mesh.parts import split
@@ -136,7 +137,7 @@ class Hostile:
         random = self.random
         if self.only is not None:
             made = [record for record in self.controls() if type(record) is self.only]
-            return frame.encode_control(made[0]) if made else self.bundle()
+            return encode_control(made[0]) if made else self.bundle()
         drawn = random.random()
         if drawn < 0.35:
             return self.bundle()
@@ -147,7 +148,7 @@ class Hostile:
         if drawn < 0.5:
             return random.choice(split(self.bundle() * 900, random.randrange(3)))
         try:
-            return frame.encode_control(random.choice(self.controls()))
+            return encode_control(random.choice(self.controls()))
         except OverflowError:  # msgpack has no such number
             return frame.record(frame.RESYNC, b"")
 
@@ -189,7 +190,7 @@ class Driver:
         self.mesh.receive(peer, data, self.now_ns)
 
     def say(self, peer, *records):
-        encoded = [r if isinstance(r, bytes) else frame.encode_control(r) for r in records]
+        encoded = [r if isinstance(r, bytes) else encode_control(r) for r in records]
         self.receive(peer, frame.encode_frame(encoded))
 
     def turn(self):

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.mesh.acquaintances import Acquaintances
-from broker.mesh.frame import Hello
+from broker.mesh.control import Hello
 from broker.mesh.limits import ACQUAINTANCES_MAX
 from broker.mesh.peer import Peer
 from broker.mesh.vector import Vector

@@ -7,17 +7,9 @@ import pytest
 
 from broker.mesh.bundle import Header, Message, encode_body, encode_header
 from broker.mesh.clock import HybridClock
+from broker.mesh.control import Digest, Hello, Want, encode_control
 from broker.mesh.events import Changes, Deliver, Misbehaved, OwnBundle, Restored
-from broker.mesh.frame import (
-    NEVER,
-    Digest,
-    Hello,
-    Want,
-    encode_bundle,
-    encode_control,
-    encode_credit,
-    encode_frame,
-)
+from broker.mesh.frame import NEVER, encode_bundle, encode_credit, encode_frame
 from broker.mesh.limits import (
     CLOCK_MAX,
     INCARNATION_KNOWN_MAX,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.mesh import frame
+from broker.mesh import control, frame
 from broker.mesh.bundle import (
     BundleInvalid,
     Header,
@@ -18,7 +18,8 @@ from broker.mesh.bundle import (
     encode_header,
     lane_of,
 )
-from broker.mesh.frame import NEVER, Digest, FrameInvalid, Hello
+from broker.mesh.control import Digest, Hello, decode_control, encode_control
+from broker.mesh.frame import NEVER, FrameInvalid
 from broker.mesh.limits import FRAME_BYTES_MAX, MS
 from broker.mesh.mesh import Mesh
 from broker.mesh.parts import Assembly, split
@@ -47,9 +48,9 @@ def test_arbitrary_bytes_never_raise_anything_else(data):
             decode(data)
         except (BundleInvalid, FrameInvalid):
             pass
-    for kind in frame._decoders:
+    for kind in control._decoders:
         try:
-            frame.decode_control(kind, data)
+            decode_control(kind, data)
         except FrameInvalid:
             pass
 
@@ -188,7 +189,7 @@ def fed(*frames):
     """A mesh that has met `b` and then got these frames."""
     mesh = Mesh("a", Random(1), now_ns=0, wall_ms=1_700_000_000_000)
     mesh.link_up("b", 0)
-    hello = frame.encode_control(Hello(1, "b", 1, 0, 1, True))
+    hello = encode_control(Hello(1, "b", 1, 0, 1, True))
     mesh.receive("b", frame.encode_frame([hello]), 0)
     for data in frames:
         mesh.receive("b", data, 0)
@@ -216,7 +217,7 @@ numbers = st.integers(0, 2**64 - 1)
     st.booleans(),
 )
 def test_a_digest_that_lies_is_asked_about_and_nothing_more(entries, vector_hash, full):
-    digest = frame.encode_control(Digest(full, True, False, vector_hash, 0, 0, entries))
+    digest = encode_control(Digest(full, True, False, vector_hash, 0, 0, entries))
     mesh = fed(frame.encode_frame([digest]))
     for step in range(20):
         mesh.handle_timer(step * 500 * MS)

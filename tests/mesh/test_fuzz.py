@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.mesh import frame
+from broker.mesh import control, frame
 from broker.mesh.bundle import (
     BundleInvalid,
     Message,
@@ -17,8 +17,26 @@ from broker.mesh.bundle import (
     encode_body,
     encode_header,
 )
+from broker.mesh.control import (
+    Ack,
+    Ask,
+    Digest,
+    Entries,
+    Have,
+    Hello,
+    Ping,
+    Proofs,
+    Ranges,
+    Shape,
+    Unreachable,
+    Vouch,
+    Want,
+    Who,
+    decode_control,
+    encode_control,
+)
 from broker.mesh.events import Deliver
-from broker.mesh.frame import FrameInvalid, Hello
+from broker.mesh.frame import FrameInvalid
 from broker.mesh.parts import _PART, Assembly, split
 from tests.mesh.drawn import headers
 from tests.mesh.hostile import Driver, containers
@@ -42,27 +60,27 @@ versions = rows(numbers, numbers, numbers, names)
 sums = st.one_of(st.binary(min_size=128, max_size=128), st.binary(max_size=9))
 controls = st.one_of(
     st.builds(Hello, numbers, names, numbers, numbers, numbers, st.booleans()),
-    st.builds(frame.Ping, counts, counts, counts),
+    st.builds(Ping, counts, counts, counts),
     st.builds(
-        frame.Digest, st.booleans(), st.booleans(), st.booleans(), numbers, numbers, numbers,
+        Digest, st.booleans(), st.booleans(), st.booleans(), numbers, numbers, numbers,
         rows(names, lanes, numbers, numbers, numbers, numbers),
     ),
-    st.builds(frame.Want, rows(names, lanes, numbers, numbers, numbers, numbers)),
+    st.builds(Want, rows(names, lanes, numbers, numbers, numbers, numbers)),
     st.builds(
-        frame.Ranges, numbers, rows(st.integers(-1, 17), numbers, sums),
+        Ranges, numbers, rows(st.integers(-1, 17), numbers, sums),
         rows(st.integers(-1, 17), numbers, versions),
     ),
     st.builds(
-        frame.Entries, rows(topics, st.binary(max_size=9), st.integers(-1, 4), numbers, numbers, names)
+        Entries, rows(topics, st.binary(max_size=9), st.integers(-1, 4), numbers, numbers, names)
     ),
-    st.builds(frame.Ask, numbers, st.lists(numbers, max_size=4), st.lists(numbers, max_size=4)),
-    st.builds(frame.Have, rows(names, lanes, numbers, numbers, st.integers(-1, 256))),
-    st.builds(frame.Shape, st.lists(names, max_size=4), st.lists(names, max_size=4)),
-    st.builds(frame.Ack, names, numbers, names, numbers, st.booleans(), numbers),
-    st.builds(frame.Unreachable, names, numbers, names, numbers, st.booleans()),
-    st.builds(frame.Proofs, rows(topics, st.binary(max_size=60), st.binary(max_size=9))),
-    st.builds(frame.Who, st.lists(st.integers(1, 2**63 - 1), max_size=20)),
-    st.builds(frame.Vouch, rows(st.integers(1, 2**63 - 1), st.binary(max_size=9))),
+    st.builds(Ask, numbers, st.lists(numbers, max_size=4), st.lists(numbers, max_size=4)),
+    st.builds(Have, rows(names, lanes, numbers, numbers, st.integers(-1, 256))),
+    st.builds(Shape, st.lists(names, max_size=4), st.lists(names, max_size=4)),
+    st.builds(Ack, names, numbers, names, numbers, st.booleans(), numbers),
+    st.builds(Unreachable, names, numbers, names, numbers, st.booleans()),
+    st.builds(Proofs, rows(topics, st.binary(max_size=60), st.binary(max_size=9))),
+    st.builds(Who, st.lists(st.integers(1, 2**63 - 1), max_size=20)),
+    st.builds(Vouch, rows(st.integers(1, 2**63 - 1), st.binary(max_size=9))),
 )  # fmt: skip
 
 
@@ -101,7 +119,7 @@ def mutated(draw, records):
     return frame.record(data[0], bytes(body))
 
 
-sound = st.one_of(controls.map(frame.encode_control), bundles())
+sound = st.one_of(controls.map(encode_control), bundles())
 parts = st.one_of(
     st.tuples(sound, st.integers(0, 2)).map(lambda of: split(of[0], of[1])[0]),
     st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 12), st.binary(max_size=9)).map(
@@ -122,9 +140,9 @@ records = st.one_of(
 def test_the_codec_raises_nothing_but_its_own_errors(record):
     kind, body = record[0], record[frame.RECORD_BYTES :]
     try:
-        if kind in frame._decoders:
-            control = frame.decode_control(kind, body)
-            assert frame.decode_control(kind, frame.encode_control(control)[5:]) == control
+        if kind in control._decoders:
+            message = decode_control(kind, body)
+            assert decode_control(kind, encode_control(message)[5:]) == message
         elif kind in (frame.BUNDLE, frame.UNICAST):
             header, head, sent, _, _ = frame.decode_bundle(body, kind)
             assert encode_header(header) == head

@@ -5,10 +5,21 @@ from random import Random
 
 import pytest
 
-from broker.mesh import frame, limits
+from broker.mesh import control, frame, limits
 from broker.mesh.bundle import Header, Message, encode_body, encode_header
+from broker.mesh.control import (
+    Ack,
+    Digest,
+    Entries,
+    Have,
+    Hello,
+    Ping,
+    Shape,
+    Unreachable,
+    Want,
+    decode_control,
+)
 from broker.mesh.events import Restored
-from broker.mesh.frame import Ack, Digest, Entries, Have, Hello, Ping, Shape, Unreachable, Want
 from broker.mesh.limits import (
     CLOCK_FOLLOWED_MAX,
     CLOCK_MAX,
@@ -87,7 +98,7 @@ def test_no_story_of_a_hostile_neighbour_makes_a_mesh_raise_or_spin(seed):
 
 
 @pytest.mark.parametrize("budget", [0, 1, 1 << 20])
-@pytest.mark.parametrize("only", [None, Header, *frame._KINDS], ids=lambda of: of and of.__name__)
+@pytest.mark.parametrize("only", [None, Header, *control._KINDS], ids=lambda of: of and of.__name__)
 def test_nothing_grows_while_a_hostile_neighbour_talks(small, budget, only):
     random = Random(budget)
     driver = Driver(random)
@@ -151,10 +162,10 @@ def test_deep_nesting_is_a_bad_frame(kind):
 
 def hidden(kind):
     """A sound record of a kind with one more field than it has: an array within an array, and so on."""
-    controls = {frame._KINDS[type(c)]: c for c in Hostile(Random(1), "a", only=Header).controls()}
+    controls = {control._KINDS[type(c)]: c for c in Hostile(Random(1), "a", only=Header).controls()}
     if kind not in controls:
         return NESTED
-    body = frame._encoder.encode(controls[kind])
+    body = control._encoder.encode(controls[kind])
     return bytes((body[0] + 1,)) + body[1:] + NESTED
 
 
@@ -277,7 +288,7 @@ def test_a_lying_digest_does_not_part_two_honest_devices():
     driver.say("h", bundle("g", 1, incarnation=high - 1))
     driver.link_up("g")
     (data,) = driver.mesh.frames_to_send("g", 1 << 20, driver.now_ns)
-    hello = frame.decode_control(*frame.decode_frame(data)[0])
+    hello = decode_control(*frame.decode_frame(data)[0])
     assert hello.known == INCARNATION_KNOWN_MAX
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from broker.mesh import frame
-from broker.mesh.frame import Entries, Proofs
+from broker.mesh.control import Entries, Proofs, encode_control
 from broker.strength import Strength
 from broker.topics import place
 from tests.mesh.dishonest import CONTROL, Dishonest
@@ -194,7 +194,7 @@ def test_nothing_is_said_of_a_device_that_it_cannot_rise_above(dishonest):
 
 
 def give(it, control):
-    record = frame.encode_control(control)
+    record = encode_control(control)
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     it.network.turn("b")
 

@@ -4,7 +4,7 @@ import pytest
 
 from broker.mesh import frame
 from broker.mesh.bundle import Message, encode_body
-from broker.mesh.frame import Entries, Proofs
+from broker.mesh.control import Entries, Proofs, encode_control
 from broker.mesh.retained import Entry, Proof, RetainedMap
 from broker.mesh.tags import sealed
 from broker.strength import Strength
@@ -64,7 +64,7 @@ def test_a_deletion_is_proven_as_a_value_is(dishonest):
 
 
 def give(it, control):
-    record = frame.encode_control(control)
+    record = encode_control(control)
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     it.network.turn("b")
 

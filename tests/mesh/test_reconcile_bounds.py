@@ -7,8 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.mesh import frame
+from broker.mesh.control import (
+    Ask,
+    Digest,
+    Entries,
+    Hello,
+    Ranges,
+    decode_control,
+    encode_control,
+    pack_sums,
+)
 from broker.mesh.events import CloseLink, Misbehaved, Restored
-from broker.mesh.frame import Ask, Digest, Entries, Hello, Ranges, encode_control, encode_frame
+from broker.mesh.frame import encode_frame
 from broker.mesh.hashes import text_hash
 from broker.mesh.limits import (
     CLOCK_MAX,
@@ -55,11 +65,11 @@ def answers(mesh, now_ns=NOW_NS):
     while frames := mesh.frames_to_send("h", 1 << 20, now_ns):
         records += [record for data in frames for record in frame.decode_frame(data)]
     kinds = (frame.RANGES, frame.ENTRIES, frame.ASK)
-    return [frame.decode_control(kind, body) for kind, body in records if kind in kinds]
+    return [decode_control(kind, body) for kind, body in records if kind in kinds]
 
 
 def different_sums(seed=0):
-    return frame.pack_sums([Random(seed).getrandbits(64) for _ in range(16)])
+    return pack_sums([Random(seed).getrandbits(64) for _ in range(16)])
 
 
 def test_ranges_never_narrow_beyond_a_single_key():

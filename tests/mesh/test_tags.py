@@ -5,7 +5,7 @@ import pytest
 from broker.identity import Role
 from broker.mesh import frame
 from broker.mesh.bundle import decode_header
-from broker.mesh.frame import Vouch
+from broker.mesh.control import Vouch, encode_control
 from broker.mesh.limits import PARKED_MAX
 from broker.seals import FleetSeals
 from broker.strength import Strength
@@ -197,7 +197,7 @@ def test_a_relay_vouches_for_nobody_by_a_certificate_that_does_not_hold(dishones
     it.network.run(200)
     it.say(*it.forge(it.held(), b"forged", seals, lane=1, sequence=1))
     (number,) = seals._signers
-    record = frame.encode_control(Vouch([(number, seals.certificate(number))]))
+    record = encode_control(Vouch([(number, seals.certificate(number))]))
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     it.network.turn("b")
     assert "does not hold" in it.bad()[-1]
@@ -206,7 +206,7 @@ def test_a_relay_vouches_for_nobody_by_a_certificate_that_does_not_hold(dishones
 
 def test_what_nobody_asked_for_is_not_looked_at(dishonest):
     it = dishonest
-    record = frame.encode_control(Vouch([(5, b"garbage"), (6, b"")]))
+    record = encode_control(Vouch([(5, b"garbage"), (6, b"")]))
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     assert not it.bad()
     assert it.made["b"].names() == ["b"]

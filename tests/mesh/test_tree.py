@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from broker.mesh.frame import Have, Shape, encode_control, encode_frame
+from broker.mesh.control import Have, Shape, encode_control
+from broker.mesh.frame import encode_frame
 from broker.mesh.limits import MS, STREAMS_MAX, WORK_MAX, WORK_SHAPE
 from sim.network import Network
 

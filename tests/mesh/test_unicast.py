@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from broker.mesh import frame
+from broker.mesh.control import Unreachable
 from broker.mesh.events import Undelivered
-from broker.mesh.frame import Unreachable
 from broker.mesh.limits import (
     MESSAGE_BYTES_MAX,
     MS,

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from broker.mesh import frame
+from broker.mesh.control import Ack, Unreachable, encode_control
 from broker.mesh.events import Deliver, MeshFull, Misbehaved
-from broker.mesh.frame import Ack, Unreachable
 from broker.mesh.limits import (
     MS,
     ROUTES_MAX,
@@ -95,7 +95,7 @@ def test_numbers_under_way_never_lie_farther_apart_than_a_window():
     for number in range(2, UNICAST_WINDOW_NUMBERS + 1):
         mesh.publish("t", b"", 0, lifetime_ms=1_000, to="b")
         mesh.seal(0)
-        tell(mesh, "b", frame.encode_control(Ack("a", 1, "b", number, expired=False, hops=1)))
+        tell(mesh, "b", encode_control(Ack("a", 1, "b", number, expired=False, hops=1)))
     assert mesh.statistics().flights == 1
     with pytest.raises(MeshFull, match="under way to b"):
         mesh.publish("t", b"", 0, lifetime_ms=1_000, to="b")
@@ -158,10 +158,10 @@ def test_a_forged_jump_of_numbers_hides_no_loss():
         unit("o", "a", 1, flags=0),
         damaged(unit("o", "a", 1)),
         frame.record(frame.BUNDLE, unit("o", "a", 1)[5:]),
-        frame.encode_control(Ack("", 1, "a", 1, expired=False, hops=1)),
-        frame.encode_control(Ack("o", 1, "a" * 33, 1, expired=False, hops=1)),
-        frame.encode_control(Ack("o", 1, "a", 2**63, expired=False, hops=1)),
-        frame.encode_control(Unreachable("o", 0, "a", 1, retry=False)),
+        encode_control(Ack("", 1, "a", 1, expired=False, hops=1)),
+        encode_control(Ack("o", 1, "a" * 33, 1, expired=False, hops=1)),
+        encode_control(Ack("o", 1, "a", 2**63, expired=False, hops=1)),
+        encode_control(Unreachable("o", 0, "a", 1, retry=False)),
         frame.record(frame.UNICAST, b""),
         frame.record(frame.UNREACHABLE, b"\x91\x01"),
     ],
@@ -202,7 +202,7 @@ def test_a_neighbour_that_promises_ways_without_end_is_believed_a_few_times():
     sends = 0
     for _ in range(100):
         sends += len(mesh.frames_to_send("b", 1 << 20, 0))
-        tell(mesh, "b", frame.encode_control(Unreachable("a", 1, "z", 1, retry=True)))
+        tell(mesh, "b", encode_control(Unreachable("a", 1, "z", 1, retry=True)))
     assert sends == UNICAST_RETRIES_MAX + 1
     assert mesh.statistics().flights == 1
 
@@ -214,13 +214,13 @@ def test_answers_about_what_is_not_under_way_change_nothing():
     tell(
         mesh,
         "c",
-        frame.encode_control(Ack("a", 2, "b", 1, expired=False, hops=1)),
-        frame.encode_control(Ack("a", 1, "b", 2, expired=True, hops=1)),
-        frame.encode_control(Ack("o", 1, "b", 2, expired=True, hops=1)),
-        frame.encode_control(Ack("b", 1, "a", 2, expired=False, hops=-9)),
-        frame.encode_control(Ack("b", 1, "a", 2, expired=False, hops=UNICAST_HOPS_MAX)),
-        frame.encode_control(Unreachable("a", 1, "b", 1, retry=False)),
-        frame.encode_control(Unreachable("o", 1, "b", 1, retry=False)),
+        encode_control(Ack("a", 2, "b", 1, expired=False, hops=1)),
+        encode_control(Ack("a", 1, "b", 2, expired=True, hops=1)),
+        encode_control(Ack("o", 1, "b", 2, expired=True, hops=1)),
+        encode_control(Ack("b", 1, "a", 2, expired=False, hops=-9)),
+        encode_control(Ack("b", 1, "a", 2, expired=False, hops=UNICAST_HOPS_MAX)),
+        encode_control(Unreachable("a", 1, "b", 1, retry=False)),
+        encode_control(Unreachable("o", 1, "b", 1, retry=False)),
     )
     assert mesh.statistics().flights == 1
     assert said(mesh, "c") == []
@@ -252,7 +252,7 @@ class Meddler:
                 if kind == frame.UNICAST:
                     header = frame.decode_bundle(body, frame.UNICAST)[0]
                     retry = self._random.random() < 0.5
-                    rows.append(frame.encode_control(Unreachable(*header.flight, retry=retry)))
+                    rows.append(encode_control(Unreachable(*header.flight, retry=retry)))
             meddled.append(frame.encode_frame(rows))
         return meddled
 

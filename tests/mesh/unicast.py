@@ -5,7 +5,7 @@ from random import Random
 
 from broker.mesh import frame
 from broker.mesh.bundle import Header, Message, encode_body, encode_header
-from broker.mesh.frame import Hello
+from broker.mesh.control import Hello, decode_control, encode_control
 from broker.mesh.mesh import Mesh
 from sim.network import Network
 
@@ -62,7 +62,7 @@ def linked(*peers):
     for peer in peers:
         mesh.link_up(peer, 0)
         hello = Hello(frame.PROTOCOL, peer, 1, 0, 1, heard=True)
-        mesh.receive(peer, frame.encode_frame([frame.encode_control(hello)]), 0)
+        mesh.receive(peer, frame.encode_frame([encode_control(hello)]), 0)
         mesh.frames_to_send(peer, 1 << 20, 0)
     return mesh
 
@@ -87,7 +87,7 @@ def tell(mesh, peer, *told, now_ns=0):
 
 def said(mesh, peer, now_ns=0):
     return [
-        frame.decode_control(kind, body)
+        decode_control(kind, body)
         for data in mesh.frames_to_send(peer, 1 << 22, now_ns)
         for kind, body in frame.decode_frame(data)
         if kind in (frame.ACK, frame.UNREACHABLE)

@@ -10,7 +10,7 @@ from agent.commands.status import status
 from agent.report import NODE_TOPIC, node_report
 from broker.embedded import packets
 from broker.mesh import frame
-from broker.mesh.frame import Hello, Want
+from broker.mesh.control import Hello, Want, encode_control
 from tests.embedded.harness import RawClient
 from tests.node.fleet import Listener, chain
 from tests.waiting import until
@@ -44,8 +44,8 @@ async def shown(node, capsys):
     return capsys.readouterr().out
 
 
-HELLO = frame.encode_control(Hello(1, "h", 1, 0, 1, True))
-WANT = frame.encode_control(Want([("b", 5, 0, 0, 2**31, 1)] * 500))
+HELLO = encode_control(Hello(1, "h", 1, 0, 1, True))
+WANT = encode_control(Want([("b", 5, 0, 0, 2**31, 1)] * 500))
 ATTACKS = {
     "too many bad frames, the last: record 2 does not decode": [
         HELLO, *[frame.record(frame.PING, b"\x91" * 50_000)] * 8
@@ -54,7 +54,7 @@ ATTACKS = {
         HELLO, *[WANT] * 80
     ],
     "calls itself 'x' and speaks protocol 1, expected 'h' and 1": [
-        frame.encode_control(Hello(1, "x", 1, 0, 1, True))
+        encode_control(Hello(1, "x", 1, 0, 1, True))
     ],
     "silent for 2000 ms": [HELLO],
 }  # fmt: skip
