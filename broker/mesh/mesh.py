@@ -363,7 +363,7 @@ class Mesh:
             digests = state.vector.digests(link, state.retained, settled=not state.joining)
             for digest in digests:
                 link.say(digest)
-        frames = link.frames(budget_bytes, state.log, state.retained, now_ns)
+        frames = link.outgoing.fill(budget_bytes, state.log, state.retained, now_ns)
         if state.backlog_bytes >= PRESSED_BYTES:
             state.measure_backlog()
         return frames

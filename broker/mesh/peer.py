@@ -1,10 +1,7 @@
-"""What this device knows of one neighbour, and the frames that go to it.
+"""What this device knows of one neighbour: whether it is there and reads, where it stands, what it is to be told.
 
-Decides what a frame is filled with, and in which order: control first, then urgent bundles, what the neighbour asked
-for, and the rest; every few records a less urgent one goes before its turn, so none waits for ever. Everything that
-answers a request is produced only when there is room in a frame, so a neighbour that asks without reading costs a
-bounded amount. One that takes nothing for STALL_MS is suspended: its queue is let go, and it fetches what it missed
-when it reads again.
+Decides when it is pinged, and that one that takes nothing for STALL_MS is suspended: its queue is let go, and it
+fetches what it missed when it reads again. What frames to it are filled with is for `outgoing.py` to say.
 """
 
 from __future__ import annotations
@@ -19,18 +16,14 @@ from broker.mesh.bundle import START
 from broker.mesh.control import Control, Hello, Ping, encode_control
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
-from broker.mesh.frame import PONG, RESYNC, SERVED
+from broker.mesh.frame import PONG, RESYNC
 from broker.mesh.limits import (
     BAD_FRAMES_FORGET_MS,
     BAD_FRAMES_MAX,
-    CONTROL_BYTES_MAX,
-    CONTROL_RECORDS_MAX,
     DIGEST_MS_MAX,
-    FRAME_BYTES_MAX,
     LOG_BUNDLES_MAX,
     MS,
     PING_MS,
-    RECORDS_MAX,
     RTT_MS,
     SILENCE_MS,
     STALL_MS,
@@ -40,22 +33,14 @@ from broker.mesh.limits import (
     WORK_MS,
 )
 from broker.mesh.outbox import Outbox
-from broker.mesh.parts import Assembly, split
+from broker.mesh.outgoing import Outgoing
+from broker.mesh.parts import Assembly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.log import Log, Stored
-    from broker.mesh.retained import RetainedMap
 
 __all__ = ["Peer", "PeerStatistics"]
 
-_URGENT: Final = (0, 1)
-_REST: Final = (2, 3, 4)
-_TURNS: Final = 32
-"""Of 32 records with payload one looks first for bulk, two for telemetry, four for normal priority. Guess."""
-_BEFORE: Final = {0: (4,), 8: (3,), 24: (3,), 4: (2,), 12: (2,), 20: (2,), 28: (2,)}
 _RTT_WEIGHT: Final = 8
 """Weight of the past in the smoothed round trip, as in TCP (RFC 6298)."""
 
@@ -89,8 +74,6 @@ class Peer:
         self.name = name
         self.hello: Hello | None = None
         self.outbox = Outbox()
-        self._control: deque[bytes] = deque()
-        self._control_bytes = 0
         self.assembly = Assembly()
         self.heard_ns = now_ns
         self.next_ping_ns = now_ns + PING_MS * MS
@@ -105,14 +88,12 @@ class Peer:
         """Since when its own bundles have been coming from the future."""
         self.held_back = False
         """Whether they are not taken from it now."""
-        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
-        self.bundles_out = 0
+        self.frames_in = self.bytes_in = 0
         self.credit = Credit()
         self.suspended = False
         """Whether it has taken nothing for so long that it gets announcements only, when it reads again."""
         self.suspensions = 0
         self._stalled_ns: int | None = None
-        self._turn = 0
         # What it is told of, and how it stands in the trees.
         self.announce_due_ns: int | None = None
         self.announces = False
@@ -139,9 +120,7 @@ class Peer:
         self.work = Allowance(WORK_MAX, WORK_MS, now_ns)
         self.serving: dict[tuple[Stream, Position], None] = {}
         self.exchange = Exchange(now_ns)
-        self._parts: deque[bytes] = deque()
-        self._part_number = 0
-        self._ahead: bytes | None = None
+        self.outgoing = Outgoing(self.outbox, self.serving, self.exchange, self.credit)
 
     @property
     def established(self) -> bool:
@@ -307,114 +286,23 @@ class Peer:
     def has_something(self, now_ns: int) -> bool:
         """Whether there is anything to say to it now."""
         return bool(
-            self._control
+            self.outgoing.pending
             or len(self.outbox)
             or self.digest_due
             or self.shape_due
             or self.announces
             or (self.announce_due_ns is not None and self.announce_due_ns <= now_ns)
-            or self._parts
             or self.serving
-            or self._ahead is not None
             or self.exchange.pending
         )
-
-    def frames(
-        self, budget_bytes: int, log: Log, retained: RetainedMap, now_ns: int
-    ) -> list[bytes]:
-        """Frames of together about `budget_bytes`, at least one if there is anything to say."""
-        frames: list[bytes] = []
-        records = self._records(log, retained, now_ns)
-        while budget_bytes > 0:
-            filled = self._fill(records)
-            if not filled:
-                break
-            data = frame.encode_frame(filled)
-            frames.append(data)
-            budget_bytes -= len(data)
-            self.bytes_out += len(data)
-        self.frames_out += len(frames)
-        return frames
-
-    def _fill(self, records: Iterator[bytes]) -> list[bytes]:
-        """Records for one frame. The first that does not fit stays ahead for the next."""
-        filled: list[bytes] = []
-        room = FRAME_BYTES_MAX - frame.HEAD_BYTES
-        while len(filled) < RECORDS_MAX:
-            following = self._ahead if self._ahead is not None else next(records, None)
-            self._ahead = following
-            if following is None or len(following) > room:
-                break
-            self._ahead = None
-            filled.append(following)
-            room -= len(following)
-        return filled
-
-    def _records(self, log: Log, retained: RetainedMap, now_ns: int) -> Iterator[bytes]:
-        while True:
-            record = self._next_record(log, retained, now_ns)
-            if record is None:
-                return
-            if len(record) > FRAME_BYTES_MAX - frame.HEAD_BYTES:
-                self._part_number = (self._part_number + 1) & 0xFFFFFFFF
-                self._parts.extend(split(record, self._part_number))
-                continue
-            yield record
-
-    def _next_record(self, log: Log, retained: RetainedMap, now_ns: int) -> bytes | None:
-        if self._control:
-            record = self._control.popleft()
-            self._control_bytes -= len(record)
-            return record
-        if self.hello is None or not (
-            self.outbox or self._parts or self.serving or self.exchange.pending
-        ):
-            return None
-        if not self.credit.may_spend:
-            return self._parts.popleft() if self._parts else self.exchange.next_record(retained)
-        self._turn = (self._turn + 1) % _TURNS
-        stored = self.outbox.pop(_BEFORE.get(self._turn, _URGENT), now_ns)
-        stored = stored or self.outbox.pop(_URGENT, now_ns)
-        if stored is None and self._parts:
-            return self._parts.popleft()
-        if stored is None and (served := self._next_served(log)) is not None:
-            return self._bundle(served, SERVED, now_ns)
-        if stored is None and (answer := self.exchange.next_record(retained)) is not None:
-            return answer
-        stored = stored or self.outbox.pop(_REST, now_ns)
-        return None if stored is None else self._bundle(stored, stored.hops, now_ns)
-
-    def _next_served(self, log: Log) -> Stored | None:
-        """The next bundle that it asked for and that is still held."""
-        while self.serving:
-            wanted = next(iter(self.serving))
-            del self.serving[wanted]
-            stored = log.get(*wanted)
-            if stored is not None:
-                return stored
-        return None
-
-    def _bundle(self, stored: Stored, hops: int, now_ns: int) -> bytes:
-        remaining_ms = stored.remaining_ms(now_ns)
-        body = stored.body if remaining_ms else b""
-        kind = frame.UNICAST if stored.header.to else frame.BUNDLE
-        record = frame.encode_bundle(stored.head, body, remaining_ms, hops, kind)
-        self.bundles_out += 1
-        self.credit.spent_bytes += len(record)
-        return record
 
     def say(self, control: Control) -> None:
         """Queue a control message."""
         self.say_record(encode_control(control))
 
     def say_record(self, record: bytes) -> None:
-        """Queue a control record; beyond the bound it is dropped, since the neighbour does not read."""
-        if (
-            len(self._control) < CONTROL_RECORDS_MAX
-            and self._control_bytes + len(record) <= CONTROL_BYTES_MAX
-        ):
-            self._control.append(record)
-            self._control_bytes += len(record)
+        """Queue a control record."""
+        self.outgoing.say(record)
 
     def ping(self, now_ns: int) -> None:
         """Ask for an answer."""
@@ -434,10 +322,10 @@ class Peer:
             established=self.established,
             rtt_ms=None if self.rtt_ns is None else self.rtt_ns / MS,
             frames_in=self.frames_in,
-            frames_out=self.frames_out,
+            frames_out=self.outgoing.frames_sent,
             bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-            bundles_out=self.bundles_out,
+            bytes_out=self.outgoing.bytes_sent,
+            bundles_out=self.outgoing.bundles_sent,
             suspended=self.suspended,
             suspensions=self.suspensions,
             queued_bundles=len(self.outbox),

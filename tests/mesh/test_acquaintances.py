@@ -5,6 +5,7 @@ import pytest
 from broker.mesh.acquaintances import Acquaintances
 from broker.mesh.control import Hello
 from broker.mesh.limits import ACQUAINTANCES_MAX
+from broker.mesh.outgoing import Outgoing
 from broker.mesh.peer import Peer
 from broker.mesh.vector import Vector
 from sim.network import Network
@@ -118,7 +119,7 @@ def test_what_a_neighbour_had_more_is_asked_for_when_its_link_is_back(monkeypatc
     network.partition([("b", "c")])
     network.publish("a", "t", b"1", qos=1)
     network.run(500)
-    monkeypatch.setattr(Peer, "_next_served", lambda peer, _: peer.serving.clear())
+    monkeypatch.setattr(Outgoing, "_next_served", lambda out, _: out._serving.clear())
     network.heal()
     network.run(500)
     network.partition([("b", "c")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.mesh.peer import Peer
+from broker.mesh.outgoing import Outgoing
 from sim.disk import Disk
 from sim.network import Network
 from sim.path import Conditions
@@ -155,7 +155,7 @@ def test_a_hole_is_filled_in_the_end_by_a_neighbour_whose_answers_were_lost(monk
     network.partition([("b", "c")])
     publish_all(network, "a", numbered(3), 100)
     network.kill("a")
-    monkeypatch.setattr(Peer, "_next_served", lambda peer, _: peer.serving.clear())
+    monkeypatch.setattr(Outgoing, "_next_served", lambda out, _: out._serving.clear())
     network.heal()
     network.run(30_000)
     assert news(network, "c") == []
@@ -342,7 +342,7 @@ def test_what_there_is_no_room_for_behind_a_hole_is_not_fetched_again_and_again(
     network.heal()
     network.run(14_000)
     assert news(network, "c") == [b"past"]
-    assert state.peers["c"].bundles_out < 10 * 20
+    assert state.peers["c"].outgoing.bundles_sent < 10 * 20
     network.run(10_000)
     assert news(network, "c") == [b"past", *numbered(20)[2:]]
 

@@ -372,15 +372,15 @@ def test_memory_that_never_was_is_taken_up_to_the_size_of_a_log(small):
 
 
 def test_what_waits_to_be_said_to_one_that_does_not_read_is_bounded_in_bytes(monkeypatch):
-    monkeypatch.setattr("broker.mesh.peer.CONTROL_BYTES_MAX", 10_000)
+    monkeypatch.setattr("broker.mesh.outgoing.CONTROL_BYTES_MAX", 10_000)
     driver = Driver(Random(1))
     introduce(driver, "h", budget=0)
     peer = driver.mesh._state.peers["h"]
     for _ in range(100):
         peer.say_record(frame.record(frame.PONG, bytes(995)))
-    assert sum(map(len, peer._control)) <= 10_000
+    assert sum(map(len, peer.outgoing.control)) <= 10_000
     driver.budgets["h"] = 1 << 20
     driver.settle()
-    assert driver.sent["h"] and not peer._control
+    assert driver.sent["h"] and not peer.outgoing.control
     peer.say_record(frame.record(frame.PONG, bytes(9_000)))
-    assert peer._control
+    assert peer.outgoing.control
