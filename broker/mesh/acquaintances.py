@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from broker.mesh.limits import ACQUAINTANCES_MAX
 
 if TYPE_CHECKING:
-    from broker.mesh.bundle import Position, Stream
+    from broker.mesh.bundle import Stream
     from broker.mesh.peer import Peer
+    from broker.mesh.progress import Progress
 
 __all__ = ["Acquaintances"]
 
@@ -22,12 +23,9 @@ class _Acquaintance(NamedTuple):
     """How far both sides were."""
 
     incarnation: int
-    theirs: dict[Stream, tuple[Position, Position]]
-    theirs_hash: int
+    progress: Progress
     ahead: list[Stream]
     """Streams in which the neighbour stood further."""
-    told_stamp: int
-    told_before: list[int]
 
 
 class Acquaintances:
@@ -48,21 +46,13 @@ class Acquaintances:
         self._known.pop(peer.name, None)
         if len(self._known) >= ACQUAINTANCES_MAX:
             del self._known[next(iter(self._known))]
-        self._known[peer.name] = _Acquaintance(
-            peer.hello.incarnation,
-            peer.theirs,
-            peer.theirs_hash,
-            ahead,
-            peer.told_stamp,
-            list(peer.told_before),
-        )
+        peer.progress.link_lost()
+        self._known[peer.name] = _Acquaintance(peer.hello.incarnation, peer.progress, ahead)
 
     def recall(self, peer: Peer) -> list[Stream]:
         """A neighbour has introduced itself: go on where it was. Returns the streams in which it stood further."""
         known = self._known.pop(peer.name, None)
         if known is None or peer.hello is None or known.incarnation != peer.hello.incarnation:
             return []
-        peer.theirs, peer.theirs_hash = known.theirs, known.theirs_hash
-        peer.told_stamp = known.told_stamp
-        peer.told_before.extend(known.told_before)
+        peer.progress = known.progress
         return known.ahead

@@ -91,7 +91,8 @@ class Dialogue:
         elif kind == frame.RESYNC:
             steps = WORK_QUESTION + len(self._state.kept)
             peer.work.charge(steps, "requests for whole digests", now_ns)
-            peer.tell_again()
+            peer.progress.tell_again()
+            peer.digest_due = True
         elif kind == frame.CREDIT:
             peer.credit.allow(frame.decode_credit(body))
         elif kind in _CONTROLS:
@@ -207,7 +208,9 @@ class Dialogue:
         """How far neighbours hold an own stream, within the incarnations that this device remembers."""
         mine = self._state.kept[stream].position
         positions = (
-            peer.theirs[stream][0] for peer in self._state.peers.values() if stream in peer.theirs
+            peer.progress.entries[stream][0]
+            for peer in self._state.peers.values()
+            if stream in peer.progress.entries
         )
         return max((position for position in positions if position <= mine), default=START)
 
@@ -222,22 +225,21 @@ class Dialogue:
                 and 0 <= held_sequence < INTEGER_MAX
             ):
                 raise FrameInvalid("digest of an impossible stream")
-        whole = 0 if digest.more else len(peer.theirs) + len(state.kept)
+        whole = 0 if digest.more else len(peer.progress.entries) + len(state.kept)
         peer.work.charge(1 + len(digest.entries) + whole, "digests", now_ns)
-        adds_up = state.repair.hear(peer, digest)
-        if len(peer.theirs) > STREAMS_MAX:
-            peer.theirs.clear()
-            peer.theirs_hash = 0
+        adds_up = peer.progress.hear(digest, state.kept, state.stream_names)
+        if len(peer.progress.entries) > STREAMS_MAX:
+            peer.progress.forget()
             raise FrameInvalid("digest of too many streams")
         named = [(row[0], row[1]) for row in digest.entries]
         for stream in named:
-            position = peer.theirs[stream][0]
+            position = peer.progress.entries[stream][0]
             state.hear_of(stream[0], position[0])
             if stream[0] == state.device:
                 self._own_held(stream, peer)
             if state.joining and digest.settled:
                 self._join(stream, position, now_ns)
-        state.repair.note_behind(peer, named, now_ns, at_once=peer.digests_heard <= 1)
+        state.repair.note_behind(peer, named, now_ns, at_once=peer.progress.digests_heard <= 1)
         if digest.more:
             return
         if not adds_up:
@@ -274,7 +276,7 @@ class Dialogue:
         same.
         """
         state = self._state
-        position = peer.theirs[stream][0]
+        position = peer.progress.entries[stream][0]
         mine = state.kept.get(stream)
         if position[0] >= state.origin.incarnation and (mine is None or position > mine.position):
             if not peer.raised and position[0] <= INCARNATION_KNOWN_MAX:

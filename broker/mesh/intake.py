@@ -94,7 +94,7 @@ class Intake:
         """Note that a neighbour has a fresh bundle. True when it is here already, or comes too late."""
         state = self._state
         if header.origin != state.device:
-            state.peers[peer].note_stands(header.stream, header.position)
+            state.peers[peer].progress.note(header.stream, header.position)
             stream = state.fresh.get(header.stream)
             if stream is None or not stream.knows(header.incarnation, header.sequence):
                 return False
@@ -105,7 +105,7 @@ class Intake:
     def _known(self, peer: str, header: Header, hops: int) -> bool:
         """Note that a neighbour has a kept bundle. True when it is here already."""
         state, position = self._state, header.position
-        state.peers[peer].note_sent(header.stream, header.before, position)
+        state.peers[peer].progress.note_sent(header.stream, header.before, position)
         stream = state.kept.get(header.stream)
         if stream is None or not stream.knows(position):
             return False

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from broker.mesh import frame
 from broker.mesh.allowance import Allowance
-from broker.mesh.bundle import START
 from broker.mesh.control import Control, Hello, Ping, encode_control
 from broker.mesh.credit import Credit
 from broker.mesh.exchange import Exchange
@@ -28,13 +27,13 @@ from broker.mesh.limits import (
     SILENCE_MS,
     STALL_MS,
     STREAMS_MAX,
-    TOLD_BEFORE_MAX,
     WORK_MAX,
     WORK_MS,
 )
 from broker.mesh.outbox import Outbox
 from broker.mesh.outgoing import Outgoing
 from broker.mesh.parts import Assembly
+from broker.mesh.progress import Progress
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position, Stream
@@ -101,18 +100,10 @@ class Peer:
         self._announcements: dict[Stream, int] = {}
         self.shape_due: dict[str, bool] = {}
         """By origin: True to graft, False to prune."""
-        # What it said of its streams, and what it was told of ours.
-        self.theirs: dict[Stream, tuple[Position, Position]] = {}
-        self.theirs_hash = 0
-        self._heard: dict[Stream, Position] = {}
-        """What it announced or sent since its last digest, where that is more."""
+        # Where both sides stand.
+        self.progress = Progress()
         self.served_ns = now_ns
         """When it last sent something that was asked for."""
-        self.digests_heard = 0
-        self.told_stamp = 0
-        self.told_before: deque[int] = deque(maxlen=TOLD_BEFORE_MAX)
-        """The stamps up to which it had been told before each of the last digests."""
-        self._told_again = False
         self.digest_due = False
         self.resync_ns: int | None = None
         """When to ask for digests that add up, if none has come by then."""
@@ -151,40 +142,7 @@ class Peer:
         quiet_ns = self.heard_ns + 2 * PING_MS * MS
         return max(self.next_ping_ns, min(quiet_ns, self._measured_ns + RTT_MS * MS))
 
-    # What it has, and what it is told.
-
-    def stands(self, stream: Stream) -> Position:
-        """How far it is known to have come in a stream, by digest, announcement or what it sent."""
-        known = self.theirs.get(stream)
-        heard = self._heard.get(stream, START)
-        return heard if known is None or known[0] < heard else known[0]
-
-    def note_stands(self, stream: Stream, position: Position) -> None:
-        """It has come this far. What it claims of more streams than there may be counts for nothing."""
-        if position > self.stands(stream) and (
-            stream in self._heard or len(self._heard) < STREAMS_MAX
-        ):
-            self._heard[stream] = position
-
-    def note_sent(self, stream: Stream, before: Position, position: Position) -> None:
-        """It sent this bundle. It may itself wait for what comes before it, unless it is known to have come so far."""
-        if before <= self.stands(stream):
-            self.note_stands(stream, position)
-
-    def note_told(self, stamp: int) -> None:
-        """A digest tells it everything up to this stamp."""
-        if self.told_before:
-            self._told_again = False
-        self.told_before.append(self.told_stamp)
-        self.told_stamp = stamp
-
-    def tell_again(self) -> None:
-        """What it was told does not add up there: say again what the last digests said, or all if that was in vain."""
-        in_vain = self._told_again or not self.told_before
-        self.told_stamp = 0 if in_vain else self.told_before[0]
-        self._told_again = not in_vain
-        self.told_before.clear()
-        self.digest_due = True
+    # What it is told.
 
     def expect_digest(self, now_ns: int) -> None:
         """It is to say where it stands; if nothing comes that adds up, it is asked."""
@@ -194,11 +152,6 @@ class Peer:
         """Ask it to say again where it stands, until something comes that adds up."""
         self.expect_digest(now_ns)
         self.say_record(frame.record(RESYNC, b""))
-
-    def forget_heard(self, stream: Stream, position: Position) -> None:
-        """A digest says that it stands here; what was only heard before, and is not more, is of no use now."""
-        if self._heard and self._heard.get(stream, position) <= position:
-            self._heard.pop(stream, None)
 
     def announce(self, stream: Stream, hops: int, due_ns: int) -> None:
         """Tell it by then that something has come in a stream."""

@@ -60,7 +60,7 @@ class Rebuild:
         """What the neighbour holds of it and nobody was asked for yet."""
         rows: list[WantRange] = []
         for stream in self._wanted:
-            position, after = peer.theirs.get(stream, (START, START))
+            position, after = peer.progress.entries.get(stream, (START, START))
             floor = self._log.held_after.get(stream, START)
             upto = min(position, floor, self._streams[stream].rebuild_upto)
             if after < upto:

@@ -104,12 +104,12 @@ class Reconciler:
     def _logs_reach(self, peer: Peer) -> bool:
         """Whether one of the two lacks bundles that the other's log can still give."""
         state = self._state
-        for stream, (position, held) in peer.theirs.items():
+        for stream, (position, held) in peer.progress.entries.items():
             mine = state.kept.get(stream)
             if position > (mine.position if mine else START) >= held:
                 return True
         for stream, kept in state.kept.items():
-            theirs = peer.theirs.get(stream, (START, START))[0]
+            theirs = peer.progress.entries.get(stream, (START, START))[0]
             if kept.position > theirs >= state.log.held_after.get(stream, START):
                 return True
         return False

@@ -1,6 +1,6 @@
-"""Who misses what: digests compared, holes asked for, losses declared.
+"""Who misses what: holes found, asked for, and declared lost.
 
-Theory of operation. Digests (`vector.py`) and announcements (`tree.py`) say how far neighbours stand. A hole is a
+Theory of operation. Digests and announcements say how far neighbours stand (`progress.py`). A hole is a
 stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is asked for
 after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of it of one
 neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to hold what it
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import START
 from broker.mesh.control import Want
-from broker.mesh.hashes import HASH_MASK
 from broker.mesh.limits import (
     GAP_AWAY_MS,
     GAP_WAIT_MS,
@@ -32,13 +31,12 @@ from broker.mesh.limits import (
     WANT_RANGES_MAX,
     WANT_RETRY_MS,
 )
-from broker.mesh.vector import entry_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.mesh.bundle import Position, Stream
-    from broker.mesh.control import Digest, WantRange
+    from broker.mesh.control import WantRange
     from broker.mesh.peer import Peer
     from broker.mesh.streams import KeptStream
 
@@ -99,7 +97,6 @@ class Repair:
 
     __slots__ = (
         "_holes",
-        "_names",
         "_peers",
         "_streams",
         "found",
@@ -110,38 +107,9 @@ class Repair:
         self._streams = streams
         self._peers = peers
         self._holes: dict[Stream, _Hole] = {}
-        self._names: dict[Stream, Stream] = {}
-        """Names of streams, so that what all neighbours say of one is held once."""
         self.wants = 0
         self.found = 0
         """Holes that came to light by digests and not by what follows them."""
-
-    def hear(self, peer: Peer, digest: Digest) -> bool:
-        """Take in a neighbour's digest. False when it does not add up and all of it is needed again."""
-        if digest.full:
-            peer.theirs = {}
-            peer.theirs_hash = 0
-        theirs = peer.theirs
-        if len(self._names) > STREAMS_MAX:
-            self._names.clear()
-        for origin, lane, inc, seq, held_inc, held_seq in digest.entries:
-            stream, position = (origin, lane), (inc, seq)
-            held = (held_inc, held_seq) if held_inc or held_seq else START
-            known = theirs.get(stream)
-            peer.forget_heard(stream, position)
-            if known is not None:
-                if known == (position, held):
-                    continue
-                peer.theirs_hash -= entry_hash(stream, *known)
-            mine = self._streams.get(stream)
-            if mine is not None and mine.position == position:
-                position = mine.position  # shared: most devices stand where this one does
-            theirs[self._names.setdefault(stream, stream)] = (position, held)
-            peer.theirs_hash = (peer.theirs_hash + entry_hash(stream, position, held)) & HASH_MASK
-        if digest.more:
-            return True
-        peer.digests_heard += 1
-        return peer.theirs_hash & HASH_MASK == digest.vector_hash
 
     def note_waiting(self, stream: Stream, source: str, now_ns: int) -> None:
         """A bundle of the stream came from `source` and could not be passed yet."""
@@ -167,7 +135,7 @@ class Repair:
         delay_ns = 0 if at_once else max(WANT_DELAY_MS * MS, 3 * (peer.rtt_ns or 0))
         for stream in streams:
             mine = self._streams.get(stream)
-            if peer.theirs[stream][0] > (mine.position if mine else START):
+            if peer.progress.entries[stream][0] > (mine.position if mine else START):
                 self.found += stream not in self._holes and not at_once
                 self._note(stream, now_ns + delay_ns, graft=not at_once)
 
@@ -190,7 +158,7 @@ class Repair:
         return [
             stream
             for stream in self._holes
-            if (known := peer.theirs.get(stream)) is not None
+            if (known := peer.progress.entries.get(stream)) is not None
             and known[0] > (self._streams[stream].position if stream in self._streams else START)
         ]
 
@@ -302,9 +270,9 @@ class Repair:
         """The neighbours that stand further, by name: where, and from where on they hold it."""
         found = {}
         for name, peer in self._peers.items():
-            stands = peer.stands(stream)
+            stands = peer.progress.position(stream)
             if stands > position:
-                known = peer.theirs.get(stream)
+                known = peer.progress.entries.get(stream)
                 found[name] = (stands, known[1] if known is not None else START)
         return found
 

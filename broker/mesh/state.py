@@ -120,6 +120,8 @@ class State:
         """Retained values of `local/` topics, which never leave."""
         self.peers: dict[str, Peer] = {}
         self.acquaintances = Acquaintances()
+        self.stream_names: dict[Stream, Stream] = {}
+        """Names of streams, so that what all neighbours say of one is held once."""
         self.vector = Vector(self.kept, self.log)
         self.repair = Repair(self.kept, self.peers)
         self.rebuild = Rebuild(self.kept, self.log)

@@ -181,7 +181,7 @@ class Tree:
         rows = []
         for stream, hops in peer.take_announcements().items():
             position = self._position(stream)
-            if position > peer.stands(stream):
+            if position > peer.progress.position(stream):
                 rows.append((*stream, *position, hops))
         self._state.counters["announced"] += len(rows)
         for at in range(0, len(rows), ANNOUNCE_ENTRIES_MAX):
@@ -207,7 +207,7 @@ class Tree:
             stream, position = (origin, lane), (incarnation, sequence)
             if not state.has_room(stream):
                 continue
-            peer.note_stands(stream, position)
+            peer.progress.note(stream, position)
             state.routes.copy(origin, peer.name)
             if position <= self._position(stream):
                 self._optimise(peer, origin, hops)

@@ -81,9 +81,9 @@ class Vector:
 
     def digests(self, peer: Peer, retained: RetainedMap, *, settled: bool) -> list[Digest]:
         """What to tell a neighbour now; marks it as told."""
-        full = peer.told_stamp == 0
-        rows = self.since(peer.told_stamp)
-        peer.note_told(self.stamp)
+        full = peer.progress.told_stamp == 0
+        rows = self.since(peer.progress.told_stamp)
+        peer.progress.note_told(self.stamp)
         vector_hash = self.settle_hash()
         pages = [
             rows[at : at + DIGEST_ENTRIES_MAX]

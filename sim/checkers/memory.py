@@ -60,4 +60,4 @@ def _sizes(mesh: Mesh) -> Iterator[tuple[str, int, int]]:
         yield f"bytes to {peer.name}", peer.outbox.size_bytes, limits.OUTBOX_BYTES_MAX
         yield f"control to {peer.name}", len(peer.outgoing.control), limits.CONTROL_RECORDS_MAX
         yield f"serving {peer.name}", len(peer.serving), limits.LOG_BUNDLES_MAX
-        yield f"streams of {peer.name}", len(peer.theirs), limits.STREAMS_MAX
+        yield f"streams of {peer.name}", len(peer.progress.entries), limits.STREAMS_MAX

@@ -7,6 +7,7 @@ from broker.mesh.control import Hello
 from broker.mesh.limits import ACQUAINTANCES_MAX
 from broker.mesh.outgoing import Outgoing
 from broker.mesh.peer import Peer
+from broker.mesh.progress import Progress
 from broker.mesh.vector import Vector
 from sim.network import Network
 from sim.path import Conditions
@@ -78,26 +79,28 @@ def test_a_digest_that_was_lost_is_said_again_and_not_all_of_them(said):
     counters = network.devices["b"].running.statistics().counters
     assert counters["digests_resynced"] == 1
     assert not any(full for _, full, _ in said)
-    assert network.devices["b"].running._state.peers["a"].theirs_hash == state.vector.settle_hash()
+    assert (
+        network.devices["b"].running._state.peers["a"].progress.hash == state.vector.settle_hash()
+    )
 
 
 def test_when_that_was_in_vain_all_is_said():
-    peer = Peer("b", 0)
+    progress = Progress()
     for stamp in (5, 6, 7):
-        peer.note_told(stamp)
-    peer.tell_again()
-    assert peer.told_stamp == 5
-    peer.note_told(8)
-    peer.tell_again()
-    assert peer.told_stamp == 0
+        progress.note_told(stamp)
+    progress.tell_again()
+    assert progress.told_stamp == 5
+    progress.note_told(8)
+    progress.tell_again()
+    assert progress.told_stamp == 0
     for stamp in (9, 10):
-        peer.note_told(stamp)
-    peer.tell_again()
-    assert peer.told_stamp == 0  # as it was before the one that said all
+        progress.note_told(stamp)
+    progress.tell_again()
+    assert progress.told_stamp == 0  # as it was before the one that said all
     for stamp in (11, 12, 13):
-        peer.note_told(stamp)
-    peer.tell_again()
-    assert peer.told_stamp == 11
+        progress.note_told(stamp)
+    progress.tell_again()
+    assert progress.told_stamp == 11
 
 
 def test_those_that_left_last_are_remembered():
@@ -141,7 +144,7 @@ def test_a_digest_that_does_not_add_up_is_asked_for_until_one_does(said):
     network = acquainted()
     a, b = (network.devices[name].running for name in "ab")
     a._next_digest_ns = b._next_digest_ns = 1 << 62
-    b._state.peers["a"].theirs_hash ^= 1  # as if a digest had been lost
+    b._state.peers["a"].progress.hash ^= 1  # as if a digest had been lost
     network.path("b", "a").conditions = Conditions(loss=1.0)
     a._state.peers["b"].digest_due = True
     network.turn("a")
@@ -151,7 +154,7 @@ def test_a_digest_that_does_not_add_up_is_asked_for_until_one_does(said):
     said.clear()
     network.run(5_000)
     assert {full for name, full, _ in said if name == "b"} == {False, True}
-    assert b._state.peers["a"].theirs_hash == a._state.vector.settle_hash()
+    assert b._state.peers["a"].progress.hash == a._state.vector.settle_hash()
     said.clear()
     network.run(10_000)
     assert [row for row in said if row[0] == "b"] == []
