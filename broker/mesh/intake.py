@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.mesh import frame
 from broker.mesh.bundle import FLAG_RETAINED, BundleInvalid, Header, Message, decode_body, is_kept
-from broker.mesh.events import Gap
+from broker.mesh.events import Gap, OwnBundle
 from broker.mesh.frame import NEVER, SERVED, FrameInvalid
 from broker.mesh.limits import (
     FRESH_TOPICS_MAX,
@@ -71,6 +71,23 @@ class Intake:
             self._kept(peer, stored, remaining_ms, now_ns)
         else:
             self._fresh(peer, stored, remaining_ms, now_ns)
+
+    def own(self, stored: Stored, messages: list[Message], now_ns: int) -> None:
+        """Take a bundle that this device has just sealed: it is news everywhere, here too."""
+        state, header = self._state, stored.header
+        if is_kept(header.lane):
+            stream = state.kept.get(header.stream)
+            if stream is None:
+                stream = state.kept[header.stream] = KeptStream()
+            stream.position = header.position
+            state.mark_passed(header.stream)
+            state.log_add(stored)
+            state.changes.own.append(
+                OwnBundle(header.lane, header.position, stored.head, stored.body)
+            )
+        self._tree.forward(stored, now_ns)
+        state.note_proofs(stored, messages)
+        state.deliver(state.device, header.incarnation, messages)
 
     def _fresh(self, peer: str, stored: Stored, remaining_ms: int, now_ns: int) -> None:
         state, header = self._state, stored.header

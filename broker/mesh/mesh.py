@@ -28,19 +28,17 @@ from broker.mesh.bundle import (
     VIA_SHIFT,
     Message,
     body_bytes_estimate,
-    is_kept,
     is_private,
     lane_of,
 )
 from broker.mesh.control import Vouch, decode_control
 from broker.mesh.dialogue import Dialogue
-from broker.mesh.events import Changes, Event, MeshFull, OwnBundle, Restored
+from broker.mesh.events import Changes, Event, MeshFull, Restored
 from broker.mesh.frame import FrameInvalid
 from broker.mesh.guard import Guard
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
     CROWDED_BYTES,
-    DIGEST_MS,
     INCARNATION_KNOWN_MAX,
     JOIN_WAIT_MS,
     MESSAGE_BYTES_MAX,
@@ -48,21 +46,19 @@ from broker.mesh.limits import (
     OPEN_BYTES_MAX,
     PRESSED_BYTES,
     REFUSED_BYTES,
-    SILENCE_MS,
-    TICK_MS,
     TOPIC_BYTES_MAX,
 )
 from broker.mesh.memory import remember
-from broker.mesh.pace import Pace
 from broker.mesh.peer import Peer
 from broker.mesh.reconcile import Reconciler
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.state import State
-from broker.mesh.streams import KeptStream
+from broker.mesh.timers import Timers
 from broker.mesh.tree import Tree
 from broker.mesh.unicast import Unicast, check_unicast
 
 if TYPE_CHECKING:
+    from broker.mesh.bundle import Position
     from broker.mesh.state import Choice, Statistics
     from broker.mesh.tags import Seals
 
@@ -99,11 +95,17 @@ class Mesh:
         self._reconciler = Reconciler(self._state, self._intake, guard)
         self._dialogue = Dialogue(self._state, self._intake, self._tree, guard, self._reconciler)
         self._unicast = Unicast(self._state, guard)
-        self._pace = Pace()
         self._open_bytes = 0
         self._local_open: list[Message] = []
-        self._next_digest_ns = now_ns + DIGEST_MS * MS
-        self._next_tick_ns = now_ns + TICK_MS * MS
+        self._timers = Timers(
+            self._state,
+            self._intake,
+            self._dialogue,
+            self._reconciler,
+            self._unicast,
+            self._tree,
+            now_ns,
+        )
         self.set_wall_clock(wall_ms, now_ns, synchronised=False)
         self._state.clock.pass_bound(now_ns)
         remember(self._state, self._intake, guard, restored, now_ns)
@@ -209,34 +211,20 @@ class Mesh:
             self._local_open = []
         self._unicast.seal(now_ns)
         if state.origin.pending:
-            self._seal(now_ns)
+            for stored, messages in state.origin.seal(self._own_positions(), now_ns):
+                self._intake.own(stored, messages, now_ns)
         state.measure_backlog()
 
-    def _seal(self, now_ns: int) -> None:
+    def _own_positions(self) -> dict[int, Position]:
+        """By lane: where own streams stand, as far as a bundle that is sealed now must say it."""
         state = self._state
-        positions = (
-            {
-                lane: stream.position
-                for (origin, lane), stream in state.kept.items()
-                if origin == state.device
-            }
-            if state.origin.starting
-            else {}
-        )
-        for stored, messages in state.origin.seal(positions, now_ns):
-            header = stored.header
-            if is_kept(header.lane):
-                if header.stream not in state.kept:
-                    state.kept[header.stream] = KeptStream()
-                state.kept[header.stream].position = header.position
-                state.mark_passed(header.stream)
-                state.log_add(stored)
-                state.changes.own.append(
-                    OwnBundle(header.lane, header.position, stored.head, stored.body)
-                )
-            self._tree.forward(stored, now_ns)
-            state.note_proofs(stored, messages)
-            state.deliver(state.device, header.incarnation, messages)
+        if not state.origin.starting:
+            return {}
+        return {
+            lane: stream.position
+            for (origin, lane), stream in state.kept.items()
+            if origin == state.device
+        }
 
     def link_up(self, peer: str, now_ns: int) -> None:
         """A link to a neighbour is there; the mesh says hello first."""
@@ -287,44 +275,13 @@ class Mesh:
 
     def handle_timer(self, now_ns: int) -> None:
         """Do what is due; the driver calls it at `next_timer`."""
-        state = self._state
-        for peer in state.peers.values():
-            if now_ns - peer.heard_ns >= SILENCE_MS * MS:
-                state.close_link(peer, f"silent for {SILENCE_MS} ms")
-            if now_ns >= peer.ping_due_ns:
-                peer.ping(now_ns)
-                if not peer.established:
-                    self._dialogue.say_hello(peer, now_ns)
-            if peer.stall_ends_ns is not None and now_ns >= peer.stall_ends_ns:
-                peer.suspend()
-                state.counters["suspended"] += 1
-                self._unicast.lost_by(peer.name, now_ns)
-            peer.ring(now_ns)
-            if peer.resync_ns is not None and now_ns >= peer.resync_ns:
-                peer.resync(now_ns)
-            self._grant(peer)
-        if now_ns >= self._next_digest_ns:
-            self._compare(now_ns)
-        self._repair(now_ns)
-        self._reconciler.due(now_ns)
-        self._unicast.due(now_ns)
-        if now_ns >= self._next_tick_ns:
-            self._next_tick_ns = now_ns + TICK_MS * MS
-            self._tick(now_ns)
+        self._timers.handle(now_ns)
 
     # What the driver takes.
 
     def next_timer(self) -> int:
         """When `handle_timer` wants to be called next, in monotonic nanoseconds."""
-        state = self._state
-        next_ns = min(self._next_digest_ns, self._next_tick_ns)
-        room_bytes = PRESSED_BYTES - state.backlog_bytes
-        for peer in state.peers.values():
-            next_ns = min(next_ns, peer.next_ns(room_bytes))
-        for at_ns in (state.repair.next_ns(), self._tree.next_ns(), state.flights.next_ns()):
-            if at_ns is not None and at_ns < next_ns:
-                next_ns = at_ns
-        return next_ns
+        return self._timers.next_ns()
 
     @property
     def stores_first(self) -> bool:
@@ -448,51 +405,6 @@ class Mesh:
                     self._unicast.hear(bringer, parked.kind, parked.data, parked.since_ns)
             except FrameInvalid as error:
                 self._state.blame(bringer, str(error), now_ns)
-
-    def _grant(self, link: Peer) -> None:
-        """Let a neighbour send more, as far as none that still reads is behind."""
-        room_bytes = PRESSED_BYTES - self._state.backlog_bytes
-        if link.credit.due(room_bytes):
-            link.credit.grant(room_bytes)
-            link.say_record(frame.encode_credit(link.credit.granted_bytes))
-
-    def _compare(self, now_ns: int) -> None:
-        """Tell some neighbours where this device stands."""
-        state = self._state
-        self._pace.adapt(state.repair.found, state.backlog_bytes)
-        self._next_digest_ns = now_ns + self._pace.interval_ms * MS
-        names = sorted(name for name, peer in state.peers.items() if peer.established)
-        for _ in range(min(self._pace.links, len(names))):
-            name = state.choice.choice(names)
-            names.remove(name)
-            state.peers[name].digest_due = True
-
-    def _repair(self, now_ns: int) -> None:
-        state = self._state
-        repair_ns, tree_ns = state.repair.next_ns(), self._tree.next_ns()
-        if tree_ns is not None and now_ns >= tree_ns:
-            self._tree.handle_timer(now_ns)
-        if repair_ns is None or now_ns < repair_ns:
-            return
-        todo = state.repair.due(now_ns)
-        for name, rows in todo.ranges.items():
-            for want in state.repair.pages(rows):
-                state.peers[name].say(want)
-        for origin, name in todo.grafts:
-            self._tree.graft(origin, state.peers[name])
-        for stream, position in todo.lost:
-            self._intake.give_up(stream, position, now_ns)
-
-    def _tick(self, now_ns: int) -> None:
-        state = self._state
-        state.log.expire(now_ns)
-        if state.join_until_ns is not None and now_ns >= state.join_until_ns:
-            state.joining = False
-        if state.rebuild_until_ns is not None and now_ns >= state.rebuild_until_ns:
-            state.rebuilding, state.rebuild_until_ns = False, None
-            for stream in state.kept.values():
-                stream.end_rebuild()
-        state.age(now_ns)
 
 
 def _rank(held: RetainedMap, topic: str, payload: bytes, rank: int) -> int:

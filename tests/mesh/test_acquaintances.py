@@ -143,7 +143,7 @@ def peer_called(name, incarnation):
 def test_a_digest_that_does_not_add_up_is_asked_for_until_one_does(said):
     network = acquainted()
     a, b = (network.devices[name].running for name in "ab")
-    a._next_digest_ns = b._next_digest_ns = 1 << 62
+    a._timers.next_digest_ns = b._timers.next_digest_ns = 1 << 62
     b._state.peers["a"].progress.hash ^= 1  # as if a digest had been lost
     network.path("b", "a").conditions = Conditions(loss=1.0)
     a._state.peers["b"].digest_due = True
@@ -169,7 +169,7 @@ def test_a_first_digest_that_is_lost_is_asked_for():
     network.kill("c")
     a, b = (network.devices[name].running for name in "ab")
     network.heal()
-    a._next_digest_ns = b._next_digest_ns = 1 << 62
+    a._timers.next_digest_ns = b._timers.next_digest_ns = 1 << 62
     network.run(4)  # both hellos are under way
     network.path("a", "b").conditions = Conditions(5, 0, loss=1.0)
     while not a._state.peers["b"].established:

@@ -120,7 +120,7 @@ def test_who_holds_what_another_has_pushed_past_is_heard_of_before_that_one_give
     network.run(500)
     network.publish("a", "t", b"2", qos=1)  # waits at both; c has pushed it to b
     network.run(3_000)
-    network.devices["b"].running._next_digest_ns = 1 << 62  # announcements must do
+    network.devices["b"].running._timers.next_digest_ns = 1 << 62  # announcements must do
     network.cut.discard(("b", "x"))
     network.connect(("b", "x"))
     network.run(20_000)
