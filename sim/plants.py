@@ -17,8 +17,9 @@ from broker.mesh.mesh import Mesh
 from broker.mesh.repair import Repair
 from broker.mesh.retained import RetainedMap
 from broker.mesh.streams import KeptStream
-from broker.mesh.unicast import Window
+from broker.mesh.unicast import Unicast
 from broker.mesh.vector import Vector
+from broker.mesh.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,8 +117,8 @@ def _nothing(_: Any) -> Any:
     return lambda *_arguments, **_options: None
 
 
-def _no(_: Any) -> Any:
-    return lambda *_arguments, **_options: False
+def _new_window(_: Any) -> Any:
+    return lambda *_arguments: Window()
 
 
 def _number(value: int) -> Callable[[Any], int]:
@@ -179,7 +180,7 @@ PLANTS: Final = {
     ),
     "copies-untold": Plant(
         "a copy of a call is not told from the call",
-        "hub", Window, "has", _no,
+        "hub", Unicast, "_window", _new_window,
     ),
     "raises": Plant(
         "a digest of a stream that is not known raises",

@@ -29,7 +29,7 @@ from broker.mesh.limits import (
     UNICAST_RESEND_FIRST_MS,
     UNICAST_RESEND_MAX_MS,
     UNICAST_RESEND_MIN_MS,
-    UNICAST_WINDOW_NUMBERS,
+    WINDOW_NUMBERS,
 )
 from broker.mesh.log import Stored
 from broker.mesh.tags import sealed
@@ -280,7 +280,7 @@ class Flights:
             opens
             and (
                 len(destination.flights) >= UNICAST_FLIGHTS_MAX
-                or destination.following - oldest >= UNICAST_WINDOW_NUMBERS
+                or destination.following - oldest >= WINDOW_NUMBERS
             )
         ):
             raise MeshFull(f"too much is under way to {to}; wait for its answers")

@@ -67,8 +67,9 @@ WAITING_BUNDLES_MAX: Final = 1_024
 """Bundles of one stream that wait for a gap to close. Beyond it the farthest is dropped; repair brings it back."""
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 """The same over all streams. Guess: half the log."""
-FRESH_WINDOW_SEQUENCES: Final = 1_024
-"""How far behind the newest a fresh bundle may arrive and still be told from a duplicate."""
+WINDOW_NUMBERS: Final = 1_024
+"""How far behind the newest a fresh or a unicast bundle may come and still be told from a copy; and how far apart
+numbers of unicast under way may lie. Four times UNICAST_FLIGHTS_MAX."""
 FRESH_TOPICS_MAX: Final = 20_000
 """Topics whose newest clock is remembered, so that an older value never follows a newer one."""
 RETAINED_TOPICS_MAX: Final = 20_000
@@ -175,8 +176,6 @@ UNICAST_ALL_BYTES_MAX: Final = 8 * 1024 * 1024
 """The same in bytes. Guess: half the log."""
 UNICAST_DESTINATIONS_MAX: Final = 4_096
 """Devices whose numbers and round trips are remembered; more than UNICAST_ALL_FLIGHTS_MAX, so one is idle."""
-UNICAST_WINDOW_NUMBERS: Final = 1_024
-"""How far numbers under way may lie apart, and how far back a destination tells copies: four times FLIGHTS_MAX."""
 UNICAST_SENDERS_MAX: Final = 4_096
 """(origin, incarnation) pairs whose numbers a destination remembers, at about 400 bytes each."""
 UNICAST_PASSING_MAX: Final = 4_096
@@ -265,7 +264,7 @@ CLOCK_BOUND_MS: Final = 10_000
 
 assert BUNDLE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert PING_MS * 3 < SILENCE_MS
-assert UNICAST_FLIGHTS_MAX < UNICAST_WINDOW_NUMBERS
+assert UNICAST_FLIGHTS_MAX < WINDOW_NUMBERS
 assert UNICAST_ALL_FLIGHTS_MAX < UNICAST_DESTINATIONS_MAX
 assert WANT_DELAY_MS < WANT_RETRY_MS < GAP_WAIT_MS < GAP_AWAY_MS
 assert PRESSED_BYTES < CROWDED_BYTES < REFUSED_BYTES < OUTBOX_BYTES_MAX

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from broker.mesh.log import Stored
     from broker.mesh.peer import Peer, PeerStatistics
     from broker.mesh.tags import Seals
-    from broker.mesh.unicast import Passing, Window
+    from broker.mesh.unicast import Passing
+    from broker.mesh.window import Window
 
 __all__ = ["Choice", "State", "Statistics"]
 

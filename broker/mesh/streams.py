@@ -19,8 +19,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from broker.mesh.bundle import START
-from broker.mesh.limits import FRESH_WINDOW_SEQUENCES, LOG_BUNDLES_MAX, WAITING_BUNDLES_MAX
+from broker.mesh.limits import LOG_BUNDLES_MAX, WAITING_BUNDLES_MAX
 from broker.mesh.log import holes_between
+from broker.mesh.window import Window
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Position
@@ -154,34 +155,25 @@ class KeptStream:
 class FreshStream:
     """One fresh lane of one origin: a window of sequences, so that a copy is told from news."""
 
-    __slots__ = ("_seen", "incarnation", "newest")
+    __slots__ = ("_window", "incarnation")
 
     def __init__(self) -> None:
         self.incarnation = 0
-        self.newest = 0
-        self._seen = 0
+        self._window = Window()
+
+    @property
+    def position(self) -> Position:
+        """The newest that has come."""
+        return (self.incarnation, self._window.newest)
 
     def knows(self, incarnation: int, sequence: int) -> bool:
         """Whether a bundle would be a copy, or come too late."""
         if incarnation != self.incarnation:
             return incarnation < self.incarnation
-        behind = self.newest - sequence
-        return behind >= 0 and (behind >= FRESH_WINDOW_SEQUENCES or bool(self._seen >> behind & 1))
+        return not self._window.reaches(sequence) or self._window.has(sequence)
 
-    def accept(self, incarnation: int, sequence: int) -> bool:
-        """Whether the bundle is news."""
-        if incarnation < self.incarnation:
-            return False
+    def accept(self, incarnation: int, sequence: int) -> None:
+        """Take a bundle that `knows` nothing of."""
         if incarnation > self.incarnation:
-            self.incarnation, self.newest, self._seen = incarnation, sequence, 1
-            return True
-        ahead = sequence - self.newest
-        if ahead > 0:
-            kept_bits = FRESH_WINDOW_SEQUENCES - ahead
-            self._seen = (self._seen & ((1 << kept_bits) - 1)) << ahead | 1 if kept_bits > 0 else 1
-            self.newest = sequence
-            return True
-        if -ahead >= FRESH_WINDOW_SEQUENCES or self._seen >> -ahead & 1:
-            return False
-        self._seen |= 1 << -ahead
-        return True
+            self.incarnation, self._window = incarnation, Window()
+        self._window.add(sequence)

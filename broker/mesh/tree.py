@@ -236,7 +236,7 @@ class Tree:
         if stream[0] == self._state.device:
             return self._state.origin.last(stream[1])
         fresh = self._state.fresh.get(stream)
-        return (fresh.incarnation, fresh.newest) if fresh is not None else START
+        return fresh.position if fresh is not None else START
 
     def _optimise(self, peer: Peer, origin: str, hops: int) -> None:
         """Take the shorter path when a lazy neighbour has had the same thing over far fewer links."""

@@ -19,7 +19,7 @@ the destination shows one, a heartbeat later at most, and what waited for it lea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh import frame
 from broker.mesh.bundle import INTEGER_MAX, BundleInvalid, decode_body, is_device
@@ -33,9 +33,9 @@ from broker.mesh.limits import (
     UNICAST_PASSING_MAX,
     UNICAST_RETRIES_MAX,
     UNICAST_SENDERS_MAX,
-    UNICAST_WINDOW_NUMBERS,
 )
 from broker.mesh.log import Stored
+from broker.mesh.window import Window
 
 if TYPE_CHECKING:
     from broker.mesh.flights import Flight
@@ -43,12 +43,10 @@ if TYPE_CHECKING:
     from broker.mesh.peer import Peer
     from broker.mesh.state import State
 
-__all__ = ["Passing", "Unicast", "Window", "check_unicast"]
+__all__ = ["Passing", "Unicast", "check_unicast"]
 
 Key = tuple[str, int, str, int]
 """A bundle as `Header.flight` tells it: origin, incarnation, destination, number."""
-
-_WINDOW_MASK: Final = (1 << UNICAST_WINDOW_NUMBERS) - 1
 
 
 def check_unicast(to: str, lifetime_ms: int, *, retained: bool) -> None:
@@ -69,34 +67,6 @@ class Passing(NamedTuple):
     next_hop: str
     hops: int
     expires_ns: int
-
-
-class Window:
-    """Which numbers of one origin and incarnation have arrived: the newest, and a bit for each before it."""
-
-    __slots__ = ("_bits", "_newest")
-
-    def __init__(self) -> None:
-        self._newest = 0
-        self._bits = 0
-
-    def reaches(self, number: int) -> bool:
-        """Whether it can tell a copy at this number; an origin has nothing under way before that."""
-        return self._newest - number < UNICAST_WINDOW_NUMBERS
-
-    def has(self, number: int) -> bool:
-        """Whether this number has arrived."""
-        return number <= self._newest and bool(self._bits >> (self._newest - number) & 1)
-
-    def add(self, number: int) -> None:
-        """It has arrived now."""
-        ahead = number - self._newest
-        if ahead <= 0:
-            self._bits |= 1 << -ahead
-            return
-        # A number far ahead must not make an integer of as many bits.
-        kept = self._bits << ahead if ahead < UNICAST_WINDOW_NUMBERS else 0
-        self._newest, self._bits = number, (kept | 1) & _WINDOW_MASK
 
 
 class Unicast:
@@ -222,7 +192,8 @@ class Unicast:
         window = self._window(header.origin, header.incarnation)
         number = header.sequence
         if not window.reaches(number):
-            # Long over for an honest origin; to acknowledge it could hide a loss from one whose number was forged.
+            # An honest origin has nothing under way from so long ago; to acknowledge it could hide a loss from one
+            # whose number was forged.
             state.counters["unicast_stale"] += 1
             return
         known = window.has(number)

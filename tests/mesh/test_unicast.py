@@ -11,9 +11,9 @@ from broker.mesh.limits import (
     MESSAGE_BYTES_MAX,
     MS,
     UNICAST_HOPS_MAX,
-    UNICAST_WINDOW_NUMBERS,
+    WINDOW_NUMBERS,
 )
-from broker.mesh.unicast import Window
+from broker.mesh.window import Window
 from sim.network import Network
 from sim.path import Conditions
 from tests.mesh.unicast import (
@@ -403,7 +403,7 @@ def test_a_window_tells_copies_and_survives_huge_numbers():
     window, seen, random = Window(), set(), Random(3)
     newest = 0
     for _ in range(20_000):
-        number = max(1, newest + random.randrange(-UNICAST_WINDOW_NUMBERS + 1, 40))
+        number = max(1, newest + random.randrange(-WINDOW_NUMBERS + 1, 40))
         newest = max(newest, number)
         if window.reaches(number):
             assert window.has(number) is (number in seen)
@@ -413,4 +413,4 @@ def test_a_window_tells_copies_and_survives_huge_numbers():
     assert window.has(1 << 62)
     assert not window.has((1 << 62) - 1)
     assert not window.reaches(newest)
-    assert window._bits.bit_length() <= UNICAST_WINDOW_NUMBERS
+    assert window._bits.bit_length() <= WINDOW_NUMBERS

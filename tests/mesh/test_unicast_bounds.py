@@ -18,7 +18,7 @@ from broker.mesh.limits import (
     UNICAST_PASSING_MAX,
     UNICAST_RETRIES_MAX,
     UNICAST_SENDERS_MAX,
-    UNICAST_WINDOW_NUMBERS,
+    WINDOW_NUMBERS,
 )
 from tests.mesh.unicast import (
     acquainted,
@@ -92,7 +92,7 @@ def test_numbers_under_way_never_lie_farther_apart_than_a_window():
     mesh = linked("b")
     mesh.publish("t", b"first", 0, lifetime_ms=100_000, to="b")
     mesh.seal(0)
-    for number in range(2, UNICAST_WINDOW_NUMBERS + 1):
+    for number in range(2, WINDOW_NUMBERS + 1):
         mesh.publish("t", b"", 0, lifetime_ms=1_000, to="b")
         mesh.seal(0)
         tell(mesh, "b", encode_control(Ack("a", 1, "b", number, expired=False, hops=1)))
