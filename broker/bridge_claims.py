@@ -16,9 +16,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from broker.mesh.limits import MS
+
 __all__ = ["Claim", "Claims"]
 
-MS: Final = 1_000_000
 CLAIM_MS: Final = 3_000
 """Three claims may be lost: the lifetime of the topic."""
 CLAIM_EVERY_MS: Final = 1_000

@@ -16,9 +16,10 @@ from collections import deque
 from hashlib import blake2b
 from typing import Final
 
+from broker.mesh.limits import MS
+
 __all__ = ["Echoes"]
 
-MS: Final = 1_000_000
 ECHO_MS: Final = 10_000
 """From a publish to its echo, a slow broker included. Guess."""
 ECHOES_MAX: Final = 10_000

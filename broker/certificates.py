@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PEM",
+    "SIGNATURE",
     "Issuer",
     "Key",
     "PublicKey",
@@ -62,6 +63,8 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey
 Names: TypeAlias = x509.SubjectAlternativeName
 
 PEM: Final = serialization.Encoding.PEM
+SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
+"""How the keys of members, and that of the authority, sign what is no certificate."""
 _BACKDATED: Final = timedelta(hours=1)
 """Other clocks of the fleet may be a little behind."""
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")

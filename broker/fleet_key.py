@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.certificates import SIGNATURE
 from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ NOTICE_BYTES_MAX: Final = 200 * 1024
 _BEGIN: Final = "-----BEGIN FLOCKMQ FLEET KEY-----"
 _END: Final = "-----END FLOCKMQ FLEET KEY-----"
 _SIGNED_AS: Final = b"flockmq fleet key 1\0"
-_SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 _CURVE: Final = ec.SECP256R1()
 
 
@@ -127,7 +127,7 @@ def make_notice(
     point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     numbers = [(key.number, key.from_ms) for key in keys]
     content = msgspec.msgpack.encode(_Content(fleet, number, whole, numbers, point, wrapped))
-    signature = authority.sign(_SIGNED_AS + content, _SIGNATURE)
+    signature = authority.sign(_SIGNED_AS + content, SIGNATURE)
     text = b64encode(msgspec.msgpack.encode((signature, content))).decode()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return "\n".join([_BEGIN, *lines, _END, ""]).encode()
@@ -167,7 +167,7 @@ def _verified(pem: bytes, authority: PublicKey) -> _Content:
     try:
         packed = b64decode("".join(text.splitlines()[1:-1]), validate=True)
         signature, content = msgspec.msgpack.decode(packed, type=tuple[bytes, bytes])
-        authority.verify(signature, _SIGNED_AS + content, _SIGNATURE)
+        authority.verify(signature, _SIGNED_AS + content, SIGNATURE)
         return msgspec.msgpack.decode(content, type=_Content)
     except InvalidSignature:
         raise CertificateInvalid("the fleet's authority has not signed it") from None

@@ -26,6 +26,8 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from broker.mesh.limits import MS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,7 +56,6 @@ _TAG_BYTES: Final = 16
 """Half of SHA-256, as RFC 2104 allows: 2**64 tries for an even chance would take a hub some centuries."""
 ENVELOPE_BYTES: Final = _HEAD.size + _TAG_BYTES
 
-MS: Final = 1_000_000
 OFFER_MS_MIN: Final = 250
 """An offer that nobody answers is repeated after so long, then after twice as long each time,"""
 OFFER_MS_MAX: Final = 4_000

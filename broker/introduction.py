@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from broker.embedded import packets
 from broker.errors import MalformedPacket
 from broker.mesh.frame import PROTOCOL
+from broker.topic_names import Id  # noqa: TC001 - msgspec reads the types of what came
 from broker.trust import NotAdmitted, Trust, explain
 
 __all__ = ["DEVICE_TOPIC", "Introduction", "Unanswered", "ask", "introduction", "meet"]
@@ -38,8 +39,8 @@ KEEP_ALIVE_S: Final = 10
 class Introduction(msgspec.Struct, frozen=True):
     """Who a device is."""
 
-    device: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
-    site: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+    device: Id
+    site: Id
     protocol: int
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from broker.topics import COUNTER_MAX
+from broker.topics import COUNTER_MAX, Id
 
 __all__ = [
     "ENVELOPE_BYTES_MAX",
@@ -23,6 +23,7 @@ __all__ = [
     "SealBroken",
     "Statement",
     "manifest_in",
+    "one_line",
     "read_envelope",
     "write_envelope",
 ]
@@ -32,7 +33,6 @@ ENVELOPE_BYTES_MAX: Final = 248 * 1024
 KEYS_MAX: Final = 8
 """Keys in a row; after that the operator's certificate vouches anew. A change each quarter for two years."""
 
-_Id: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
 _Signature: TypeAlias = Annotated[bytes, Meta(max_length=128)]
 
 
@@ -53,8 +53,8 @@ class SealBroken(ValueError):
 class Statement(msgspec.Struct, frozen=True):
     """That a key speaks for an operator."""
 
-    fleet: _Id
-    operator: _Id
+    fleet: Id
+    operator: Id
     number: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
     """Counts up with each key of this operator: the moment at which it was made, in milliseconds since 1970."""
     key: Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -102,7 +102,7 @@ def read_envelope(payload: bytes) -> Envelope:
         payload.decode()  # msgspec does not look at the text of fields that it skips
         return _read(payload)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise SealBroken("unreadable", _line(error)) from None
+        raise SealBroken("unreadable", one_line(error)) from None
 
 
 def manifest_in(envelope: Envelope) -> bytes:
@@ -110,5 +110,6 @@ def manifest_in(envelope: Envelope) -> bytes:
     return bytes(envelope.manifest)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, as the detail of a `SealBroken`."""
     return " ".join(str(error).split())[:150]

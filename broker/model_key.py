@@ -12,17 +12,15 @@ the way out. The key is never told or logged. Source: TUF, root rotation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.certificates import member_of, read_key
+from broker.certificates import SIGNATURE, member_of, read_key
 from broker.errors import IdentityUnusable
 from broker.identity import CertificateInvalid, Role
 from broker.identity_folder import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MODEL_KEY_FILE
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from broker.identity import Certificate
 
 __all__ = ["ModelKey"]
-
-_SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -103,7 +99,7 @@ class ModelKey:
         first = self._keys[0]
         try:
             self._own_key.public_key().verify(
-                first.signature, signed_key(bytes(first.statement)), _SIGNATURE
+                first.signature, signed_key(bytes(first.statement)), SIGNATURE
             )
         except InvalidSignature:
             return False
@@ -112,7 +108,7 @@ class ModelKey:
     def _vouch(self, private: Ed25519PrivateKey, number: int) -> None:
         """Begin a row of keys with this one."""
         statement = self._statement(private, number)
-        signature = self._own_key.sign(signed_key(statement), _SIGNATURE)
+        signature = self._own_key.sign(signed_key(statement), SIGNATURE)
         self._keep(private, (Key(msgspec.Raw(statement), signature),))
 
     def _statement(self, private: Ed25519PrivateKey, number: int) -> bytes:

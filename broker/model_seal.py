@@ -15,35 +15,41 @@ Source: TUF for keys that succeed each other (root rotation); RFC 8032 for Ed255
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
-from broker.certificates import member_of
+from broker.certificates import SIGNATURE, member_of
 from broker.identity import CertificateInvalid, Role
-from broker.model_envelope import Key, SealBroken, Statement, manifest_in, read_envelope
-from broker.topics import COUNTER_MAX, parse
+from broker.model_envelope import (
+    Key,
+    SealBroken,
+    Statement,
+    manifest_in,
+    one_line,
+    read_envelope,
+)
+from broker.topics import COUNTER_MAX, Id, parse
+
+if TYPE_CHECKING:
+    from broker.certificates import PublicKey
 
 __all__ = ["Seal", "check_seal", "signed_key", "signed_manifest"]
 
 _SKEW_MS: Final = 300_000
 """How far an operator's clock may be behind the authority's."""
-_SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 
-_Id: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
 _AtMs: TypeAlias = Annotated[int, Meta(ge=0, le=2**47 - 1)]
 
 
 class Head(msgspec.Struct, frozen=True):
     """What of a manifest matters to its seal; agents read the rest."""
 
-    site: _Id
-    name: _Id
+    site: Id
+    name: Id
     counter: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
     made_ms: _AtMs
 
@@ -104,7 +110,7 @@ def check_seal(payload: bytes, topic: str, fleet: str, authority_pem: bytes) -> 
     try:
         head = _read_head(manifest)
     except (ValueError, RecursionError) as error:
-        raise SealBroken("unreadable", _line(error)) from None
+        raise SealBroken("unreadable", one_line(error)) from None
     named = parse(topic)
     if (head.site, head.name) != (named["site"], named["name"]):
         raise SealBroken("another model's", f"it is for {head.name} of site {head.site}")
@@ -115,7 +121,7 @@ def check_seal(payload: bytes, topic: str, fleet: str, authority_pem: bytes) -> 
 
 
 def _follow(
-    keys: tuple[Key, ...], certified: ec.EllipticCurvePublicKey, fleet: str, operator: str
+    keys: tuple[Key, ...], certified: PublicKey, fleet: str, operator: str
 ) -> tuple[tuple[int, bytes], ...]:
     """The row of keys, each vouched for by the one before it, the first by the certificate."""
     row: list[tuple[int, bytes]] = []
@@ -125,13 +131,13 @@ def _follow(
             _verify(row[-1][1], key.signature, signed_key(raw), f"of key {row[-1][0]}")
         else:
             try:
-                certified.verify(key.signature, signed_key(raw), _SIGNATURE)
+                certified.verify(key.signature, signed_key(raw), SIGNATURE)
             except InvalidSignature:
                 raise SealBroken("wrong signature", "of the certificate") from None
         try:
             statement = _read_statement(raw)
         except (ValueError, RecursionError) as error:
-            raise SealBroken("unreadable", _line(error)) from None
+            raise SealBroken("unreadable", one_line(error)) from None
         if (statement.fleet, statement.operator) != (fleet, operator):
             raise SealBroken("wrong signature", "a key is another operator's")
         if row and statement.number <= row[-1][0]:
@@ -145,7 +151,3 @@ def _verify(key: bytes, signature: bytes, said: bytes, what: str) -> None:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, said)
     except (InvalidSignature, ValueError):
         raise SealBroken("wrong signature", what) from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:150]

@@ -28,10 +28,8 @@ from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.certificates import key_number, member_of, public_key_of, read_key
+from broker.certificates import SIGNATURE, key_number, member_of, public_key_of, read_key
 from broker.fleet_key import OVERLAP_MS, Notice, read_notice
 from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
 from broker.identity_folder import (
@@ -69,7 +67,6 @@ _SIGN_COVERED: Final = 8 + _DIGEST_BYTES
 _MAC_KIND: Final = bytes((MAC,))
 _SIGNED: Final = b"flockmq bundle 1\0" + bytes((SIGNED,))
 """Before all that is signed: the same key makes signatures in TLS."""
-_SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 _FOREVER: Final = 1 << 63
 _PEM_END: Final = "-----END CERTIFICATE-----"
 SIGNERS_MAX: Final = 2_048
@@ -185,7 +182,7 @@ class FleetSeals:
         if self._macs(lane):
             return MAC, mac_tag(self._key_number, self._secret, covered, body)
         tag = self._own_number + sha256(body).digest()
-        return SIGNED, tag + self._own_key.sign(signed_bytes(covered, tag), _SIGNATURE)
+        return SIGNED, tag + self._own_key.sign(signed_bytes(covered, tag), SIGNATURE)
 
     def is_current(self, header: Header) -> bool:
         """Whether an own bundle's tag is one that would be made today."""
@@ -239,7 +236,7 @@ class FleetSeals:
             return _BAD_BODY
         try:
             said = signed_bytes(covered, tag[:_SIGN_COVERED])
-            signer.public_key.verify(tag[_SIGN_COVERED:], said, _SIGNATURE)
+            signer.public_key.verify(tag[_SIGN_COVERED:], said, SIGNATURE)
         except InvalidSignature:
             return _BAD_TAG
         self._signers.move_to_end(number)

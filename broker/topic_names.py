@@ -9,9 +9,12 @@ stands in `broker.topics`, which passes all these names on.
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
 
 __all__ = [
+    "Id",
     "TopicError",
     "announcement_topic",
     "bridge_topic",
@@ -44,6 +47,8 @@ _TOPIC_BYTES_MAX: Final = 65_535
 """What a length field of two bytes can say."""
 
 _ID: Final = re.compile(r"[a-z0-9-]{1,32}")
+Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"^{_ID.pattern}\Z")]
+"""An id in a payload: what may stand for a placeholder."""
 
 
 class TopicError(ValueError):

@@ -15,6 +15,7 @@ from typing import Annotated, Final, NamedTuple, TypeAlias
 import msgspec
 
 from broker.topic_names import (
+    Id,
     TopicError,
     announcement_topic,
     bridge_topic,
@@ -51,6 +52,7 @@ __all__ = [
     "TABLE",
     "TTL_MS_MAX",
     "UNREADABLE_TTL_MS",
+    "Id",
     "Lifetime",
     "Placement",
     "Priority",
@@ -318,8 +320,8 @@ class _Ttl(msgspec.Struct):
 class _Manifest(msgspec.Struct):
     """Of a manifest that readers will take; one that they will not must not outrank one that they do."""
 
-    site: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+    site: Id
+    name: Id
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     counter: Annotated[int, msgspec.Meta(ge=1, le=COUNTER_MAX)]
 

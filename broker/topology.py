@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from broker.mesh.limits import MS
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -51,7 +53,6 @@ NEARER_FACTOR: Final = 0.8
 NEARER_MS: Final = 1.0
 """Another device must be nearer by a fifth and by a millisecond to take the place of a near link: jitter of a LAN must
 not move links. Guess."""
-MS: Final = 1_000_000
 
 
 class Chance(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.hub_session import HubSession
+from broker.mesh.limits import MS
 from sim.plants import Plant
 from sim.randomness import stream
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from sim.scene import Scene
 
 RULE = "frames through a hub carry a session, a number and a tag"
-MS = 1_000_000
 FRAMES = 300
 
 
