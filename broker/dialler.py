@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.link import DialledPipe, Unwelcome
 from broker.lookup import Lookup
-from broker.trust import explain
+from broker.tls import HANGS_UP, explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,8 +57,6 @@ AGAIN_S: Final = 0.05
 """After a link that has lived: both ends dial again, and should not do so at the same instant."""
 LIVED_S_MIN: Final = 1.0
 """A link that ends sooner counts as a failure, so that a neighbour that will not have us is not dialled in a loop."""
-_HUNG_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""What the end of a connection within a handshake looks like, which says nothing of identities."""
 
 
 class Wish(NamedTuple):
@@ -189,7 +187,7 @@ class Dialler:
             pipe.abandon()
             if self._trust is not None:
                 self._trust.refuse_handshake(error, self.neighbour.name)
-            if isinstance(error, _HUNG_UP):
+            if isinstance(error, HANGS_UP):
                 self._note(OSError(explain(error)))
                 return
             through.append(Unwelcome(explain(error)))

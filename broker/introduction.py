@@ -22,8 +22,9 @@ import msgspec
 from broker.embedded import packets
 from broker.errors import MalformedPacket
 from broker.mesh.frame import PROTOCOL
+from broker.tls import explain
 from broker.topic_names import Id  # noqa: TC001 - msgspec reads the types of what came
-from broker.trust import NotAdmitted, Trust, explain
+from broker.trust import NotAdmitted, Trust
 
 __all__ = ["DEVICE_TOPIC", "Introduction", "Unanswered", "ask", "introduction", "meet"]
 

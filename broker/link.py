@@ -19,8 +19,9 @@ from broker.embedded.bodies import REFUSED_UNAVAILABLE
 from broker.embedded.limits import LINK_SLICE_S
 from broker.embedded.slices import Slices
 from broker.packet_connection import KEEP_ALIVE_S, PacketConnection
+from broker.tls import explain
 from broker.topics import frame_topic
-from broker.trust import NotAdmitted, explain
+from broker.trust import NotAdmitted
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,7 +1,6 @@
 """What one device trusts: the fleet's authority, its own certificate, who is revoked; and whom it lets in.
 
-Decides who may connect over TLS: who has a certificate of the same authority that counts at this moment. TLS 1.3 and no
-older, a certificate from both sides, and no session resumption, so that nobody is let in by what counted yesterday. TLS
+Decides who may connect over TLS (`tls.py`): who has a certificate of the same authority that counts at this moment. TLS
 verifies signatures and purposes; dates and revocations are judged here, after the handshake, by the latest time that is
 known (identity.py says why). Everyone who is turned away is counted, by reason.
 
@@ -36,6 +35,7 @@ from broker.identity import (
 from broker.identity_folder import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE
 from broker.mesh.tags import TagInvalid
 from broker.secret_file import read_secret, write_file
+from broker.tls import HANGS_UP, explain, shake_hands, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,28 +45,14 @@ if TYPE_CHECKING:
     from broker.seals import FleetSeals
     from broker.strength import Strength
 
-__all__ = ["Holder", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics", "explain"]
+__all__ = ["Holder", "NotAdmitted", "TlsAt", "Trust", "TrustStatistics"]
 
 logger = logging.getLogger(__name__)
 
-_NO_CHECK_TIME: Final = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for."""
-_FLIGHTS_MAX: Final = 10
-"""Of a handshake; TLS 1.3 needs three."""
-_REASONS: Final = {
-    "CERTIFICATE_REQUIRED": "it wants a certificate, and was shown none",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
-    "UNKNOWN_CA": "it does not know the authority of this device's certificate; is it of another fleet?",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not of this fleet's authority",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; is that its port for plain MQTT?",
-    "HTTP_REQUEST": "it does not speak TLS",
-    "RECORD_LAYER_FAILURE": "it does not speak TLS; is that its port for plain MQTT?",
-    "UNSUPPORTED_PROTOCOL": "it does not speak TLS 1.3",
-    "PROTOCOL_VERSION": "it does not speak TLS 1.3",
-    "NO_SHARED_CIPHER": "it shares no cipher of TLS 1.3",
-    "UNSUPPORTED_CERTIFICATE": "it does not take this device's certificate for what it is used for",
-}
-"""By a part of OpenSSL's name of an error: what a person makes of it."""
+_REASONS_MAX: Final = 32
+"""Different reasons that are counted by name; a certificate of the fleet can be wrong in a dozen ways."""
+_NEIGHBOURS_MAX: Final = 256
+"""Addresses of neighbours that are remembered: as many as an address book holds."""
 
 
 class NotAdmitted(FlockmqError):
@@ -144,8 +130,8 @@ class Trust:
     def __init__(self, directory: Path, moment: Callable[[], Moment]) -> None:
         self._directory = directory
         self.clock = moment
-        self.server = _context(ssl.PROTOCOL_TLS_SERVER)
-        self.client = _context(ssl.PROTOCOL_TLS_CLIENT)
+        self.server = tls_context(ssl.PROTOCOL_TLS_SERVER)
+        self.client = tls_context(ssl.PROTOCOL_TLS_CLIENT)
         self._revoked = _Revoked()
         self._serials: frozenset[int] = frozenset()
         self._refused: Counter[str] = Counter()
@@ -270,7 +256,7 @@ class Trust:
 
     def refuse_handshake(self, error: Exception, where: str) -> None:
         """Count somebody that TLS turned away."""
-        if isinstance(error, ssl.SSLError) and not isinstance(error, _HANGS_UP):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, HANGS_UP):
             self._neighbours.pop(where, None)
         self._refuse(explain(error), where)
 
@@ -282,9 +268,8 @@ class Trust:
         known = reason in self._refused or len(self._refused) < _REASONS_MAX
         self._refused[reason if known else "other reasons"] += 1
         error = NotAdmitted(reason, who)
-        if (
-            str(error) != self._last_refused
-        ):  # a neighbour tries twice a second, for as long as it likes
+        # A neighbour tries twice a second, for as long as it likes.
+        if str(error) != self._last_refused:
             logger.info("not let in: %s", error)
         self._last_refused = str(error)
         return error
@@ -382,63 +367,10 @@ class Trust:
 
     def _try(self, certificate_file: Path) -> Certificate:
         """What a certificate says, once a peer that trusts the authority has believed it."""
-        own, other = _context(ssl.PROTOCOL_TLS_CLIENT), _context(ssl.PROTOCOL_TLS_SERVER)
+        own, other = tls_context(ssl.PROTOCOL_TLS_CLIENT), tls_context(ssl.PROTOCOL_TLS_SERVER)
         for context in (own, other):
             context.load_verify_locations(self._directory / AUTHORITY_FILE)
             context.load_cert_chain(certificate_file, self._directory / KEY_FILE)
         # A viewer's certificate serves a client and no server, so it is believed as a client's.
         other.verify_mode, own.verify_mode = ssl.CERT_REQUIRED, ssl.CERT_NONE
-        return read_certificate(_shake_hands(own, other))
-
-
-_REASONS_MAX: Final = 32
-"""Different reasons that are counted by name; a certificate of the fleet can be wrong in a dozen ways."""
-_HANGS_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""As a dialler does with those of its attempts that come second."""
-_NEIGHBOURS_MAX: Final = 256
-"""Addresses of neighbours that are remembered: as many as an address book holds."""
-
-
-def explain(error: Exception) -> str:
-    """What a person makes of a failed handshake."""
-    if isinstance(error, TimeoutError | ConnectionAbortedError):
-        return "no handshake in time"
-    name = (getattr(error, "reason", None) or str(error)).upper().replace(" ", "_")
-    for part, reason in _REASONS.items():
-        if part in name:
-            return reason
-    if isinstance(error, ssl.SSLError):
-        return f"no handshake: {(error.reason or str(error)).lower().replace('_', ' ')}"
-    return "it hangs up during the handshake"
-
-
-def _context(protocol: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the name is in the URI, and checked by `admit`
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
-    if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0
-    return context
-
-
-def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any] | None:
-    """A handshake in memory: the client's certificate, as the server sees it.
-
-    Raises:
-        ssl.SSLError: One does not believe the other.
-    """
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(down, up),
-        server.wrap_bio(up, down, server_side=True),
-    ]
-    for _ in range(_FLIGHTS_MAX):
-        for end in ends:
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    fields: dict[str, Any] | None = ends[1].getpeercert()
-    return fields
+        return read_certificate(shake_hands(own, other))

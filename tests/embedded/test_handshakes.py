@@ -64,7 +64,7 @@ async def member(fleet, node, name="phone", address="127.0.0.1", client_id=None)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(folder / "ca.pem")
     context.load_cert_chain(folder / "own.pem", folder / "own.key")
-    context.verify_flags |= ssl.VerifyFlags(0x200000)  # as in trust.py: this fleet lives in 2030
+    context.verify_flags |= ssl.VerifyFlags(0x200000)  # as in tls.py: this fleet lives in 2030
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", node.broker.link_port, ssl=context, server_hostname="localhost",
         local_addr=(address, 0),

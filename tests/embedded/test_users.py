@@ -243,7 +243,7 @@ async def by_tls(node: FakeNode, fleet: Fleet, name: str, role: Role):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(folder / "ca.pem")
     context.load_cert_chain(folder / "own.pem", folder / "own.key")
-    context.verify_flags |= ssl.VerifyFlags(0x200000)  # as in trust.py: this fleet lives in 2030
+    context.verify_flags |= ssl.VerifyFlags(0x200000)  # as in tls.py: this fleet lives in 2030
     reader, writer = await asyncio.open_connection("localhost", node.broker.link_port, ssl=context)
     try:
         yield reader, writer

@@ -21,7 +21,7 @@ from broker.dialler import (
 from broker.embedded import packets
 from broker.link import Neighbour
 from broker.radio import Radio
-from broker.trust import explain
+from broker.tls import explain
 from tests.node.virtual import run
 
 ROUND_TRIP_S = 0.02
