@@ -1,10 +1,10 @@
 """Keeps a device's trust up to date: takes renewed certificates and revocation lists from the mesh.
 
 Decides: what is published on this device's `certificate` topic and on the fleet's `revocation` topic is believed as far
-as the authority has signed it, whoever published it. Connections of those who are revoked, or whose time is over, end
-at once, or within JUDGE_S. So is the notice of the key that all devices share. Whoever finds on the topic of either
-something other than the newest that it knows puts that back, so it reaches devices that were away, and nobody makes the
-fleet forget one. Others' renewed certificates are taken where they have signed bundles.
+as the authority has signed it, whoever published it; so is the notice of the key that all devices share. Connections of
+those who are revoked, or whose time is over, end at once, or within JUDGE_S. Whoever finds on the topic of the list or
+of the notice something other than the newest that it knows puts that back, so it reaches devices that were away, and
+nobody makes the fleet forget one. Others' renewed certificates are taken where they have signed bundles.
 
 Assumes a node whose memory is there, since it tells the time: the latest of the system's clock and the stored bound of
 the hybrid clock. On failure: what does not hold is counted and told, and everything stays as it was.
@@ -42,7 +42,7 @@ JUDGE_S: Final = 60.0
 
 
 class _Notice(msgspec.Struct):
-    """Payload of both topics."""
+    """Payload of all three topics."""
 
     pem: str
 
@@ -148,12 +148,13 @@ class Credentials:
 
     def _hear_renewed(self) -> None:
         """Take the renewed certificates of those who sign; what does not hold is theirs to tell."""
-        seals = self._seals
-        for name in seals.names() if seals is not None else []:
+        if self._seals is None:
+            return
+        for name in self._seals.names():
             payload = self._node.retained_value(certificate_topic(site=self._site, device=name))
-            if payload and seals is not None:
+            if payload:
                 with contextlib.suppress(CertificateInvalid, msgspec.DecodeError, UnicodeError):
-                    seals.hear_certificate(_read(payload).pem.encode())
+                    self._seals.hear_certificate(_read(payload).pem.encode())
 
     def _tell(self, topic: str, known: bytes) -> None:
         """Put the newest list, or notice, back where it is missing."""

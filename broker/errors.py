@@ -31,7 +31,7 @@ class FlockmqError(Exception):
 
 
 class Refused(FlockmqError):
-    """The node cannot take this publish now (its log or its lane is full); try again later."""
+    """The node cannot take this publish now: a limit is reached, which the text names; try again later."""
 
 
 class NotBelieved(FlockmqError):

@@ -45,8 +45,6 @@ FORGET_S: Final = 35.0
 """Who has not announced itself for so long, and has no session, is forgotten."""
 LIVED_S_MIN: Final = 5.0
 """A connection that ends sooner counts as a failure."""
-
-
 UNSENT_BYTES_MAX: Final = 512 * 1024
 """What may wait for a hub that does not read. The node stops at a quarter of it; offers and goodbyes at this."""
 

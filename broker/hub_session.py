@@ -61,7 +61,7 @@ OFFER_MS_MIN: Final = 250
 OFFER_MS_MAX: Final = 4_000
 """and at least this often: 60 bytes. A peer that comes back offers by itself, so nobody waits for this."""
 LIVED_MS_MIN: Final = 1_000
-"""A session that ends sooner counts as a failure, as with a link that is dialled (broker/link.py)."""
+"""A session that ends sooner counts as a failure, as with a link that is dialled (broker/dialler.py)."""
 ANSWER_MS: Final = 100
 """Offers that prove nothing are answered at most this often: a hub may repeat one without end."""
 HOLD_MS: Final = 40

@@ -24,7 +24,6 @@ __all__ = ["MeshTable"]
 FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
 
-
 _decode_own: Final = msgspec.msgpack.Decoder(list[OwnBundle]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 

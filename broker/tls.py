@@ -15,8 +15,8 @@ from typing import Any, Final
 __all__ = ["HANGS_UP", "explain", "shake_hands", "tls_context"]
 
 HANGS_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""What the end of a connection within a handshake looks like, which says nothing of identities: diallers hang up those of
-their attempts that come second."""
+"""What the end of a connection within a handshake looks like, which says nothing of identities: diallers hang up those
+of their attempts that come second."""
 _NO_CHECK_TIME: Final = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for."""
 _FLIGHTS_MAX: Final = 10

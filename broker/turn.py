@@ -134,7 +134,10 @@ class Turn:
             turn=commits.turn,
             durable=commits.durable,
         )
-        (self._eased.clear if self._mesh.pressed and not self.closed else self._eased.set)()
+        if self._mesh.pressed and not self.closed:
+            self._eased.clear()
+        else:
+            self._eased.set()
         if not self.closed:
             self._arm(now_ns)
         self._crowding.turn_ended(now_ns, time.monotonic_ns(), messages)
