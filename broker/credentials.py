@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from broker.delivered import Delivered
     from broker.node import Node
     from broker.seals import FleetSeals, SealStatistics
+    from broker.signers import Signers
     from broker.trust import Trust
 
 __all__ = ["Credentials", "notice", "system_moment"]
@@ -112,7 +113,7 @@ class Credentials:
             self._tell(self._revocation_topic, self._trust.revocations_pem.encode())
             if self._seals is not None:
                 self._tell(self._fleet_key_topic, self._seals.notice_pem)
-                self._save(self._seals)
+                self._save(self._seals.signers)
             await asyncio.sleep(JUDGE_S)
 
     def _hear(self, batch: list[Delivered]) -> None:
@@ -137,12 +138,12 @@ class Credentials:
     def _adopt_certificate(self, pem: bytes) -> bool:
         adopted = self._trust.adopt_certificate(pem)
         if adopted and self._seals is not None:
-            self._seals.hear_certificate(pem)
+            self._seals.signers.hear(pem)
         return adopted
 
-    def _save(self, seals: FleetSeals) -> None:
+    def _save(self, signers: Signers) -> None:
         try:
-            seals.save()
+            signers.save()
         except SecretUnusable as error:
             logger.warning("%s: certificates of others: %s", self._node.device, error)
 
@@ -150,11 +151,11 @@ class Credentials:
         """Take the renewed certificates of those who sign; what does not hold is theirs to tell."""
         if self._seals is None:
             return
-        for name in self._seals.names():
+        for name in self._seals.signers.names():
             payload = self._node.retained_value(certificate_topic(site=self._site, device=name))
             if payload:
                 with contextlib.suppress(CertificateInvalid, msgspec.DecodeError, UnicodeError):
-                    self._seals.hear_certificate(_read(payload).pem.encode())
+                    self._seals.signers.hear(_read(payload).pem.encode())
 
     def _tell(self, topic: str, known: bytes) -> None:
         """Put the newest list, or notice, back where it is missing."""

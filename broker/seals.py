@@ -5,10 +5,9 @@ out whoever is no device of the fleet, and damage; any device could forge it, si
 the origin's own signature, by the key of its certificate: it keeps out every relay, too. Lanes that carry authority
 (control) are signed always, the others as `Strength` says. A device that has no fleet key yet signs everything.
 
-A signature counts where the certificate is a device's of this fleet, names the origin, is not revoked, and had not
-expired, its grace included, at the bundle's own stamp: what was logged holds against what counted then. A fleet key
-counts from its number on, and OVERLAP_MS past the next one's beginning, by the same stamp. The beginning of a
-certificate is not looked at: it is renewed for the same key, and a Raspberry Pi may begin in 1970.
+A signature counts where the certificate (`signers.py`) names the origin, is not revoked, and had not expired, its grace
+included, at the bundle's own stamp: what was logged holds against what counted then. A fleet key counts from its number
+on, and OVERLAP_MS past the next one's beginning, by the same stamp.
 
 Assumes the folder of an identity (`trust.py` has verified it). On failure: a `Fault`, and nothing of the bundle counts.
 
@@ -20,37 +19,32 @@ Source: RFC 2104, FIPS 186-5.
 
 from __future__ import annotations
 
-import contextlib
-import ssl
-from collections import OrderedDict
 from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 
-from broker.certificates import SIGNATURE, key_number, member_of, public_key_of, read_key
+from broker.certificates import SIGNATURE, public_key_of, read_key
 from broker.fleet_key import OVERLAP_MS, Notice, read_notice
-from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
+from broker.identity import CertificateInvalid
 from broker.identity_folder import (
     AUTHORITY_FILE,
-    CERTIFICATE_FILE,
     FLEET_KEY_FILE,
     KEY_FILE,
-    SIGNERS_FILE,
 )
 from broker.mesh.clock import LOGICAL_BITS
-from broker.mesh.tags import CONTROL_LANES, Fault, TagInvalid
+from broker.mesh.tags import CONTROL_LANES, Fault
 from broker.model_trust import ModelTrust
 from broker.permissions import OriginPermissions, carries_authority
 from broker.secret_file import read_secret, write_file
+from broker.signers import Signers
 from broker.strength import Strength
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from broker.certificates import PublicKey
     from broker.mesh.bundle import Header, Message
     from broker.mesh.tags import Ruling
 
@@ -68,11 +62,6 @@ _MAC_KIND: Final = bytes((MAC,))
 _SIGNED: Final = b"flockmq bundle 1\0" + bytes((SIGNED,))
 """Before all that is signed: the same key makes signatures in TLS."""
 _FOREVER: Final = 1 << 63
-_PEM_END: Final = "-----END CERTIFICATE-----"
-SIGNERS_MAX: Final = 2_048
-"""Certificates of origins that are remembered, at about 2 KB; beyond it the one not used for longest is asked for
-again."""
-
 _UNTAGGED: Final = Fault(
     "it has no tag; has its device, or the neighbour, an identity?", blamed=True
 )
@@ -101,15 +90,6 @@ class _MacKey(NamedTuple):
     secret: bytes
     until: int
     """The first stamp for which it does not count."""
-
-
-class _Signer(NamedTuple):
-    name: str
-    serial: int
-    public_key: PublicKey
-    until: int
-    """The first stamp for which it does not count."""
-    der: bytes
 
 
 def mac_tag(number: bytes, secret: bytes, covered: bytes, body: bytes) -> bytes:
@@ -153,10 +133,8 @@ class FleetSeals:
         self._strength = strength
         self._own_key = read_key(read_secret(directory / KEY_FILE, "key of this device"))
         self._authority = (directory / AUTHORITY_FILE).read_bytes()
-        self._signers: OrderedDict[int, _Signer] = OrderedDict()
-        self._expired: set[int] = set()
-        """Keys whose certificates have expired, and were asked for again."""
-        self._unsaved = False
+        self.signers = Signers(directory, fleet)
+        """Whose signatures it can check."""
         self.models = ModelTrust(fleet, self._authority, revoked)
         """Whose manifests of models count."""
         self._permissions = OriginPermissions(self.models.believes)
@@ -167,13 +145,10 @@ class FleetSeals:
         self._secret = b""
         self._notice = Notice(0, whole=False, keys=())
         self._notice_pem = b""
-        self._own = key_number(self._own_key.public_key())
-        self._own_number = self._own.to_bytes(8, "big")
-        self.adopt_certificate((directory / CERTIFICATE_FILE).read_bytes())
+        self._own_number = self.signers.own.to_bytes(8, "big")
         path = directory / FLEET_KEY_FILE
         if path.exists():
             self._use(path.read_bytes())
-        self._recall()
 
     # For the mesh.
 
@@ -216,7 +191,7 @@ class FleetSeals:
         if len(tag) <= _SIGN_COVERED:
             return _BAD_TAG
         number = int.from_bytes(tag[:8], "big")
-        signer = self._signers.get(number)
+        signer = self.signers.get(number)
         if signer is None:
             return (
                 Fault("its certificate is not known yet", signer=number)
@@ -224,9 +199,8 @@ class FleetSeals:
                 else _BAD_TAG
             )
         if header.clock >= signer.until:
-            if number in self._expired:
+            if not self.signers.ask_again(number):
                 return _EXPIRED
-            self._expired.add(number)
             return Fault("its certificate had expired; there may be a newer one", signer=number)
         if signer.name != header.origin:
             return _IMPOSTOR
@@ -239,7 +213,7 @@ class FleetSeals:
             signer.public_key.verify(tag[_SIGN_COVERED:], said, SIGNATURE)
         except InvalidSignature:
             return _BAD_TAG
-        self._signers.move_to_end(number)
+        self.signers.used(number)
         return None
 
     def rule(self, header: Header, messages: list[Message]) -> Ruling | None:
@@ -269,7 +243,7 @@ class FleetSeals:
 
     def certificate(self, signer: int) -> bytes | None:
         """The certificate of a key, to be handed on; None: it is not known."""
-        known = self._signers.get(signer)
+        known = self.signers.get(signer)
         return None if known is None else known.der
 
     def learn(self, certificate: bytes) -> int:
@@ -278,52 +252,9 @@ class FleetSeals:
         Raises:
             TagInvalid: It is no device's of this fleet.
         """
-        try:
-            member, public_key = member_of(certificate, self._authority)
-        except CertificateInvalid as error:
-            raise TagInvalid(str(error)) from None
-        fleet, name, role = member.identity
-        if fleet != self._fleet or role is not Role.DEVICE:
-            raise TagInvalid(f"it is that of {role} {name} of fleet {fleet}")
-        number = key_number(public_key)
-        until = member.not_after_ms + GRACE_DAYS * DAY_MS << LOGICAL_BITS
-        known = self._signers.get(number)
-        if known is not None and known.until >= until:
-            return number
-        self._expired.discard(number)
-        self._unsaved = True
-        self._signers[number] = _Signer(name, member.serial, public_key, until, certificate)
-        if len(self._signers) > SIGNERS_MAX:
-            oldest = next(other for other in self._signers if other != self._own)
-            del self._signers[oldest]
-            self._expired.discard(oldest)
-        return number
+        return self.signers.learn(certificate)
 
     # For the device.
-
-    def adopt_certificate(self, pem: bytes) -> None:
-        """Vouch for oneself by this certificate from now on.
-
-        Raises:
-            TagInvalid: It is no device's of this fleet.
-        """
-        self.learn(ssl.PEM_cert_to_DER_cert(pem.decode()))
-
-    def hear_certificate(self, pem: bytes) -> bool:
-        """Take a renewed certificate of somebody whose bundles come. False: nobody's.
-
-        Raises:
-            CertificateInvalid: It does not hold.
-        """
-        try:
-            der = ssl.PEM_cert_to_DER_cert(pem.decode())
-            number = key_number(public_key_of(pem)[0])
-            if number not in self._signers or self._signers[number].der == der:
-                return False
-            self.learn(der)
-        except (TagInvalid, ValueError) as error:
-            raise CertificateInvalid(str(error)) from None
-        return True
 
     def adopt_key(self, pem: bytes) -> bool:
         """Use the fleet keys of a notice from now on. False if it is not newer than the one that is known.
@@ -337,40 +268,15 @@ class FleetSeals:
         write_file(self._directory / FLEET_KEY_FILE, pem, secret=True)
         return True
 
-    def save(self) -> None:
-        """Store the certificates of others, where there are new ones: after a restart they vouch for what is held.
-
-        Raises:
-            SecretUnusable: They cannot be stored.
-        """
-        if self._unsaved:
-            others = [known.der for number, known in self._signers.items() if number != self._own]
-            pem = "".join(map(ssl.DER_cert_to_PEM_cert, others))
-            write_file(self._directory / SIGNERS_FILE, pem.encode())
-            self._unsaved = False
-
-    def _recall(self) -> None:
-        """Take up what was stored. What does not hold by now is left out; it is asked for again."""
-        path = self._directory / SIGNERS_FILE
-        text = path.read_text(errors="replace") if path.exists() else ""
-        for pem in text.split(_PEM_END)[:-1]:
-            with contextlib.suppress(TagInvalid, ValueError):
-                self.learn(ssl.PEM_cert_to_DER_cert(pem.strip() + _PEM_END))
-        self._unsaved = False
-
     @property
     def notice_pem(self) -> bytes:
         """The newest notice of the fleet's key that is for all devices; empty: none is known."""
         return self._notice_pem if self._notice.whole else b""
 
-    def names(self) -> list[str]:
-        """Whose certificates are known."""
-        return sorted({signer.name for signer in self._signers.values()})
-
     def statistics(self) -> SealStatistics:
         """What there is to say to people."""
         newest = self._notice.keys[-1].number if self._notice.keys else 0
-        return SealStatistics(self._strength.value, newest, len(self._signers) - 1)
+        return SealStatistics(self._strength.value, newest, len(self.signers) - 1)
 
     def _macs(self, lane: int) -> bool:
         """Whether own bundles of a lane are tagged under the fleet's key."""

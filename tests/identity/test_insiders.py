@@ -80,7 +80,7 @@ class Good:
 
     async def restart(self):
         await self.node.stop()
-        self.seals.save()
+        self.seals.signers.save()
         await self.start()
 
     @property

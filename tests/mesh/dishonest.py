@@ -26,7 +26,7 @@ class Dishonest:
     def seals(self, name, strength=None):
         """A device's: made anew with each boot."""
         if name in self.made:
-            self.made[name].save()
+            self.made[name].signers.save()
         self.made[name] = self.fleet.trust(name).seals(strength or self.strength)
         return self.made[name]
 

@@ -109,7 +109,7 @@ def test_a_proof_waits_for_the_certificate_of_its_origin(dishonest):
     head, body = it.forge(
         it.held(), b"up", it.made["a"], lane=1, sequence=1, topic=CONTROL, retained=True
     )
-    it.made["r"].learn(it.made["a"].certificate(next(iter(it.made["a"]._signers))))
+    it.made["r"].learn(it.made["a"].certificate(next(iter(it.made["a"].signers))))
     give(it, Proofs([(CONTROL, head, body)]))
     assert it.network.retained("b") == {}
     it.network.run(100)

@@ -177,10 +177,10 @@ def test_too_many_bad_tags_close_the_link_with_a_reason(tmp_path, strength):
 
 def test_the_certificate_of_an_origin_comes_on_demand_and_what_waited_is_delivered(dishonest):
     it = dishonest
-    assert "a" not in it.made["b"].names()
+    assert "a" not in it.made["b"].signers.names()
     it.network.publish("a", CONTROL, b"up", qos=1, priority=0)
     it.network.run(50)
-    assert it.made["b"].names() == ["a", "b"]
+    assert it.made["b"].signers.names() == ["a", "b"]
     assert it.network.payloads("b") == [b"up"]
     assert it.counted("tags_waiting") == 1
     it.network.publish("a", CONTROL, b"still", qos=1, priority=0)
@@ -196,7 +196,7 @@ def test_a_relay_vouches_for_nobody_by_a_certificate_that_does_not_hold(dishones
     it.network.publish("a", "t", b"true", qos=1)
     it.network.run(200)
     it.say(*it.forge(it.held(), b"forged", seals, lane=1, sequence=1))
-    (number,) = seals._signers
+    (number,) = seals.signers
     record = encode_control(Vouch([(number, seals.certificate(number))]))
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     it.network.turn("b")
@@ -209,7 +209,7 @@ def test_what_nobody_asked_for_is_not_looked_at(dishonest):
     record = encode_control(Vouch([(5, b"garbage"), (6, b"")]))
     it.mesh().receive("r", frame.encode_frame([record]), it.network.now_ns)
     assert not it.bad()
-    assert it.made["b"].names() == ["b"]
+    assert it.made["b"].signers.names() == ["b"]
 
 
 def test_what_waits_for_certificates_is_bounded(dishonest, tmp_path):
