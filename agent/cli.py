@@ -89,7 +89,7 @@ def watch(
     from agent.commands.client import secured_by
     from agent.commands.password import login
     from agent.commands.watch import watch as do_watch
-    from broker.topics import TopicError, check_topic_filter
+    from broker.topic_names import TopicError, check_topic_filter
 
     try:
         check_topic_filter(topic_filter)

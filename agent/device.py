@@ -32,7 +32,7 @@ from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
 from agent.sensors.sensor import SENSOR_NAME, Reporting
 from agent.world import World
-from broker import topics
+from broker import topic_names, topics
 from broker.commits import Durability
 from broker.credentials import Credentials, system_moment
 from broker.errors import IdentityUnusable, StoreFailed
@@ -112,7 +112,7 @@ class Device:
         self._presence = Presence(config.device, self._incarnation, self.node.rise_above)
         ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
         self._book = ObstacleBook(ttl_ms, self._incarnation)
-        self._status_topic = topics.status_topic(site=config.site, device=config.device)
+        self._status_topic = topic_names.status_topic(site=config.site, device=config.device)
         self._rhythm = Rhythm(
             self._publisher,
             self.world,
@@ -126,7 +126,7 @@ class Device:
         self._nameless = ""
         self._model_topic = ""
         if self._forecasting is not None and config.model is not None:
-            self._model_topic = topics.model_topic(site=config.site, name=config.model.name)
+            self._model_topic = topic_names.model_topic(site=config.site, name=config.model.name)
             acceptance = self._acceptance(config, tls)
             self._forecasting.attach(self._publisher, acceptance, _content_store(config))
         self.node.subscribe(self._deliver)
@@ -266,14 +266,14 @@ class Device:
     async def _observe(self, observation: Observation) -> None:
         site = self._publisher.site
         self._publisher.say(
-            topics.sensor_topic(site=site, device=self._name, name=SENSOR_NAME),
+            topic_names.sensor_topic(site=site, device=self._name, name=SENSOR_NAME),
             observation.reading,
         )
         published: list[tuple[str, int]] = []
         appeared = self._book.appeared
         sightings = [sighting for sighting in observation.sightings if self._has_id(sighting)]
         for obstacle, event in self._book.see(sightings, self._publisher.now_ms()):
-            topic = topics.obstacle_topic(site=site, device=self._name, obstacle=obstacle)
+            topic = topic_names.obstacle_topic(site=site, device=self._name, obstacle=obstacle)
             published_ns = time.monotonic_ns()
             if self._publisher.say(topic, event):
                 key = f"{self._name}/{obstacle}/{event.version}/{event.state}"
@@ -288,7 +288,7 @@ class Device:
 
     def _has_id(self, sighting: Sighting) -> bool:
         """Whether a sighting can be told of; a sensor of one's own may name things as it likes."""
-        if topics.is_id(sighting.id):
+        if topic_names.is_id(sighting.id):
             return True
         if sighting.id not in self._nameless:
             self._nameless = sighting.id

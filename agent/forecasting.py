@@ -27,7 +27,7 @@ from agent.models.handover import Handover
 from agent.models.library import Library
 from agent.models.shipped import ModelFiles
 from agent.models.transfers import Transfers
-from broker import topics
+from broker import topic_names
 from broker.calls import Calls
 
 if TYPE_CHECKING:
@@ -248,14 +248,14 @@ class Forecasting:
             state_age_ms=decision.state_age_ns / 1e6,
             at_ms=self._publisher.now_ms(),
         )
-        topic = topics.inference_topic(
+        topic = topic_names.inference_topic(
             site=self._publisher.site, device=self._device, name=self._name
         )
         self._publisher.say(topic, message)
 
     def _tell_model(self, status: ModelStatus) -> None:
         assert self._publisher is not None
-        topic = topics.model_status_topic(
+        topic = topic_names.model_status_topic(
             site=self._publisher.site, device=self._device, name=status.name
         )
         self._publisher.say(topic, status)

@@ -18,7 +18,7 @@ from broker.bridge import BridgeAt, Filter
 from broker.hub import HubAt
 from broker.mqtt_client import Address
 from broker.secret_file import read_secret
-from broker.topics import TopicError, check_topic_filter
+from broker.topic_names import TopicError, check_topic_filter
 
 __all__ = ["BridgeConfig", "CrossingConfig", "HubConfig", "foreign_problem"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from agent.messages import Heartbeat, Link, Resources
 from agent.replicas import replica_name, to_count
 from agent.resources import CpuMeter, rss_mb, temperature_c
-from broker import topics
+from broker import topic_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -113,7 +113,7 @@ class Rhythm:
         self._world.expire(self._node.clock())
         self._sequence += 1
         self._publisher.say(
-            topics.heartbeat_topic(site=self._site, device=self._device),
+            topic_names.heartbeat_topic(site=self._site, device=self._device),
             Heartbeat(
                 at_ms=now_ms,
                 incarnation=self._node.incarnation,
@@ -130,12 +130,14 @@ class Rhythm:
         snapshot = self._world.snapshot()
         answer = self._presence.refute(snapshot.status.get(self._device), now_ms)
         if answer is not None:
-            self._publisher.say(topics.status_topic(site=self._site, device=self._device), answer)
+            self._publisher.say(
+                topic_names.status_topic(site=self._site, device=self._device), answer
+            )
         if self.uptime_s < LOST_FROM_S:
             return
         lost = self._presence.lost(self._links_lost, snapshot, time.monotonic_ns(), now_ms)
         for name, status in lost:
-            self._publisher.say(topics.status_topic(site=self._site, device=name), status)
+            self._publisher.say(topic_names.status_topic(site=self._site, device=name), status)
 
     def say_count(self) -> None:
         """Publish what was counted since the last time."""
@@ -143,7 +145,7 @@ class Rhythm:
             return
         replica = replica_name(self._device, self._node.incarnation)
         counter = self._world.counter(COUNT_NAME).add(replica, self._counted)
-        topic = topics.count_topic(site=self._site, device=self._device, name=COUNT_NAME)
+        topic = topic_names.count_topic(site=self._site, device=self._device, name=COUNT_NAME)
         if self._publisher.say(topic, to_count(self._device, counter)):
             self._counted = 0
 
@@ -157,7 +159,7 @@ class Rhythm:
         now_ms = self._publisher.now_ms()
         worker = self._worker_pid()
         self._publisher.say(
-            topics.resources_topic(site=self._site, device=self._device),
+            topic_names.resources_topic(site=self._site, device=self._device),
             Resources(
                 cpu_percent=self._cpu.percent(),
                 rss_mb=rss_mb() + (rss_mb(worker) if worker else 0.0),
@@ -170,8 +172,8 @@ class Rhythm:
             self._say_link(peer.name, "up" if peer.established else "down", peer.rtt_ms)
 
     def _say_link(self, peer: str, state: Literal["up", "down"], rtt_ms: float | None) -> None:
-        if topics.is_id(peer):
+        if topic_names.is_id(peer):
             self._publisher.say(
-                topics.link_topic(site=self._site, device=self._device, neighbour=peer),
+                topic_names.link_topic(site=self._site, device=self._device, neighbour=peer),
                 Link(state=state, rtt_ms=rtt_ms, at_ms=self._publisher.now_ms()),
             )

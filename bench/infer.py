@@ -32,7 +32,7 @@ from bench.swaps import swaps
 from bench.traffic import OBSERVER, SITE, updates
 from broker.mesh.clock import LOGICAL_BITS
 from broker.node import Delivered
-from broker.topics import heartbeat_topic, sensor_topic
+from broker.topic_names import heartbeat_topic, sensor_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,7 @@ from agent.sensors import trace
 from agent.sensors.sensor import SENSOR_NAME, Observation
 from agent.world import World
 from bench.role import Part
-from broker import topics
+from broker import topic_names, topics
 from broker.identity import DAY_MS
 from broker.link import Neighbour
 from broker.model_envelope import write_envelope
@@ -171,12 +171,12 @@ class Asking(Part):
 
     async def _run(self, port: int) -> None:
         async with aiomqtt.Client("127.0.0.1", port, identifier=self._junction) as client:
-            answers = topics.inference_topic(site=SITE, device=self._junction, name=MODEL)
+            answers = topic_names.inference_topic(site=SITE, device=self._junction, name=MODEL)
             await client.subscribe(answers, qos=0)
             await asyncio.gather(self._send(client), self._act(client))
 
     async def _send(self, client: aiomqtt.Client) -> None:
-        topic = topics.sensor_topic(site=SITE, device=self._junction, name=SENSOR_NAME)
+        topic = topic_names.sensor_topic(site=SITE, device=self._junction, name=SENSOR_NAME)
         async for observation in self._sensor.observations():
             reading = observation.reading
             judged = self._judge.came(reading.tick_s, reading.standing)
@@ -254,4 +254,4 @@ class Centre(Part):
             state_age_ms=0.0,
             at_ms=time.time_ns() // 1_000_000,
         )
-        return topics.inference_topic(site=SITE, device=junction, name=MODEL), encode(decision)
+        return topic_names.inference_topic(site=SITE, device=junction, name=MODEL), encode(decision)

@@ -14,7 +14,7 @@ from random import Random
 from bench.role import Part
 from broker.embedded import packets
 from broker.mesh.mesh import Mesh
-from broker.topics import frame_topic
+from broker.topic_names import frame_topic
 
 __all__ = ["Tarpit"]
 

@@ -21,7 +21,7 @@ from agent.messages import Obstacle, encode
 from agent.world import World
 from broker.mesh.clock import LOGICAL_BITS
 from broker.node import Delivered
-from broker.topics import obstacle_topic
+from broker.topic_names import obstacle_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

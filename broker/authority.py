@@ -27,7 +27,7 @@ from broker.fleet_key import KEY_DAYS, KEYS_MAX, FleetKey, make_notice, new_key
 from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Identity, Role
 from broker.identity_folder import write_identity
 from broker.secret_file import read_secret, write_file
-from broker.topics import is_id
+from broker.topic_names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

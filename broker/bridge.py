@@ -37,7 +37,7 @@ from broker.lookup import Lookup
 from broker.mqtt_client import Backoff, BrokerRefuses, Client, connect
 from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
 from broker.permissions import client_may
-from broker.topics import bridge_topic, topic_matches
+from broker.topic_names import bridge_topic, topic_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

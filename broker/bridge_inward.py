@@ -21,7 +21,7 @@ from broker.bridge_echo import Echoes
 from broker.embedded import packets
 from broker.embedded.limits import MESSAGE_BYTES_MAX
 from broker.errors import MalformedPacket, Refused, StoreFailed
-from broker.topics import topic_matches
+from broker.topic_names import topic_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable

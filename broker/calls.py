@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
-from broker.topics import CALL_DEADLINE_MS, call_topic, classify, parse, reply_topic
+from broker.topic_names import call_topic, reply_topic
+from broker.topics import CALL_DEADLINE_MS, classify, parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

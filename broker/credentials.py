@@ -22,7 +22,7 @@ import msgspec
 from broker.errors import Refused, SecretUnusable
 from broker.identity import CertificateInvalid, Moment
 from broker.mesh.clock import wall_ms_of
-from broker.topics import certificate_topic, fleet_key_topic, revocation_topic
+from broker.topic_names import certificate_topic, fleet_key_topic, revocation_topic
 from broker.wall_clock import is_synchronised, wall_ms
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from broker.link import Neighbour
 from broker.mesh.frame import PROTOCOL
-from broker.topics import is_id
+from broker.topic_names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -24,7 +24,7 @@ from broker.hub_session import HubSession, announcement, is_announcement, is_env
 from broker.lookup import Lookup
 from broker.mqtt_client import Backoff, Client, connect
 from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
-from broker.topics import announcement_topic, frame_topic, is_id
+from broker.topic_names import announcement_topic, frame_topic, is_id
 
 if TYPE_CHECKING:
     from random import Random

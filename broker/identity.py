@@ -19,7 +19,7 @@ import ssl
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from broker.topics import is_id
+from broker.topic_names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

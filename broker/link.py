@@ -20,7 +20,7 @@ from broker.embedded.limits import LINK_SLICE_S
 from broker.embedded.slices import Slices
 from broker.packet_connection import KEEP_ALIVE_S, PacketConnection
 from broker.tls import explain
-from broker.topics import frame_topic
+from broker.topic_names import frame_topic
 from broker.trust import NotAdmitted
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.dialler import Dialler, Wish
 from broker.link import DialledPipe
-from broker.topics import is_id
+from broker.topic_names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from broker.topics import COUNTER_MAX, Id
+from broker.topic_names import Id  # noqa: TC001 - msgspec reads the types of what came
+from broker.topics import COUNTER_MAX
 
 __all__ = [
     "ENVELOPE_BYTES_MAX",

@@ -32,7 +32,8 @@ from broker.model_envelope import (
     one_line,
     read_envelope,
 )
-from broker.topics import COUNTER_MAX, Id, parse
+from broker.topic_names import Id  # noqa: TC001 - msgspec reads the types of what came
+from broker.topics import COUNTER_MAX, parse
 
 if TYPE_CHECKING:
     from broker.certificates import PublicKey

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.topics import topic_matcher
+from broker.topic_names import topic_matcher
 
 if TYPE_CHECKING:
     from broker.mesh.retained import RetainedMap

@@ -4,7 +4,7 @@ Decides: whether a name, a filter or an id is well formed, and whether a filter 
 Assumes: text as Python decodes it from UTF-8.
 On failure: `TopicError`, with the reason in a few words.
 Source: MQTT 3.1.1, section 4.7, and section 1.5.3 for the characters. What the topics mean
-stands in `broker.topics`, which passes all these names on.
+stands in `broker.topics`.
 """
 
 import re

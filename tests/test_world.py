@@ -6,7 +6,7 @@ from agent.crdt.orset import OrSet
 from agent.messages import PayloadInvalid, encode
 from agent.replicas import counter_of, replica_name, task_set_of, to_count, to_task_set
 from agent.world import Outcome, World
-from broker import topics
+from broker import topic_names, topics
 from broker.mesh import limits
 from tests.world_inputs import (
     SITE,
@@ -212,9 +212,9 @@ def test_every_class_of_the_world_is_seen(subject):
     name = {"site": SITE, "device": "j-2", "name": "forecast"}
     device = {"site": SITE, "device": "j-2"}
     inputs = [
-        delivered("j-2", clock(), topics.inference_topic(**name), inference),
-        delivered("j-2", clock(), topics.resources_topic(**device), resources),
-        delivered("j-2", clock(), topics.model_status_topic(**name), has),
+        delivered("j-2", clock(), topic_names.inference_topic(**name), inference),
+        delivered("j-2", clock(), topic_names.resources_topic(**device), resources),
+        delivered("j-2", clock(), topic_names.model_status_topic(**name), has),
         link(state="up"),
     ]
     assert subject.apply_batch(inputs, 3) == 4 * [Outcome.APPLIED]
@@ -259,7 +259,11 @@ def test_a_goodbye_and_a_broken_link_feed_liveness(subject):
         (obstacle().topic, b"", "obstacle: Input data was truncated"),
         (heartbeat().topic, b'{"at_ms": "now"}', "heartbeat: "),
         (status().topic, b"\xff", "status: not UTF-8"),
-        (topics.model_topic(site=SITE, name="other"), model(1).payload, "its topic says other"),
+        (
+            topic_names.model_topic(site=SITE, name="other"),
+            model(1).payload,
+            "its topic says other",
+        ),
         (
             model(1).topic,
             model(1).payload.replace(b'"site":"town"', b'"site":"city"'),
@@ -298,7 +302,7 @@ def test_an_invalid_retained_payload_leaves_the_value_before_it(subject):
         "home/kitchen",
         "local/x",
         "flock/v1/elsewhere/heartbeat/j-2",
-        topics.call_topic(site=SITE, to="j-1", service="pull", sender="j-2", call="1"),
+        topic_names.call_topic(site=SITE, to="j-1", service="pull", sender="j-2", call="1"),
         "mesh/v1/j-1/j-2",
     ],
 )

@@ -10,7 +10,7 @@ from agent.crdt.orset import OrSet
 from agent.messages import decode, encode
 from agent.replicas import task_set_of
 from agent.world import World
-from broker import topics
+from broker import topic_names, topics
 from tests.world_inputs import (
     SITE,
     clock,
@@ -112,11 +112,11 @@ def test_the_world_equals_a_naive_model(messages):
             newest[message.topic] = (order, message.payload)
     values = {topic: payload for topic, (_, payload) in newest.items() if payload}
     snapshot = subject.snapshot()
-    assert {topics.status_topic(site=SITE, device=device) for device in snapshot.status} == {
+    assert {topic_names.status_topic(site=SITE, device=device) for device in snapshot.status} == {
         topic for topic in values if topics.classify(topic).name == "status"
     }
     for device, message in snapshot.status.items():
-        assert encode(message) == values[topics.status_topic(site=SITE, device=device)]
+        assert encode(message) == values[topic_names.status_topic(site=SITE, device=device)]
     counts = [msgspec.json.decode(p) for t, p in values.items() if "/count/" in t]
     total = sum(up - down for one in counts for up, down in one["replicas"].values())
     assert snapshot.counts == ({"passed": total} if counts else {})

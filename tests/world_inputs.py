@@ -5,7 +5,7 @@ from typing import NamedTuple
 from agent import messages
 from agent.messages import encode
 from agent.replicas import to_task_set
-from broker import topics
+from broker import topic_names, topics
 
 SITE = "town"
 WALL_MS = 1_760_000_000_000
@@ -39,7 +39,7 @@ def delivered(origin, at, topic, message, **changes):
 def obstacle(
     device="j-1", name="o-1", version=1, at=None, state="present", ttl_ms=60_000, distance_m=3.0
 ):
-    topic = topics.obstacle_topic(site=SITE, device=device, obstacle=name)
+    topic = topic_names.obstacle_topic(site=SITE, device=device, obstacle=name)
     event = messages.Obstacle(
         kind="stopped",
         state=state,
@@ -53,7 +53,7 @@ def obstacle(
 
 
 def heartbeat(device="j-2", incarnation=1, sequence=1):
-    topic = topics.heartbeat_topic(site=SITE, device=device)
+    topic = topic_names.heartbeat_topic(site=SITE, device=device)
     message = messages.Heartbeat(
         at_ms=WALL_MS, incarnation=incarnation, uptime_s=1.0, links=2, sequence=sequence
     )
@@ -61,7 +61,7 @@ def heartbeat(device="j-2", incarnation=1, sequence=1):
 
 
 def status(device="j-2", state="up", incarnation=1, refutation=0, at=0, by=None):
-    topic = topics.status_topic(site=SITE, device=device)
+    topic = topic_names.status_topic(site=SITE, device=device)
     message = messages.Status(
         state=state,
         incarnation=incarnation,
@@ -73,24 +73,24 @@ def status(device="j-2", state="up", incarnation=1, refutation=0, at=0, by=None)
 
 
 def model(counter, at=0, name="forecast", origin="op"):
-    topic = topics.model_topic(site=SITE, name=name)
+    topic = topic_names.model_topic(site=SITE, name=name)
     manifest = messages.Model(site=SITE, name=name, version=f"1.{counter}", counter=counter)
     message = messages.SignedModel(manifest=manifest)
     return delivered(origin, clock(at), topic, message)
 
 
 def count(device, replicas, at=0, name="passed"):
-    topic = topics.count_topic(site=SITE, device=device, name=name)
+    topic = topic_names.count_topic(site=SITE, device=device, name=name)
     return delivered(device, clock(at), topic, messages.Count(replicas=replicas))
 
 
 def tasks(device, value, at=0, name="patrol"):
-    topic = topics.task_topic(site=SITE, device=device, task=name)
+    topic = topic_names.task_topic(site=SITE, device=device, task=name)
     return delivered(device, clock(at), topic, to_task_set(value))
 
 
 def reading(device="j-2", at=0, tick_s=1.0):
-    topic = topics.sensor_topic(site=SITE, device=device, name="camera")
+    topic = topic_names.sensor_topic(site=SITE, device=device, name="camera")
     message = messages.Reading(
         tick_s=tick_s, phase=0, standing=(1,), vehicles=(2,), speed_mps=(3.0,), at_ms=WALL_MS
     )
@@ -98,7 +98,7 @@ def reading(device="j-2", at=0, tick_s=1.0):
 
 
 def link(device="j-3", neighbour="j-2", state="down", at=0):
-    topic = topics.link_topic(site=SITE, device=device, neighbour=neighbour)
+    topic = topic_names.link_topic(site=SITE, device=device, neighbour=neighbour)
     message = messages.Link(state=state, rtt_ms=None, at_ms=WALL_MS)
     return delivered(device, clock(at), topic, message)
 

@@ -29,7 +29,7 @@ from broker.identity import DAY_MS, Moment, Role
 from broker.identity_folder import CERTIFICATE_FILE, FLEET_KEY_FILE, KEY_FILE, write_identity
 from broker.introduction import Unanswered, meet
 from broker.secret_file import write_file
-from broker.topics import certificate_topic, fleet_key_topic, revocation_topic
+from broker.topic_names import certificate_topic, fleet_key_topic, revocation_topic
 from broker.trust import Trust
 from broker.wall_clock import wall_ms
 

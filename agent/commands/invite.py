@@ -37,7 +37,7 @@ from broker.errors import AuthorityUnusable, EnrolmentFailed
 from broker.identity import CertificateInvalid, Role
 from broker.identity_folder import CERTIFICATE_FILE, KEY_FILE
 from broker.secret_file import write_file
-from broker.topics import is_id
+from broker.topic_names import is_id
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:

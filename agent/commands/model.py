@@ -45,7 +45,8 @@ from broker.identity_folder import AUTHORITY_FILE
 from broker.model_envelope import SealBroken, manifest_in, read_envelope, write_envelope
 from broker.model_key import ModelKey
 from broker.model_seal import check_seal
-from broker.topics import is_id, model_topic, parse
+from broker.topic_names import is_id, model_topic
+from broker.topics import parse
 from broker.trust import Trust
 from broker.wall_clock import wall_ms
 

@@ -41,7 +41,7 @@ from agent.models.chunks import (
 )
 from agent.models.handover import SERVICE as OFFER
 from agent.models.handover import Offered
-from broker.topics import call_topic, chunk_topic, reply_topic
+from broker.topic_names import call_topic, chunk_topic, reply_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

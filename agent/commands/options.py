@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agent.addresses import is_loopback, parse_address
 from agent.errors import ConfigError
 from broker.link import Neighbour
-from broker.topics import is_id
+from broker.topic_names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

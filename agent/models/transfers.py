@@ -45,7 +45,8 @@ from agent.models.limits import (
 )
 from agent.models.pull import Puller
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
-from broker.topics import chunk_topic, parse
+from broker.topic_names import chunk_topic
+from broker.topics import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable

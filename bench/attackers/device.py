@@ -27,7 +27,8 @@ from broker.mesh.bundle import Message, encode_body, lane_of
 from broker.mesh.events import MeshFull
 from broker.mesh.frame import NEVER, FrameInvalid
 from broker.mesh.tags import sealed
-from broker.topics import model_topic, place
+from broker.topic_names import model_topic
+from broker.topics import place
 from broker.wall_clock import wall_ms
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from broker.topics import place, status_topic
+from broker.topic_names import status_topic
+from broker.topics import place
 from sim.scenarios.rule_03 import BUG
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from broker.embedded import packets
-from broker.topics import topic_matches
+from broker.topic_names import topic_matches
 
 DEADLINE_S = 20
 

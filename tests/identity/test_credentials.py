@@ -11,7 +11,7 @@ from broker.identity import DAY_MS, Moment
 from broker.link import Neighbour
 from broker.node import Node
 from broker.store import Store
-from broker.topics import certificate_topic, revocation_topic
+from broker.topic_names import certificate_topic, revocation_topic
 from tests.identity.fleet import T_MS, Fleet
 from tests.node.fleet import established
 from tests.waiting import until

@@ -21,7 +21,7 @@ from broker.mesh.tags import covered_by, sealed
 from broker.node import Node
 from broker.store import Store
 from broker.strength import Strength
-from broker.topics import fleet_key_topic
+from broker.topic_names import fleet_key_topic
 from tests.identity.fleet import T_MS, Fleet
 from tests.node.fleet import established
 from tests.waiting import until

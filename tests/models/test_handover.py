@@ -22,7 +22,7 @@ from agent.models.package import read_package, write_package
 from agent.models.partial import Partial
 from broker.calls import Calls
 from broker.model_envelope import manifest_in, read_envelope
-from broker.topics import chunk_topic
+from broker.topic_names import chunk_topic
 from tests.models.devices import DATA, SITE, device, package, running, state, unsigned
 from tests.node.fleet import start
 from tests.waiting import until

@@ -26,7 +26,7 @@ from agent.models.store import ContentStore
 from agent.models.transfers import Transfers
 from broker.calls import Calls
 from broker.errors import CallFailed
-from broker.topics import chunk_topic
+from broker.topic_names import chunk_topic
 from tests.models.members import SITE, Member, members
 from tests.node.fleet import graph, start
 from tests.waiting import until

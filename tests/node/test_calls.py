@@ -11,7 +11,7 @@ import pytest
 from broker import calls as calls_module
 from broker.calls import Calls
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
-from broker.topics import call_topic, chunk_topic, reply_topic
+from broker.topic_names import call_topic, chunk_topic, reply_topic
 from tests.node.clients import lines, mosquitto_pub, mosquitto_sub, needs_mosquitto
 from tests.node.fleet import Listener, chain, graph, start
 from tests.waiting import until
