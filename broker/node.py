@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from broker.bridge import BridgeAt
-    from broker.embedded.ingress import Pipe
     from broker.hub import HubAt
     from broker.link import Neighbour
     from broker.mesh.events import Undelivered
@@ -93,17 +92,6 @@ class Node:
         self._seals = tls.seals if tls is not None else None
         random = Random(seed)  # noqa: S311 - jitter and digest partners, nothing secret
         restored = store.boot()
-        self._broker = EmbeddedBroker(
-            self,
-            device,
-            host=host,
-            port=port,
-            websocket_port=websocket_port,
-            tls=tls,
-            users=users,
-            sessions=store.sessions,
-        )
-        self._local = LocalDelivery(device, self._broker)
         self._mesh = Mesh(
             device,
             random,
@@ -117,6 +105,18 @@ class Node:
         trust = tls.trust if tls is not None else None
         self._linkage = Linkage(device, self._mesh, self.radio, random, trust, self.request_flush)
         self.links = self._linkage.links
+        self._broker = EmbeddedBroker(
+            self,
+            self._linkage,
+            device,
+            host=host,
+            port=port,
+            websocket_port=websocket_port,
+            tls=tls,
+            users=users,
+            sessions=store.sessions,
+        )
+        self._local = LocalDelivery(device, self._broker)
         self._turn = Turn(
             device,
             self._mesh,
@@ -345,18 +345,6 @@ class Node:
     def retained_entries(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Topic, payload and QoS of retained values that all share, deleted ones with an empty payload."""
         return retained_values(self._mesh.retained, topic_filter, deleted=True)
-
-    def link_attached(self, peer: str, pipe: Pipe) -> None:
-        """A neighbour has dialled."""
-        self._linkage.link_attached(peer, pipe)
-
-    def link_frame(self, peer: str, pipe: Pipe, frame: bytes) -> None:
-        """A neighbour that has dialled sent a frame."""
-        self._linkage.link_frame(peer, pipe, frame)
-
-    def link_detached(self, peer: str, pipe: Pipe) -> None:
-        """The connection of one that had dialled is gone."""
-        self._linkage.link_detached(peer, pipe)
 
     def request_flush(self) -> None:
         """End this turn with a flush."""

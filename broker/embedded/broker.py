@@ -31,7 +31,7 @@ from broker.embedded.connection import Connection
 from broker.embedded.doorman import Doorman
 from broker.embedded.exchange import Exchange
 from broker.embedded.gate import Credentials, Gate
-from broker.embedded.ingress import Ingress
+from broker.embedded.ingress import Ingress, LinkIngress
 from broker.embedded.limits import Limits
 from broker.embedded.logins import Logins
 from broker.embedded.session_journal import SessionChanges, StoredSession
@@ -55,6 +55,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
     Args:
         ingress: the node.
+        links: who takes the links that neighbours dial.
         device: this device's name, as it stands in `mesh/v1/{to}/{from}`.
         host: address to listen on.
         port: TCP port; 0 picks a free one, see `port`.
@@ -70,6 +71,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
     def __init__(
         self,
         ingress: Ingress,
+        links: LinkIngress,
         device: str,
         *,
         host: str = "127.0.0.1",
@@ -97,6 +99,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
                 },
             )
         )
+        self._links = links
         self._exchange = Exchange(ingress, device, limits, secured=tls is not None)
         self._exchange.restore(sessions)
         self._wires = Wires(limits, self._exchange.counters, self._exchange.slices)
@@ -283,7 +286,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
             raise CannotListen(kind, host or "*", port, reason) from None
 
     def _connection(self) -> Connection:
-        return Connection(self._wires, self._exchange, self._gate)
+        return Connection(self._wires, self._exchange, self._gate, self._links)
 
     async def _ask_plugins(self, credentials: Credentials) -> bool:
         welcome: bool = await self._authenticate(credentials, self.listeners_config[_TCP])

@@ -31,6 +31,7 @@ from broker.embedded.bodies import (
 )
 from broker.embedded.exchange import Exchange
 from broker.embedded.gate import Gate
+from broker.embedded.ingress import LinkIngress
 from broker.embedded.limits import PACKET_BYTES_MAX
 from broker.embedded.links import LinkPipe, claimed_device, link_peer
 from broker.embedded.logins import NotLetIn
@@ -49,8 +50,9 @@ logger = logging.getLogger(__name__)
 class Connection(Wire):
     """The client loop, whatever the transport. What the gate lets in has its will counted."""
 
-    def __init__(self, wires: Wires, exchange: Exchange, gate: Gate) -> None:
+    def __init__(self, wires: Wires, exchange: Exchange, gate: Gate, links: LinkIngress) -> None:
         super().__init__(wires)
+        self._links = links
         self._exchange = exchange
         self._gate = gate
         self._admission: asyncio.Task[None] | None = None
@@ -124,7 +126,7 @@ class Connection(Wire):
         if session is None:
             return
         if pipe is not None:
-            self._exchange.ingress.link_detached(pipe.peer, pipe)
+            self._links.link_detached(pipe.peer, pipe)
         self._exchange.leave(session, self)
         if will is not None:
             try:
@@ -219,7 +221,7 @@ class Connection(Wire):
             self._counters.link_frames_in += 1
             self._published = True
             frame = body[len(pipe.incoming_prefix) :]
-            self._exchange.ingress.link_frame(pipe.peer, pipe, frame)
+            self._links.link_frame(pipe.peer, pipe, frame)
             return
         topic, payload, packet_id = packets.parse_publish(flags, body)
         qos = flags >> 1 & 3
@@ -347,7 +349,7 @@ class Connection(Wire):
         low = self._limits.link_unsent_bytes_low
         self._transport.set_write_buffer_limits(high=low, low=low // 2)
         self._pipe = LinkPipe(self, self._exchange.device, peer, self._counters)
-        self._exchange.ingress.link_attached(peer, self._pipe)
+        self._links.link_attached(peer, self._pipe)
         self._published = True
 
     def _on_unsubscribe(self, session: Session, body: bytes) -> None:

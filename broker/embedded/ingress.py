@@ -1,6 +1,7 @@
 """The seam between the node and the embedded broker.
 
-Decides: which calls cross it, in both directions, and on which promise. Assumes: one event loop,
+Decides: which calls cross it, in both directions, and on which promise: what clients do is the node's
+matter (`Ingress`), what neighbours do that of its links (`LinkIngress`). Assumes: one event loop,
 every call synchronous and made from it. On failure: `Refused` is the only exception that may
 cross; any other one is a defect.
 """
@@ -24,11 +25,11 @@ class Pipe(Protocol):
     def send(self, frames: list[bytes]) -> None:
         """Write each frame (at most 64 KiB) as one QoS 0 PUBLISH, all of them in one write.
 
-        On a closed pipe nothing happens: `Ingress.link_detached` has said so.
+        On a closed pipe nothing happens: `LinkIngress.link_detached` has said so.
         """
 
     def close(self) -> None:
-        """Close the connection; `Ingress.link_detached` follows. Harmless when closed."""
+        """Close the connection; `LinkIngress.link_detached` follows. Harmless when closed."""
 
 
 class Ingress(Protocol):
@@ -51,6 +52,13 @@ class Ingress(Protocol):
     def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Topic, payload and QoS of every retained message that a valid filter matches."""
 
+    def request_flush(self) -> None:
+        """Schedule one `EmbeddedBroker.flush` at the end of this turn, however often asked."""
+
+
+class LinkIngress(Protocol):
+    """What the broker tells of the links that neighbours have dialled. `Linkage` implements it."""
+
     def link_attached(self, peer: str, pipe: Pipe) -> None:
         """Take a neighbour's session; its pipe may be sent to at once."""
 
@@ -59,6 +67,3 @@ class Ingress(Protocol):
 
     def link_detached(self, peer: str, pipe: Pipe) -> None:
         """Let go of a pipe that has closed, whoever closed it; once per attached pipe."""
-
-    def request_flush(self) -> None:
-        """Schedule one `EmbeddedBroker.flush` at the end of this turn, however often asked."""

@@ -110,7 +110,7 @@ async def running(
     node = FakeNode()
     port = 0 if websocket else None
     node.broker = EmbeddedBroker(
-        node, "self", port=0, websocket_port=port, tls=tls, users=users, limits=limits
+        node, node, "self", port=0, websocket_port=port, tls=tls, users=users, limits=limits
     )
     await node.broker.start()
     try:

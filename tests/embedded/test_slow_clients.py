@@ -121,9 +121,9 @@ async def test_a_port_in_use_says_so_and_leaves_nothing_open() -> None:
     async with running(websocket=True) as node:
         taken = node.broker.port
         with pytest.raises(PortInUse, match=f"127.0.0.1:{taken}.*another") as caught:
-            await EmbeddedBroker(FakeNode(), "x", port=taken).start()
+            await EmbeddedBroker(FakeNode(), FakeNode(), "x", port=taken).start()
         assert caught.value.__cause__ is None
-        half = EmbeddedBroker(FakeNode(), "x", port=0, websocket_port=taken)
+        half = EmbeddedBroker(FakeNode(), FakeNode(), "x", port=0, websocket_port=taken)
         with pytest.raises(PortInUse):
             await half.start()
         assert half._servers == {}
@@ -132,7 +132,7 @@ async def test_a_port_in_use_says_so_and_leaves_nothing_open() -> None:
 
 async def test_an_address_that_is_not_ours_is_named() -> None:
     with pytest.raises(CannotListen, match=r"TCP listener cannot use 203\.0\.113\.1:0: "):
-        await EmbeddedBroker(FakeNode(), "x", host="203.0.113.1", port=0).start()
+        await EmbeddedBroker(FakeNode(), FakeNode(), "x", host="203.0.113.1", port=0).start()
 
 
 async def test_a_publisher_cut_off_as_its_own_slow_reader_finds_no_stale_answers() -> None:
