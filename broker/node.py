@@ -320,11 +320,8 @@ class Node:
 
     # For the embedded broker: its Ingress.
 
-    def client_publish(
-        self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
-    ) -> None:
+    def client_publish(self, topic: str, payload: bytes, qos: int, *, retained: bool) -> None:
         """A client published."""
-        del client_id  # who may write what is decided before
         if not qos and not retained and self._local.past_the_mesh(topic, payload):
             return
         if not self._mesh.has_room_for_clients(kept=qos > 0) and not topic.startswith("local/"):

@@ -90,15 +90,13 @@ class Exchange:
         if topic[:1] in _PRIVATE and (topic[:1] == "$" or first_level(topic) == _LINKS):
             self.counters.ignored += 1
             return
-        client_id = ""
         if session is not None:
-            client_id = session.client_id
             if topic not in session.writable and not self._may_write(session, topic):
                 return
             if session.bridge:
-                self._own[client_id, topic, payload] += 1
+                self._own[session.client_id, topic, payload] += 1
         try:
-            self.ingress.client_publish(client_id, topic, payload, qos, retained=retained)
+            self.ingress.client_publish(topic, payload, qos, retained=retained)
         except NotBelieved as error:
             self._forbid(session, topic, f": {error}")
 

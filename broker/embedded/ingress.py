@@ -35,10 +35,8 @@ class Pipe(Protocol):
 class Ingress(Protocol):
     """What the broker asks of the node. The node implements it."""
 
-    def client_publish(
-        self, client_id: str, topic: str, payload: bytes, qos: int, *, retained: bool
-    ) -> None:
-        """Take what a client published, its will included.
+    def client_publish(self, topic: str, payload: bytes, qos: int, *, retained: bool) -> None:
+        """Take what a client published, its will included; that it may was decided before.
 
         The broker delivers nothing by itself: what local sessions are to receive comes back through
         `EmbeddedBroker.route`. The acknowledgement of QoS 1 and 2 waits for `EmbeddedBroker.flush`.

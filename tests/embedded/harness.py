@@ -21,7 +21,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.broker: EmbeddedBroker | None = None
         self.retained: dict[str, tuple[bytes, int]] = {}
-        self.published: list[tuple[str, str, bytes, int, bool]] = []
+        self.published: list[tuple[str, bytes, int, bool]] = []
         self.links: list[tuple[str, Pipe]] = []
         self.detached: list[tuple[str, Pipe]] = []
         self.frames: deque[tuple[str, bytes]] = deque()
@@ -31,12 +31,12 @@ class FakeNode:
         self.changed = asyncio.Event()
         self._scheduled = False
 
-    def client_publish(self, client_id, topic, payload, qos, *, retained) -> None:
+    def client_publish(self, topic, payload, qos, *, retained) -> None:
         self.changed.set()
         if self.refuse:
             self.refuse -= 1
             raise Refused
-        self.published.append((client_id, topic, payload, qos, retained))
+        self.published.append((topic, payload, qos, retained))
         if retained:
             if payload:
                 self.retained[topic] = (payload, qos)

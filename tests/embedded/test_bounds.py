@@ -353,5 +353,5 @@ async def test_wills_are_bounded_over_all_connections_and_given_back() -> None:
         async with client(node, "three", will=small), client(node, "three", will=small):
             pass  # taken over: the first one's will was published
         await node.until(lambda: node.broker.statistics().connections == 0)
-        assert [topic for _, topic, *_ in node.published] == ["gone"] * 2
+        assert [topic for topic, *_ in node.published] == ["gone"] * 2
         assert node.broker._wires.wills_bytes == 0

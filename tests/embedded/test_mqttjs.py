@@ -61,4 +61,4 @@ async def test_mqttjs_comes_by_name_and_password(tmp_path) -> None:
             "wrong": 4,
             "right": 0,
         }
-        assert [topic for _, topic, *_ in node.published] == ["home/lamp"]
+        assert [topic for topic, *_ in node.published] == ["home/lamp"]

@@ -59,7 +59,7 @@ async def test_a_reader_too_slow_for_qos1_is_told_in_the_log_and_dropped(
                 for _ in numbers:
                     await pub.expect(packets.PUBACK)
             assert [body[-1:] for _, _, body in await slow.closed()] == [b"0", b"1", b"2"]
-        await node.until(lambda: node.published[-1][1] == "gone")
+        await node.until(lambda: node.published[-1][0] == "gone")
         assert node.broker.statistics().counters.slow_consumers == 1
         assert "slow" in caplog.text
         pub.send(publish("t", b"9", 1, packet_id=1))
@@ -162,7 +162,7 @@ async def test_shutdown_publishes_wills_and_closes_everything() -> None:
     async with running() as node, client(node, will=("gone", b"w", 0, False)) as one:
         await node.broker.shutdown()
         assert await one.closed() == []
-        assert node.published[0][1] == "gone"
+        assert node.published[0][0] == "gone"
         assert node.broker.statistics().sessions == 0
         await node.broker.shutdown()
 

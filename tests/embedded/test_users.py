@@ -100,7 +100,7 @@ async def published(node: FakeNode, *topics: str, **options: object) -> set[str]
         for number, topic in enumerate(topics, 1):
             raw.send(packets.encode_publish(topic, b"x", 1, packet_id=number))
             await raw.expect(packets.PUBACK)
-    return {topic for _, topic, *_ in node.published[before:]}
+    return {topic for topic, *_ in node.published[before:]}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ async def tls_may(node, fleet, name: str, role: Role, **options: object) -> set[
         for number, topic in enumerate((OWN, MODEL, FREE), 1):
             writer.write(packets.encode_publish(topic, b"x", 1, packet_id=number))
             await reader.readexactly(4)
-    return {topic for _, topic, *_ in node.published[before:]}
+    return {topic for topic, *_ in node.published[before:]}
 
 
 async def test_by_tls_the_certificate_is_enough_and_a_name_besides_takes_rights_away(

@@ -30,7 +30,7 @@ def test_who_is_refused_first(tmp_path, backlog_bytes, taken):
             found = set()
             for what, topic, qos in ((0, "t", 0), (1, "t", 1), ("local", "local/t", 0)):
                 try:
-                    node.client_publish("c", topic, b"x", qos, retained=False)
+                    node.client_publish(topic, b"x", qos, retained=False)
                     found.add(what)
                 except Refused:
                     pass
@@ -51,9 +51,9 @@ def test_one_turn_of_clients_leaves_room_too(tmp_path):
         async with chain(tmp_path, "a") as (node,):
             Listener(node)
             for _ in range(CROWDED_BYTES // 100_000 + 1):
-                node.client_publish("c", "t", bytes(100_000), 1, retained=False)
+                node.client_publish("t", bytes(100_000), 1, retained=False)
             with pytest.raises(Refused):
-                node.client_publish("c", "t", b"x", 1, retained=False)
+                node.client_publish("t", b"x", 1, retained=False)
             node.publish_nowait("flock/v1/town/obstacle/a/1", b"{}")
 
     asyncio.run(story())
