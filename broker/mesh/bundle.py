@@ -240,7 +240,7 @@ def decode_body(header: Header, body: bytes) -> list[Message]:
     ):
         raise BundleInvalid("a message whose QoS does not fit its lane")
     if max([m.clock for m in messages]) > header.clock:
-        raise BundleInvalid("a message stamped after its bundle")
+        raise BundleInvalid("a message whose clock is after its bundle's")
     if max([m.lifetime_ms for m in messages]) > header.lifetime_ms:
         raise BundleInvalid("a message that outlives its bundle")
     topics = "\0".join(["", *[m.topic for m in messages], ""])

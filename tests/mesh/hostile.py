@@ -30,7 +30,7 @@ from broker.mesh.events import CloseLink, Deliver, Misbehaved
 from broker.mesh.frame import NEVER
 from broker.mesh.limits import MS
 from broker.mesh.mesh import Mesh
-from broker.mesh.parts import split
+from broker.mesh.parts import PART_BYTES, PARTS_MAX, split
 from broker.mesh.tags import sealed
 
 NOW_NS = 10**12
@@ -132,6 +132,12 @@ class Hostile:
             head = sealed(header, body, random.choice(self.seals))[1]
         return frame.encode_bundle(head, body, remaining_ms, random.choice((0, 3, 255)), kind)
 
+    def long(self):
+        """What travels in parts: a few, or one more than any record may have; to cut more is dear and no worse."""
+        sound = self.bundle()
+        parts = self.random.choice((1, 2, PARTS_MAX, PARTS_MAX + 1))
+        return (sound * (parts * PART_BYTES // len(sound) + 1))[: parts * PART_BYTES]
+
     def record(self):
         """Any record but a hello; of the one kind that it is to talk of."""
         random = self.random
@@ -146,7 +152,7 @@ class Hostile:
         if drawn < 0.45:
             return frame.encode_credit(abs(self.number()) % 2**64)
         if drawn < 0.5:
-            return random.choice(split(self.bundle() * 900, random.randrange(3)))
+            return random.choice(split(self.long(), random.randrange(3)))
         try:
             return encode_control(random.choice(self.controls()))
         except OverflowError:  # msgpack has no such number
