@@ -115,7 +115,7 @@ def topic_matcher(topic_filter: str) -> Callable[[str], object]:
         more = topic.count("/") - slashes
         if more and not (open_ended and more > 0):
             return False
-        if not wild and topic[0] == "$":
+        if not wild and topic[:1] == "$":
             return False
         if rest:
             levels = topic.split("/")
