@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from sim.links import Edge
     from sim.mix import Mix
-    from sim.network import Edge, Network
+    from sim.network import Network
 
 __all__ = ["Adversary"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from random import Random
 
-    from sim.network import Edge
+    from sim.links import Edge
 
 __all__ = ["line", "names", "random_graph", "ring"]
 

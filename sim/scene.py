@@ -13,7 +13,7 @@ from sim.network import Network
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sim.network import Edge
+    from sim.links import Edge
     from sim.plants import Plant
 
 __all__ = ["WARM_UP_MS", "Scenario", "Scene"]
