@@ -10,7 +10,7 @@ the same name sends it out again. Of the devices attached under one name one is 
 others hold a connection and wait.
 
 Acknowledgements are honest. What comes in at QoS 1 is acknowledged once it is stored here; while the mesh refuses, it
-is not. What goes out at QoS 1 is owed until the PUBACK (broker/bridge_window.py). Over the bridge that makes at least
+is not. What goes out at QoS 1 is owed until the PUBACK (broker/bridge_outward.py). Over the bridge that makes at least
 once; a repetition happens only when a connection breaks between a message and its acknowledgement. The session at the
 foreign broker outlives the connection, so it keeps what is published there meanwhile.
 
@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.bridge_claims import Claims
 from broker.bridge_inward import Filter, Inward, InwardOwner, stays
-from broker.bridge_window import Owed, Window
+from broker.bridge_outward import Outward, OutwardOwner
 from broker.embedded import packets
 from broker.errors import Refused
 from broker.lookup import Lookup
 from broker.mqtt_client import Backoff, BrokerRefuses, Client, connect
-from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
+from broker.packet_connection import KEEP_ALIVE_S
 from broker.permissions import client_may
-from broker.topic_names import bridge_topic, topic_matches
+from broker.topic_names import bridge_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from random import Random
 
     from broker.mqtt_client import Address
@@ -56,8 +56,6 @@ LEAVE_S: Final = 1.0
 """A goodbye that is not taken by then is cut short. Guess."""
 LIVED_S_MIN: Final = 5.0
 """A connection that ends sooner counts as a failure."""
-ROUTES_MAX: Final = 8_192
-"""Topics for which is remembered whether they go out; emptied when full."""
 
 
 class BridgeAt(NamedTuple):
@@ -86,14 +84,11 @@ class BridgeStatistics(NamedTuple):
     counters: dict[str, int]
 
 
-class BridgeOwner(InwardOwner, Protocol):
+class BridgeOwner(InwardOwner, OutwardOwner, Protocol):
     """What a bridge asks of its device; the node."""
 
     def subscribe(self, callback: Callable[[list[Delivered]], None]) -> None:
         """Have every delivery."""
-
-    def retained_entries(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
-        """Topic, payload and QoS of retained values, deleted ones with an empty payload."""
 
 
 class Bridge:
@@ -118,17 +113,19 @@ class Bridge:
         self._lookup = Lookup(at.address.host, at.address.port)
         self._claims = Claims(device, time.monotonic_ns())
         self._claim_topic = bridge_topic(site=at.site, device=device, name=at.name)
-        self._window = Window()
+        before, _, after = self._claim_topic.rpartition(f"/{device}/")
+        self._claims_between = (f"{before}/", f"/{after}")
+        """What stands before and behind a device's id where it claims to be active."""
+        self._counters: Counter[str] = Counter()
         # Whoever speaks at the foreign broker speaks through this device, as a program on it does.
         may_write = partial(client_may, device=device, client=None, secured=secured)
-        self._inward = Inward(at.inward, owner, self, self._via, may_write)
+        self._outward = Outward(
+            at.outward, owner, self._via, self._stays, self._note_echo, self._counters
+        )
+        self._inward = Inward(at.inward, owner, self._outward, self._via, may_write)
         self._client: Client | None = None
         self._plain = False
         self._subscribed = False
-        self._owes = True
-        self._sync_due = True
-        self._routes: dict[str, int | None] = {}
-        self._counters: Counter[str] = Counter()
         self._last_failure = "not tried yet"
         owner.subscribe(self._delivered)
 
@@ -144,6 +141,7 @@ class Bridge:
         """Let another device take over, and close; before the last flush."""
         self._say(self._claims.goodbye())
         self._inward.close()
+        self._outward.close()
         if self._client is not None:
             self._client.leave()
             self._client = None
@@ -153,7 +151,8 @@ class Bridge:
         host, port, *_ = self._at.address
         state = "active" if self._claims.active and self._inward.subscribed else "standby"
         counters = self._counters + self._inward.counters
-        counters.update(out=self._window.sent, out_dropped=self._window.dropped)
+        window = self._outward.window
+        counters.update(out=window.sent, out_dropped=window.dropped)
         counters.update(claims_invalid=self._claims.invalid)
         return BridgeStatistics(
             name=self._at.name,
@@ -161,7 +160,7 @@ class Bridge:
             state=state if self._client is not None else "away",
             last_failure=self._last_failure,
             knows_bridges=not self._plain,
-            waiting=len(self._window),
+            waiting=len(window),
             counters={name: count for name, count in sorted(counters.items()) if count},
         )
 
@@ -231,11 +230,7 @@ class Bridge:
         logger.info("%s: active as bridge %s", self._device, self._at.name)
         self._inward.open(client, plain=self._plain, subscribed=self._subscribed)
         self._subscribed = True
-        client.write(self._window.again())
-        if self._sync_due:
-            self._sync_due = False
-            self._owe_retained()
-        self._pump()
+        self._outward.open(client)
 
     # The connection calls (Handler).
 
@@ -244,8 +239,7 @@ class Bridge:
         if kind == packets.PUBLISH:
             self._inward.published(flags, body)
         elif kind == packets.PUBACK:
-            self._window.acknowledged(packets.parse_packet_id(body))
-            self._pump()
+            self._outward.acknowledged(packets.parse_packet_id(body))
         elif kind == packets.SUBACK:
             self._inward.subscribed = packets.SUBACK_REFUSED not in body[2:]
             if not self._inward.subscribed and self._client is not None:
@@ -253,12 +247,13 @@ class Bridge:
 
     def writable(self) -> None:
         """There is room again."""
-        self._pump()
+        self._outward.pump()
 
     def lost(self) -> None:
         """The connection is gone: what was not acknowledged comes again."""
         self._client = None
         self._inward.close()
+        self._outward.close()
         self._decide()
 
     # Roles.
@@ -276,16 +271,14 @@ class Bridge:
         changed = self._claims.decide(now_ns, connected=client is not None)
         others = self._claims.others(now_ns).values()
         rival = any(claim.state == "active" for claim in others) and not self._claims.active
-        if rival and self._owes:
-            self._window.clear()
-            self._sync_due = False
-        self._owes = not rival
+        self._outward.pay(pays=not rival)
         if not changed:
             return
         if self._claims.active and client is not None:
             self._activate(client)
         elif client is not None:
             self._inward.close()
+            self._outward.close()
             client.close("another device is active as this bridge")
 
     def _say(self, claim: bytes) -> None:
@@ -294,93 +287,37 @@ class Bridge:
         except Refused:
             self._counters["claims_refused"] += 1
 
-    # Out.
+    # What the mesh delivers.
 
     def _delivered(self, batch: list[Delivered]) -> None:
         for message in batch:
-            qos = self._route(message.topic)
-            if qos is None or message.rebuild or message.via == self._via:
-                continue
-            if qos == _CLAIM:
+            if not self._is_claim(message.topic):
+                self._outward.take(message)
+            elif not message.rebuild:
                 self._heard_claim(message)
-            elif message.qos and qos:
-                if self._owes:
-                    self.owe(message.topic, message.payload, retained=message.retained)
-            elif self._claims.active:
-                self._send_fresh(message)
-        self._pump()
+        self._outward.pump()
 
-    def _route(self, topic: str) -> int | None:
-        """The QoS at which a topic goes out, None if it does not, _CLAIM for a claim on this bridge."""
-        if topic in self._routes:
-            return self._routes[topic]
-        if len(self._routes) >= ROUTES_MAX:
-            self._routes.clear()
-        matching = [f.qos for f in self._at.outward if topic_matches(f.topic_filter, topic)]
-        qos = max(matching, default=None)
-        if stays(topic):
-            qos = None
-        claims = bridge_topic(site=self._at.site, device="x", name=self._at.name).split("/")
-        levels = topic.split("/")
-        if len(levels) == len(claims) and levels[:4] == claims[:4] and levels[5] == claims[5]:
-            qos = _CLAIM
-        self._routes[topic] = qos
-        return qos
+    def _is_claim(self, topic: str) -> bool:
+        """Whether devices claim on a topic to be active as this bridge."""
+        before, after = self._claims_between
+        return topic.startswith(before) and topic.endswith(after) and topic.count("/") == 5
 
-    def goes_out(self, topic: str) -> bool:
-        """Whether a topic crosses to the foreign broker."""
-        return self._route(topic) not in {None, _CLAIM}
+    def _stays(self, topic: str) -> bool:
+        return stays(topic) or self._is_claim(topic)
 
     def _heard_claim(self, message: Delivered) -> None:
         if message.origin == message.topic.split("/")[4]:
             self._claims.hear(message.origin, message.payload, time.monotonic_ns())
             self._decide()
 
-    def owe(self, topic: str, payload: bytes, *, retained: bool) -> None:
-        """Send a message out, at QoS 1."""
-        dropped = self._window.dropped
-        self._window.add(Owed(topic, payload, retained))
-        self._sync_due = self._sync_due or self._window.dropped > dropped
-        self._pump()
-
-    def _owe_retained(self) -> None:
-        """The broker may have missed changes: tell it all that is retained, deletions included."""
-        for entry in self._at.outward:
-            for topic, payload, qos in self._owner.retained_entries(entry.topic_filter):
-                if qos and not stays(topic):
-                    self.owe(topic, payload, retained=True)
-
-    def _send_fresh(self, message: Delivered) -> None:
-        client = self._client
-        if client is None or client.unsent_bytes > UNSENT_HIGH_BYTES:
-            self._counters["out_fresh_dropped"] += 1
-            return
-        self._inward.note_echo(message.topic, message.payload)
-        client.write(
-            packets.encode_publish(message.topic, message.payload, retained=message.retained)
-        )
-
-    def _pump(self) -> None:
-        client = self._client
-        if client is None or not self._claims.active or client.unsent_bytes > UNSENT_HIGH_BYTES:
-            return
-        sent, data = self._window.send()
-        for owed in sent:
-            self._inward.note_echo(owed.topic, owed.payload)
-        if data:
-            client.write(data)
-        elif self._sync_due and not len(self._window):
-            self._sync_due = False
-            self._owe_retained()
+    def _note_echo(self, topic: str, payload: bytes) -> None:
+        self._inward.note_echo(topic, payload)
 
     def _note(self, reason: str) -> None:
         if reason != self._last_failure:
             self._last_failure = reason
             text = "%s: not attached to %s as bridge %s: %s"
             logger.info(text, self._device, self._lookup, self._at.name, reason)
-
-
-_CLAIM: Final = -1
 
 
 def _mark(name: str) -> int:
