@@ -1,7 +1,7 @@
 """What the broker owes one client in answer to what it sent: acknowledgements, and everything else.
 
 Decides when an answer may go. An acknowledgement of what the client published waits for the node's
-commit, then until that is durable, then as long as a subscriber lags (`Exchange.lagging`). Of a
+commit, then until that is durable, then as long as a subscriber lags (`Writes.lagging`). Of a
 session that is persistent, the other answers wait for the first two as well, since they confirm a
 change that is to survive.
 

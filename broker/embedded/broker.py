@@ -127,7 +127,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
 
     def take_changes(self) -> SessionChanges | None:
         """Hand over what changed of persistent sessions, to be stored before the next `flush`."""
-        self._exchange.prepare()
+        self._exchange.writes.prepare()
         return self._exchange.journal.take(self._exchange.everything)
 
     def changes_lost(self) -> None:

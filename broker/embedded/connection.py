@@ -54,6 +54,7 @@ class Connection(Wire):
         super().__init__(wires)
         self._links = links
         self._exchange = exchange
+        self._writes = exchange.writes
         self._gate = gate
         self._admission: asyncio.Task[None] | None = None
         self._session: Session | None = None
@@ -92,7 +93,7 @@ class Connection(Wire):
     def _after_read(self) -> None:
         if self._published or (self._session is not None and self._session.dirty):
             self._published = False
-            self._exchange.hasten()
+            self._writes.hasten()
             self._exchange.ingress.request_flush()
 
     @property
@@ -112,7 +113,7 @@ class Connection(Wire):
         """Go on with what waited, here or in the node's queue for a link."""
         if self._session is not None:
             self._session.congested(now=False)
-            self._exchange.touch(self._session)
+            self._writes.touch(self._session)
             self._exchange.ingress.request_flush()
 
     def _leave(self) -> None:
@@ -154,9 +155,9 @@ class Connection(Wire):
             self._lag_ends = self._loop.call_later(
                 self._limits.lag_max_s, session.cut_off, "it did not catch up in time"
             )
-            self._exchange.lagging.add(self)
+            self._writes.lagging.add(self)
         else:
-            self._exchange.caught_up(self)
+            self._writes.caught_up(self)
 
     def taken_over(self) -> None:
         """Make room for a new connection with the same client id (3.1.4-2)."""
@@ -228,7 +229,7 @@ class Connection(Wire):
         if qos == 2:
             if packet_id in session.answers.incoming:  # a repetition of what we have
                 session.answers.hold(packets.PUBREC, packet_id)
-                self._exchange.touch(session)
+                self._writes.touch(session)
                 return
             if len(session.answers.incoming) >= self._limits.incoming_qos2_max:
                 raise MalformedPacket("too many QoS 2 messages that it does not release")
@@ -245,7 +246,7 @@ class Connection(Wire):
         self._published = True
         if qos:
             session.answers.hold(packets.PUBACK if qos == 1 else packets.PUBREC, packet_id)
-            self._exchange.touch(session)
+            self._writes.touch(session)
 
     def _try_later(self, flags: int, body: bytes) -> None:
         """Keep a refused publish and read nothing more, until it is taken or the time is up."""
@@ -277,21 +278,21 @@ class Connection(Wire):
     def _on_puback(self, session: Session, body: bytes) -> None:
         session.client_acknowledges(packets.PUBACK, packets.parse_packet_id(body))
         if session.more_waits:
-            self._exchange.touch(session)
+            self._writes.touch(session)
 
     def _on_pubrec(self, session: Session, body: bytes) -> None:
         session.client_acknowledges(packets.PUBREC, packets.parse_packet_id(body))
-        self._exchange.touch(session)
+        self._writes.touch(session)
 
     def _on_pubcomp(self, session: Session, body: bytes) -> None:
         session.client_acknowledges(packets.PUBCOMP, packets.parse_packet_id(body))
         if session.more_waits:
-            self._exchange.touch(session)
+            self._writes.touch(session)
 
     def _on_pubrel(self, session: Session, body: bytes) -> None:
         packet_id = packets.parse_packet_id(body)
         session.answers.release(packet_id)
-        self._exchange.touch(session)
+        self._writes.touch(session)
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -316,7 +317,7 @@ class Connection(Wire):
         while filters:
             if slices.is_over():
                 self._stop_reading()
-                self._exchange.touch(session)
+                self._writes.touch(session)
                 slices.later(partial(self._subscribe_on, session, packet_id, filters, codes, peer))
                 return
             topic_filter, qos = filters.popleft()
@@ -342,7 +343,7 @@ class Connection(Wire):
     def _subscribed(self, session: Session, suback: bytes, peer: str | None) -> None:
         if peer is None or self._pipe is not None:
             session.answers.reply_stored(suback)
-            self._exchange.touch(session)
+            self._writes.touch(session)
             return
         self.write(suback)  # before the first frame, which may come within link_attached
         assert self._transport is not None, "a packet came through it"
@@ -360,13 +361,13 @@ class Connection(Wire):
                 return
             self._exchange.unsubscribe(session, topic_filter)
         session.answers.reply_stored(packets.encode_ack(packets.UNSUBACK, packet_id))
-        self._exchange.touch(session)
+        self._writes.touch(session)
 
     def _on_pingreq(self, session: Session, body: bytes) -> None:
         if body:
             raise MalformedPacket("a PINGREQ with a body")
         session.answers.reply(packets.PINGRESP_PACKET)
-        self._exchange.touch(session)
+        self._writes.touch(session)
 
     def _on_disconnect(self, session: Session, body: bytes) -> None:  # noqa: ARG002 - a handler
         if body:

@@ -27,6 +27,7 @@ from broker.embedded.session_journal import Change, SessionJournal, StoredSessio
 from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
 from broker.embedded.trie import Trie, first_level, valid_filter
+from broker.embedded.writes import Writes
 from broker.errors import NotBelieved
 from broker.permissions import client_may
 from broker.trust import Holder
@@ -59,14 +60,8 @@ class Exchange:
         self.journal = SessionJournal()
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
-        self.lagging: set[Output] = set()  # connections whose sessions lag (see `Session`)
-        self._dirty: list[Session] = []
-        self._hasty: list[Session] = []  # of those, the ones with messages since the last write
-        self._prepared = False
+        self.writes = Writes(ingress.request_flush)
         self._unmeasured_bytes = 0  # of QoS 1 and 2, since all sessions were looked at
-        self._owed: list[Session] = []  # wait for their acknowledgements until nobody lags
-        self._awaited: dict[Session, None] = {}  # wait for theirs until the disk has synced
-        self._durable = 0
         self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn
         self.slices = Slices(TURN_SLICE_S)  # what all clients together may take of a turn
         # Topic fields of recent topics: one encoding per topic, not per message.
@@ -137,9 +132,7 @@ class Exchange:
                     continue
                 flags = FLAG_RETAIN if retained else 0
             if not session.hasty:
-                session.hasty = True
-                self._hasty.append(session)
-                self.touch(session)
+                self.writes.hurry(session)
             if qos and granted:
                 session.deliver_kept(min(qos, granted) << 1 | flags, field, payload)
             elif flags:
@@ -167,46 +160,10 @@ class Exchange:
         field = self._fields[topic] = string_field(topic)
         return field
 
-    def hasten(self) -> None:
-        """Write the messages that were routed outside of a flush, which need not wait for one."""
-        for session in self._hasty:
-            session.hasten()
-        self._hasty.clear()
-
-    def prepare(self) -> None:
-        """Let persistent sessions choose what they write, before their changes are taken and stored."""
-        self._prepared = True
-        for session in self._dirty:
-            session.prepare()
-
     def flush(self, *, committed: bool, pressed: bool, turn: int = 0, durable: int = 0) -> None:
-        """Write every session that has something to write; nobody is acknowledged while the mesh is pressed."""
-        if not self._prepared:
-            self.prepare()
-        self._prepared = False
-        for session in self._hasty:
-            session.hasty = False
-        self._hasty.clear()
-        if self._awaited and (durable > self._durable or not committed):
-            for session in self._awaited:
-                self.touch(session)
-            self._awaited.clear()
-        self._durable = durable
+        """End a turn: see `Writes.flush`."""
         self._own.clear()
-        dirty, self._dirty = self._dirty, []
-        wait = pressed or bool(self.lagging)
-        for session in dirty:
-            session.dirty = False
-            session.flush(committed=committed, acknowledge=not wait, turn=turn, durable=durable)
-            if session.answers.owed:
-                self._owed.append(session)
-            if session.answers.await_disk:
-                self._awaited[session] = None
-            if session.goes_on:
-                self.touch(session)
-                self.ingress.request_flush()
-        if self._owed and not wait:
-            self._acknowledge_again()
+        self.writes.flush(committed=committed, pressed=pressed, turn=turn, durable=durable)
 
     def _relieve(self) -> None:
         """Make room where all sessions together hold too much: whoever holds the most gives."""
@@ -223,24 +180,6 @@ class Exchange:
                     "forgetting the session of %s: too much is in flight", most.client_id
                 )
                 self._forget(most)
-
-    def caught_up(self, output: Output) -> None:
-        """Let publishers go on, if this was the last connection that lagged."""
-        self.lagging.discard(output)
-        if not self.lagging:
-            self._acknowledge_again()
-
-    def _acknowledge_again(self) -> None:
-        for session in self._owed:
-            self.touch(session)
-        self._owed.clear()
-        self.ingress.request_flush()
-
-    def touch(self, session: Session) -> None:
-        """Include a session in the next flush."""
-        if not session.dirty:
-            session.dirty = True
-            self._dirty.append(session)
 
     # -- sessions ------------------------------------------------------------------------------
 
@@ -262,7 +201,7 @@ class Exchange:
         if session.replaying:  # since before a restart
             for topic_filter, qos in session.subscriptions.items():
                 self._replay(session, topic_filter, qos)
-        self.touch(session)
+        self.writes.touch(session)
         return session, present
 
     def _make(self, client_id: str, *, clean: bool) -> Session:

@@ -6,7 +6,7 @@ Decides: what is written next, what waits, what is dropped.
   oldest.
 - QoS 1 and 2 go out through a window of in-flight messages, and behind it stands a queue. While
   that is over half full the client lags, and local publishers wait for their acknowledgements
-  (`Exchange.lagging`). A client that lets it fill, or lags for too long, is a slow consumer:
+  (`Writes.lagging`). A client that lets it fill, or lags for too long, is a slow consumer:
   counted, logged and cut off; MQTT 3.1.1 has no other way to tell it. For an absent client the
   oldest message goes.
 - Retained messages for a new subscription go first, as fast as window and socket allow. Live
@@ -62,7 +62,7 @@ class Output(Protocol):
 
 
 class Session:
-    """One client's state. `dirty` and `hasty` belong to the exchange, which writes what it has marked."""
+    """One client's state. `dirty` and `hasty` belong to `Writes`, which writes what it has marked."""
 
     def __init__(
         self, client_id: str, limits: Limits, counters: Counters, journal: SessionJournal | None
@@ -75,7 +75,7 @@ class Session:
         self.writable: set[str] = set()  # topics that the client was found to be free to write
         self.dirty = False
         self.forgotten = False  # it ended, and no message is its any more
-        self.hasty = False  # whether the exchange has it among those to write before the flush
+        self.hasty = False  # whether `Writes` has it among those to write before the flush
         self.output: Output | None = None
         self.subscriptions: dict[str, int] = {}
         self.levels = 0  # of these filters

@@ -70,12 +70,12 @@ class World:
             lambda: session.congested(now=packet_id % 2 == 0),
         ]
         random.choice(steps)()
-        exchange.touch(session)
+        exchange.writes.touch(session)
 
     def flush(self) -> None:
         exchange = self.exchange
         committed = self.random.random() < 0.9
-        exchange.prepare()
+        exchange.writes.prepare()
         changes = exchange.journal.take(exchange.everything)
         if committed and changes is not None:
             self.pending.absorb(changes)
