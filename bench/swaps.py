@@ -47,20 +47,25 @@ class _Decider:
         """How long after they were due the decisions of so many seconds came, in ms."""
         late_ms: list[float] = []
         self._late_ms = late_ms
+        before, count = self._without(), round(seconds * RATE)
         began_ns = time.monotonic_ns()
-        for number in range(round(seconds * RATE)):
+        for number in range(count):
             due_ns = began_ns + round(number * 1e9 / RATE)
             await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
             self._loop.submit_nowait(due_ns)
-        while len(late_ms) + self.lost < round(seconds * RATE):  # noqa: ASYNC110 - counted elsewhere
+        while len(late_ms) + self._without() - before < count:  # noqa: ASYNC110 - counted elsewhere
             await asyncio.sleep(0.005)
         return late_ms
 
     @property
     def lost(self) -> int:
-        """Readings that came to nothing."""
+        """Readings that came to nothing, though no newer one took their place."""
         counted = self._loop.statistics()
-        return counted.failed + counted.superseded
+        return counted.failed + counted.late + counted.stale
+
+    def _without(self) -> int:
+        """Readings without a decision."""
+        return self.lost + self._loop.statistics().superseded
 
     def _fill(self, reading: int, into: FloatArray) -> Filled:
         into[...] = 0.5

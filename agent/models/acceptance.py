@@ -162,6 +162,14 @@ class Acceptance:
         """
         return self._memory.begin(self._model, accepted.sha256)
 
+    def end(self, accepted: Accepted) -> None:
+        """The device is stopped in good order while this version is tried: the boot does not count.
+
+        Raises:
+            SecretUnusable: It cannot be stored.
+        """
+        self._memory.end(self._model, accepted.sha256)
+
     def bad(self, accepted: Accepted) -> Bad | None:
         """What became of it, if it was tried and not kept."""
         return self._memory.bad(self._model, accepted.sha256)

@@ -9,8 +9,8 @@ Theory of operation. A manifest goes through these, and what is said of it on `m
     in use (`running.py`)                  `watched`, for as long as the manifest says; then `active`, or `rolled-back`
 
 Whatever goes wrong leaves the version before it running; each reason is counted. A version that failed or was rolled
-back is not tried again for the same manifest; neither is one under which the device itself was restarted BOOTS_MAX
-times. A manifest with a higher counter takes the place of one that is on its way; one that is refused does not.
+back is not tried again for the same manifest; neither is one under which the device itself went down BOOTS_MAX times.
+A manifest with a higher counter takes the place of one that is on its way; one that is refused does not.
 
 Assumes that the time is the latest that is known. On failure: what was no fault of the version (a full disk, a worker
 that does not start) is tried again. After a restart the device begins with the version that ran well last, whoever it
@@ -68,8 +68,11 @@ LOOK_S: Final = 0.5
 BEGIN_S: Final = 30.0
 """How long a device waits at its start for the bytes of the version that ran well last, should they have decayed."""
 BOOTS_MAX: Final = 3
-"""Boots in which a version is tried before it counts as what the device was restarted for. Two may be somebody who
-mends things. Guess."""
+"""Boots that ended, other than in good order, while a version was tried, before it counts as the reason. Two may be
+plugs. Guess."""
+TELL_S: Final = 5.0
+"""How often to say anew for whom a version waits, at most: each word of one device about it could bring about one of
+every other's. Guess."""
 
 
 class Fleet(NamedTuple):
@@ -137,8 +140,8 @@ class ModelFollower:
         """On its way."""
         self._rollout: tuple[str, Rollout] | None = None
         """Of the manifest with that digest."""
-        self._begun: set[str] = set()
-        """Manifests whose versions were tried in this boot."""
+        self._trying: Accepted | None = None
+        """Whose version is tried or watched, which was noted on the disk."""
         self._running = Running(client, self._proved, self._rolled_back)
         self.status: ModelStatus | None = None
         """How the last change went."""
@@ -183,6 +186,9 @@ class ModelFollower:
                     self._changed.set()
         finally:
             await self._running.close()
+            if self._trying is not None:
+                with contextlib.suppress(SecretUnusable):
+                    self._acceptance.end(self._trying)
 
     async def _begin(self) -> None:
         """Run what ran well last, untried: there is nothing else to run."""
@@ -287,18 +293,20 @@ class ModelFollower:
             self._rollout = (accepted.sha256, rollout)
         _, rollout = self._rollout
         told: tuple[str, int] | None = None
+        told_s = -TELL_S
         while True:
             fleet = self._around.fleet()
             said = {
-                device: Said(status.state, status.reason)
+                device: Said(status.state, _printable(status.reason))
                 for device, status in fleet.statuses.items()
                 if status.manifest == accepted.sha256
             }
             turn = rollout.look(fleet.alive, said, time.monotonic_ns())
             if turn.state == "go":
                 return
-            if (turn.state, rollout.round) != told:
-                told = turn.state, rollout.round
+            now_s = time.monotonic()
+            if (turn.state, rollout.round) != told and now_s >= told_s + TELL_S:
+                told, told_s = (turn.state, rollout.round), now_s
                 self._say(accepted, turn.state, turn.reason)
             await asyncio.sleep(LOOK_S)
 
@@ -312,12 +320,12 @@ class ModelFollower:
             _Later: It could not be tried.
         """
         try:
-            if accepted.sha256 not in self._begun:
+            if self._trying is None or self._trying.sha256 != accepted.sha256:
                 boots = await asyncio.to_thread(self._acceptance.begin, accepted)
+                self._trying = accepted
                 if boots >= BOOTS_MAX:
-                    text = f"the device was restarted {boots} times while it was tried or watched"
+                    text = f"the device went down {boots} times while it was tried or watched"
                     raise VersionBad("restarts", text)
-                self._begun.add(accepted.sha256)
             version = await self._client.prepare(files, _check(accepted.manifest))
         except ModelRejected as error:
             raise VersionBad("does not load", error.reason) from None
@@ -363,6 +371,7 @@ class ModelFollower:
             logger.error(
                 "version %s is forgotten at a restart: %s", accepted.manifest.version, error
             )
+        self._tried(accepted)
 
     async def _rolled_back(self, accepted: Accepted, verdict: Verdict) -> None:
         reason = f"{verdict.reason}: {verdict.detail}"
@@ -380,6 +389,11 @@ class ModelFollower:
         except SecretUnusable as error:
             version = accepted.manifest.version
             logger.error("version %s is tried again after a restart: %s", version, error)
+        self._tried(accepted)
+
+    def _tried(self, accepted: Accepted) -> None:
+        if self._trying is not None and self._trying.sha256 == accepted.sha256:
+            self._trying = None
 
     def _settle(self, accepted: Accepted, state: ModelState, reason: str) -> None:
         """Say how it went, unless another manifest is on its way, of which others want to hear."""
@@ -432,6 +446,11 @@ class ModelFollower:
             at_ms=self._around.clock_ms(),
         )
         self._around.tell(self.status)
+
+
+def _printable(text: str) -> str:
+    """Another device's words, fit for a log."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _check(

@@ -10,6 +10,7 @@ that is signed apart from what it describes.
 """
 
 import math
+from collections.abc import Sequence
 from hashlib import shake_256
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -111,9 +112,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         """The input's bytes, as many as the inputs hold."""
         return self.data or shake_256(b"flockmq sample\0%d" % self.seed).digest(values)
 
-    def agrees(self, outputs: list[float]) -> bool:
-        """Whether these are what is expected; all outputs in a row."""
-        seen = outputs[:: self.stride]
+    def agrees(self, seen: Sequence[float]) -> bool:
+        """Whether these are what is expected: every `stride`-th of all outputs in a row."""
         return len(seen) == len(self.expected) and all(
             abs(value - wanted) <= self.tolerance
             for value, wanted in zip(seen, self.expected, strict=True)

@@ -179,6 +179,19 @@ class ManifestMemory:
             self._keep(replace(old, begun={**old.begun, model: Begun(sha256, boots + 1)}))
             return boots
 
+    def end(self, model: str, sha256: str) -> None:
+        """The device is stopped while this manifest's version is tried, and not because of it: the boot does not count.
+
+        Raises:
+            SecretUnusable: It cannot be stored.
+        """
+        with self._lock:
+            old = self._remembered
+            begun = old.begun.get(model)
+            if begun is not None and begun.sha256 == sha256:
+                less = Begun(sha256, begun.boots - 1)
+                self._keep(replace(old, begun={**old.begun, model: less}))
+
     def _keep(self, remembered: _Remembered) -> None:
         if remembered != self._remembered:
             write_file(self._path, msgspec.json.encode(remembered), secret=True)

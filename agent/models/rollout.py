@@ -5,7 +5,7 @@ manifest in question on `model-status/`.
 
     what is seen                                            what this device does
     the manifest asks for no canaries                       goes
-    somebody tried it and did not keep it                   holds; says who, and why
+    somebody tried it and did not keep it                   holds for good; says who, and why
     less than SETTLE_NS has gone by                         waits: others have not heard of it yet
     as many are healthy on it as there are canaries         goes
     FALLEN_MAX devices fell silent while they watched it    holds; says who
@@ -92,6 +92,8 @@ class Rollout:
         """Canaries of earlier rounds that did not get well in time."""
         self.round = 0
         """0: nothing was drawn yet."""
+        self._harmed: Turn | None = None
+        """Once somebody did not keep it nothing undoes that: who restarts says something else for a moment."""
 
     def look(self, alive: Collection[str], said: Mapping[str, Said], now_ns: int) -> Turn:
         """What to do now.
@@ -104,8 +106,10 @@ class Rollout:
         if not self._share:
             return GO
         bad = sorted(name for name, each in said.items() if each.state in BAD)
-        if bad:
-            return Turn("held", f"{_names(bad)} did not keep it: {said[bad[0]].reason}")
+        if bad and self._harmed is None:
+            self._harmed = Turn("held", f"{_names(bad)} did not keep it: {said[bad[0]].reason}")
+        if self._harmed is not None:
+            return self._harmed
         if now_ns < self._settled_ns:
             return Turn("waiting", "others may not have heard of it")
         healthy = {name for name in alive if name in said and said[name].state == "active"}

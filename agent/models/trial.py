@@ -122,7 +122,7 @@ async def wrong_sample(client: InferenceClient, sample: Sample, shape: tuple[int
     # In a thread: a picture of 12 MB takes 50 ms.
     features = await asyncio.to_thread(sample_features, sample, shape)
     output = (await client.infer(features)).output.ravel()
-    if await asyncio.to_thread(lambda: sample.agrees(output.tolist())):
+    if sample.agrees(output[:: sample.stride].tolist()):
         return ""
     return f"what comes out differs by more than {sample.tolerance:.3g} from what its manifest says"
 

@@ -280,23 +280,26 @@ def test_a_version_has_run_well_after_its_window_and_not_before(tmp_path, models
     asyncio.run(story())
 
 
-def test_a_version_under_which_the_device_is_restarted_again_and_again_is_given_up(
-    tmp_path, models
-):
+def test_a_version_under_which_the_device_goes_down_again_and_again_is_given_up(tmp_path, models):
     first, second = good(models), good(models, "2", OTHER, rollout=WATCHED)
     wanted = payload(second, 2)
 
     async def story():
         async with followed(tmp_path, models) as it:
             await begin(it, first)
+        for _ in range(BOOTS_MAX + 1):  # in good order: that does not count
+            async with followed(tmp_path, models) as it:
+                it.follower.want(wanted)
+                await it.becomes("2", "watched")
         for _ in range(BOOTS_MAX):
             async with followed(tmp_path, models) as it:
                 it.follower.want(wanted)
                 await it.becomes("2", "watched")
+                it.follower._trying = None  # as if it were killed
         for _ in range(2):
             async with followed(tmp_path, models) as it:
                 it.follower.want(wanted)
-                assert "restarted 3 times" in (await it.becomes("2", "failed", "1")).reason
+                assert "went down 3 times" in (await it.becomes("2", "failed", "1")).reason
 
     asyncio.run(story())
 
@@ -369,6 +372,7 @@ def test_who_waits_for_canaries_and_hears_of_harm_holds_until_something_newer(
     tmp_path, models, monkeypatch
 ):
     monkeypatch.setattr(follower_module, "LOOK_S", 0.02)
+    monkeypatch.setattr(follower_module, "TELL_S", 0.02)
     first = good(models)
     second = good(models, "2", OTHER, rollout=Rollout(canary_share=0.01))
 
@@ -395,6 +399,7 @@ def test_who_waits_for_canaries_and_hears_of_harm_holds_until_something_newer(
 
 def test_who_waits_for_canaries_goes_when_they_are_healthy(tmp_path, models, monkeypatch):
     monkeypatch.setattr(follower_module, "LOOK_S", 0.02)
+    monkeypatch.setattr(follower_module, "TELL_S", 0.02)
     first = good(models)
     second = good(models, "2", OTHER, rollout=Rollout(canary_share=0.01))
 

@@ -83,6 +83,14 @@ def test_a_version_that_harmed_one_is_held_by_all(state):
     assert rollout(share=1.0).look(NAMES[2:], said, 99 * ROUND_NS).state == "held"
 
 
+def test_what_harmed_one_is_held_though_that_one_says_something_else_later():
+    device = rollout(share=1.0)
+    seen = waiting(*NAMES[1:])
+    held = device.look(NAMES[1:], seen | {"d1": Said("failed", "slow")}, SETTLE_NS)
+    assert held.state == "held"
+    assert device.look(NAMES[1:], seen, SETTLE_NS) == held
+
+
 def test_a_canary_that_died_keeps_its_place_for_the_round_and_is_then_passed_over():
     (first,) = canaries(0.1)
     others = [name for name in NAMES if name != first]
