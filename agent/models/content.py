@@ -69,6 +69,14 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         joined = base64.b64decode(self.chunks)
         return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]
 
+    def digest(self, index: int) -> bytes:
+        """The SHA-256 of one chunk, at a tenth of the price of all."""
+        begin, end = index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES
+        first, last = begin // 3, -(-end // 3)  # base64: four characters for three bytes
+        return base64.b64decode(self.chunks[4 * first : 4 * last])[begin - 3 * first :][
+            :DIGEST_BYTES
+        ]
+
     def span(self, index: int) -> tuple[int, int]:
         """Where a chunk begins and how long it is, in bytes."""
         begin = index * self.chunk_bytes

@@ -34,15 +34,17 @@ SOURCES_MAX: Final = 64
 """Neighbours that are asked; a device has no more links."""
 PULLS_MAX: Final = 4
 """Contents fetched at once: a model's variants, or two models with their deltas."""
-PACE_BYTES_PER_S: Final = 1_500_000
-"""How fast one content is fetched: 4 MB in 2.7 s. Both ends of a hop work for 1 ms on a chunk, so ten devices on two
-cores are held up for a fifth of that time. Measured there: unpaced, 0.9 s, with what is urgent behind it for 0.1 s."""
+PACE_BYTES_PER_S: Final = 1_200_000
+"""How fast one content is fetched: 4 MB in 3.4 s. Both ends of a hop together work for 1 ms on a chunk, so ten devices
+on two cores are held up for a sixth of that time. Measured there: unpaced, with what is urgent behind it for 0.1 s."""
 PACE_S_MAX: Final = 20
 """What would take longer at that pace is fetched faster: the largest model at 3.4 MB/s. Guess."""
-BURST_CHUNKS: Final = 2
-"""Chunks that are asked for in one go when the pace is what limits: fewer questions, and 20 ms of waiting."""
-PACE_CHUNKS_MAX: Final = 4
-"""What may be asked for at once after a pause."""
+BURST_CHUNKS: Final = 4
+"""Chunks that are asked for in one go when the pace is what limits: fewer questions, and 0.1 s of waiting."""
+SERVE_CHUNKS: Final = 2
+"""Chunks that a turn gives to one that asks: 0.3 ms of work, after which others have their turn."""
+PACE_CHUNKS_MAX: Final = 8
+"""What may be asked for at once after a pause: twice a burst, so that who comes a little late falls behind nothing."""
 QUEUE_NS: Final = 200_000_000
 """A chunk that takes longer shows a queue on its way: the window grows no more, and beyond twice that it shrinks. Bulk
 goes last on every link, but what a radio's driver holds is in no lane. LEDBAT (RFC 6817) aims at 100 ms."""
@@ -75,6 +77,10 @@ DECLINED_MAX: Final = 8
 PAUSE_NS: Final = 50_000_000
 """After such an answer it is asked again so much later; doubles up to a second."""
 PAUSE_MAX_NS: Final = 1_000_000_000
+REASK_FIRST_NS: Final = 50_000_000
+"""A neighbour that has nothing to do with the content is asked again after so long, then after twice that and so on: it
+may still be taking in what was published on it, 50 ms for 4 MB. Measured: asked again after REASK_NS, ten devices began
+2 s after the publish."""
 REASK_NS: Final = 2_000_000_000
 """A neighbour of whom nothing is wanted is asked again what it has: it may have begun, or its word was lost."""
 FAR_NS: Final = 2_000_000_000
@@ -82,8 +88,9 @@ FAR_NS: Final = 2_000_000_000
 content: a neighbour that is only a relay never will. What they send crosses every link between. As REASK_NS."""
 FAR_MAX: Final = 2
 """Devices that are taken in at a time; the next ones follow after as long again. Guess."""
-NOTE_NS: Final = 30_000_000
-"""Word of new chunks waits so long for company: at 5 MB/s five chunks. A chain of five loses 0.1 s by it."""
+NOTE_NS: Final = 100_000_000
+"""Word of new chunks waits so long for company, about as long as a burst takes to come due. A chain of five loses 0.3 s
+by it. With a third of that, ten devices said half as much again (measured)."""
 MASKED_NS: Final = 20_000_000
 """When to look again whether a chunk is better asked of a faster neighbour than waited for."""
 ASK_DEADLINE_MS: Final = 5_000

@@ -17,6 +17,7 @@ usable neighbour waits for one. Sources: rarest first, BitTorrent (Cohen, 2003);
 from __future__ import annotations
 
 import hashlib
+from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -241,8 +242,7 @@ class Puller:
             source = self._sources[peer]
             want = self._wanted(source, now_ns)
             if want or now_ns >= source.due_ns:
-                source.asking = True
-                source.due_ns = now_ns + REASK_NS
+                source.asked(now_ns)
                 self._pace.take(len(want), now_ns)
                 company = len(source.under_way) + len(want)
                 source.under_way.update(dict.fromkeys(want, (now_ns, company)))
@@ -293,9 +293,12 @@ class Puller:
                 elsewhere |= each.have
         self._masked |= bool(open_ & elsewhere)
         open_ &= ~elsewhere
-        rare = [index for index in self._order if open_ & ~held_more & (1 << index)]
-        rest = [index for index in self._order if open_ & held_more & (1 << index)]
-        return tuple((rare + rest)[:room])
+        rare, rest = open_ & ~held_more, open_ & held_more
+        wanted = chain(
+            (index for index in self._order if rare >> index & 1),
+            (index for index in self._order if rest >> index & 1),
+        )
+        return tuple(islice(wanted, room))
 
     def _has_company(self, source: Source) -> bool:
         """Whether another neighbour deals with this content, too: then both could ask for the same."""

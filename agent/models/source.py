@@ -19,6 +19,8 @@ from agent.models.limits import (
     PAUSE_MAX_NS,
     PAUSE_NS,
     QUEUE_NS,
+    REASK_FIRST_NS,
+    REASK_NS,
     SEED_FACTOR,
     SERVICE_MIN_NS,
     STRIKES_MAX,
@@ -34,6 +36,8 @@ class Source:
     """A neighbour, while there is a link to it."""
 
     __slots__ = (
+        "_asked_ns",
+        "_asked_times",
         "_avoided_times",
         "_declined",
         "_latency_ns",
@@ -41,7 +45,6 @@ class Source:
         "_strikes",
         "asking",
         "avoided_until_ns",
-        "due_ns",
         "have",
         "known",
         "paused_until_ns",
@@ -64,13 +67,12 @@ class Source:
         self.window = 1
         self.asking = False
         """Whether a question is open."""
-        self.due_ns = now_ns
-        """When to ask what it has, if nothing is wanted of it before."""
+        self._asked_ns = now_ns
         self.paused_until_ns = now_ns
         self.avoided_until_ns = now_ns
         self._service_ns = SERVICE_MIN_NS
         self._latency_ns: int | None = None
-        self._strikes = self._declined = self._avoided_times = 0
+        self._strikes = self._declined = self._avoided_times = self._asked_times = 0
 
     def usable(self, now_ns: int) -> bool:
         """Whether it may be asked at all."""
@@ -83,6 +85,21 @@ class Source:
             oldest_ns = next(iter(self.under_way.values()))[0]
             cost_ns = max(cost_ns, now_ns - oldest_ns)
         return cost_ns * SEED_FACTOR if self.have == everything else cost_ns
+
+    def asked(self, now_ns: int) -> None:
+        """A question is put. Who has nothing to do with the content may be about to: it is asked again soon."""
+        self.asking = True
+        self._asked_ns = now_ns
+        self._asked_times += 1
+
+    @property
+    def due_ns(self) -> int:
+        """When to ask what it has, if nothing is wanted of it before."""
+        if not self._asked_times:
+            return self._asked_ns
+        if self.known:
+            return self._asked_ns + REASK_NS
+        return self._asked_ns + min(REASK_FIRST_NS << min(self._asked_times - 1, 16), REASK_NS)
 
     @property
     def patience_ns(self) -> int:

@@ -154,7 +154,7 @@ class ContentStore:
                 data = os.pread(file.fileno(), length, begin)
         except OSError as error:
             raise self._failed(error) from None
-        if hashlib.sha256(data).digest() != content.digests()[index]:
+        if hashlib.sha256(data).digest() != content.digest(index):
             self._demote(sha256)
             return None
         return data

@@ -1,7 +1,7 @@
 """Content from neighbours and to them: joins pulls and the store to the mesh. Decides nothing of whom to ask.
 
-Questions are calls, chunks come in the bulk lane, so what is urgent overtakes them on every link. Each chunk that is
-served is a turn of its own, and what takes long (digests of whole files, syncs) happens in threads. Whoever has asked
+Questions are calls, chunks come in the bulk lane, so what is urgent overtakes them on every link. A turn serves a few
+chunks at most, and what takes long (digests of whole files, syncs) happens in threads. Whoever has asked
 for content gets what there is of it, while the rest is still being fetched.
 
 Assumes one event loop. On failure: `fetch` raises an error of `agent.models.errors`; what was fetched stays for the
@@ -41,6 +41,7 @@ from agent.models.limits import (
     FAR_NS,
     PATIENCE_MAX_NS,
     PULLS_MAX,
+    SERVE_CHUNKS,
     UPLOADS_MAX,
 )
 from agent.models.pull import Puller
@@ -320,15 +321,16 @@ class Transfers:
             return msgspec.json.encode(Answer())
         if pull is not None:
             pull.puller.told(request.sender, bits_of(question.have, content.count))
-        coming = []
+        coming: list[int] = []
         for index in question.want:
+            if coming and len(coming) % SERVE_CHUNKS == 0:
+                await asyncio.sleep(0)  # the next ones have a turn of their own
             data = self._read(content, index)
             if data is None:
                 continue
             if not self._give(request.sender, content, index, self._have(content), data):
                 break
             coming.append(index)
-            await asyncio.sleep(0)  # a turn for each, so that nothing waits for all of them
         if pull is not None:
             pull.puller.spoke(request.sender, time.monotonic_ns())
             self._soon(pull)

@@ -75,7 +75,7 @@ def test_a_chain_is_a_pipe(bandwidth):
 
 def test_a_model_is_paced_on_a_fast_link_and_fills_a_slow_one():
     fast = run(fleet([("d0", "d1")], NAMES[:2], bandwidth=1_000 * MB))["d1"]
-    assert 2.4 <= fast <= 2.9
+    assert 3.0 <= fast <= 3.6
     slow = run(fleet([("d0", "d1")], NAMES[:2], bandwidth=1 * MB, latency_ms=20))["d1"]
     assert slow <= 4 * 1.2
 

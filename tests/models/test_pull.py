@@ -9,7 +9,10 @@ from agent.models.limits import (
     ASK_CHUNKS_MAX,
     AVOID_NS,
     DECLINED_MAX,
+    NOTE_NS,
     PATIENCE_FIRST_NS,
+    REASK_FIRST_NS,
+    REASK_NS,
     SOURCES_MAX,
     STRIKES_MAX,
     UNDER_WAY_MAX,
@@ -197,8 +200,24 @@ def test_neighbours_hear_what_is_new_and_no_more_than_that():
     assert pull.notes(S) == ["x"]
     assert pull.notes(S) == []
     assert pull.chunk("y", 2, piece(2), S)
-    assert pull.notes(S) == [], "too soon"
-    assert pull.notes(pull.next_ns(S)) == ["x"]
+    assert pull.notes(S + NOTE_NS - 1) == [], "too soon"
+    assert pull.notes(S + NOTE_NS) == ["x"]
+
+
+def test_whoever_has_nothing_to_do_with_it_yet_is_asked_again_soon_and_then_more_rarely():
+    pull = puller("x")
+    times, now_ns = [], 0
+    while len(times) < 8:
+        now_ns = pull.next_ns(now_ns)
+        for ask in pull.asks(now_ns):
+            times.append(now_ns)
+            pull.answered(ask.peer, (), (), now_ns)
+    pauses = [later - earlier for earlier, later in zip([0, *times], times, strict=False)]
+    assert pauses[:3] == [REASK_FIRST_NS, 2 * REASK_FIRST_NS, 4 * REASK_FIRST_NS]
+    assert pauses[-2:] == [REASK_NS, REASK_NS]
+    pull.told("x", 0)
+    assert pull.asks(now_ns + REASK_NS - 1) == []
+    assert [ask.peer for ask in pull.asks(now_ns + REASK_NS)] == ["x"]
 
 
 def test_there_is_a_limit_to_neighbours():
