@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP_SECONDS ?= 0
 FUZZ_SECONDS ?= 300
-BENCHMARKS := chain fleet overhead heal slow idle placement durability broker tags attacks infer
+BENCHMARKS := chain fleet overhead heal slow idle placement durability broker tags attacks infer models
 
 .PHONY: help install demo bench fuzz test sweep check clean
 

@@ -31,6 +31,7 @@ NAMES: Final = (
     "tags",
     "attacks",
     "infer",
+    "models",
 )
 
 

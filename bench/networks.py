@@ -2,14 +2,15 @@
 
 Decides its shape: five convolutions that halve a picture of 224 x 224 and one dense layer, 4.1 million weights. The
 weights are drawn, so it sees nothing; what counts is how long it runs and how long it travels. `seed` makes another
-version of the same shape.
+version of the same shape, and `moved` one of which a layer was trained further: its weights have moved by a normal
+distribution of so many quantisation steps.
 
 Needs the schema classes of `ai-edge-litert`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import flatbuffers
 import numpy as np
@@ -18,13 +19,25 @@ from ai_edge_litert import schema_py_generated as schema
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["PICTURE", "convolutions"]
+__all__ = ["DENSE", "LARGEST", "PICTURE", "Moved", "convolutions", "dense"]
 
 PICTURE: Final = (1, 224, 224, 3)
 CHANNELS: Final = (32, 64, 128, 256, 512)
 CLASSES: Final = 100
+LARGEST: Final = "layer4"
+"""The largest convolution: 29 % of the weights, where the largest layer of MobileNetV2 has 32 %."""
+DENSE: Final = "classes"
+"""61 % of the weights."""
 SCALE: Final = 1 / 16
 """Of all activations: a picture's values are 0 to 1, and what comes out may be what it likes."""
+
+
+class Moved(NamedTuple):
+    """How a layer was trained further."""
+
+    layer: str
+    steps: float
+    """Standard deviation of what its weights moved by, in quantisation steps."""
 
 
 class _Graph:
@@ -73,7 +86,7 @@ class _Graph:
         return bytes(builder.Output())
 
 
-def convolutions(seed: int) -> bytes:
+def convolutions(seed: int, moved: Moved | None = None) -> bytes:
     """The network's file: int8 of PICTURE in, int8 of CLASSES out."""
     random, graph = np.random.default_rng(seed), _Graph()
     side, depth = PICTURE[1], PICTURE[3]
@@ -87,7 +100,7 @@ def convolutions(seed: int) -> bytes:
         options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         graph.operator(
             schema.BuiltinOperator.CONV_2D,
-            [last, *_weights(graph, f"layer{number}", shape, random)],
+            [last, *_weights(graph, f"layer{number}", shape, random, moved)],
             output,
             schema.BuiltinOptions.Conv2DOptions,
             options,
@@ -96,7 +109,22 @@ def convolutions(seed: int) -> bytes:
     output = graph.tensor("classes", (1, CLASSES), SCALE)
     graph.operator(
         schema.BuiltinOperator.FULLY_CONNECTED,
-        [last, *_weights(graph, "classes", (CLASSES, side * side * depth), random)],
+        [last, *_weights(graph, DENSE, (CLASSES, side * side * depth), random, moved)],
+        output,
+        schema.BuiltinOptions.FullyConnectedOptions,
+        schema.FullyConnectedOptionsT(),
+    )
+    return graph.finish(first, output)
+
+
+def dense(inputs: int, outputs: int, seed: int) -> bytes:
+    """A file of one dense layer: int8 of (1, inputs) in, of (1, outputs) out."""
+    random, graph = np.random.default_rng(seed), _Graph()
+    first = graph.tensor("in", (1, inputs), SCALE)
+    output = graph.tensor("out", (1, outputs), SCALE)
+    graph.operator(
+        schema.BuiltinOperator.FULLY_CONNECTED,
+        [first, *_weights(graph, DENSE, (outputs, inputs), random, None)],
         output,
         schema.BuiltinOptions.FullyConnectedOptions,
         schema.FullyConnectedOptionsT(),
@@ -105,11 +133,18 @@ def convolutions(seed: int) -> bytes:
 
 
 def _weights(
-    graph: _Graph, name: str, shape: tuple[int, ...], random: np.random.Generator
+    graph: _Graph,
+    name: str,
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+    moved: Moved | None,
 ) -> tuple[int, int]:
     """Weights and a bias of zeros; scaled so that what comes out stays in range."""
     scale = 1 / (40 * float(np.sqrt(np.prod(shape[1:]))))
     weights = random.integers(-127, 128, shape, np.int8)
+    if moved is not None and moved.layer == name:
+        by = np.random.default_rng(0).normal(0, moved.steps, shape)
+        weights = np.clip(np.rint(weights + by), -127, 127).astype(np.int8)
     bias = np.zeros(shape[0], np.int32)
     return (
         graph.tensor(f"{name} weights", shape, scale, weights),
