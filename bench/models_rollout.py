@@ -30,8 +30,9 @@ __all__ = ["roll_out"]
 
 SETTLE_S: Final = 1.0
 """Between two windows, so that what one began is over in the next."""
-ARRIVAL_S: Final = 0.5
-"""For what was published last to be everywhere; what is not there by then is missing."""
+ARRIVAL_S: Final = 10.0
+"""For what was published to be acknowledged, and everywhere; what is not there by then is missing."""
+LOOK_S: Final = 0.3
 WITHIN_S: Final = 60.0
 
 
@@ -158,10 +159,13 @@ async def _seen(
     devices: list[Role], before: list[dict[str, Any]], began_ns: int, ended_ns: int
 ) -> _Window:
     after = await every(devices, "counted")
-    await asyncio.sleep(ARRIVAL_S)
-    found = await every(devices, "window", after_ns=began_ns, until_ns=ended_ns)
-    said = sum(one["said"] for one in found)
-    late_ms = [ms for one in found for ms in one["late_ms"]]
+    missing, until_s = 1, time.monotonic() + ARRIVAL_S
+    while missing and time.monotonic() < until_s:
+        await asyncio.sleep(LOOK_S)
+        found = await every(devices, "window", after_ns=began_ns, until_ns=ended_ns)
+        said = sum(one["said"] for one in found)
+        late_ms = [ms for one in found for ms in one["late_ms"]]
+        missing = said * (len(devices) - 1) - len(late_ms)
 
     def grown(what: str) -> Any:
         return sum(one[what] for one in after) - sum(one[what] for one in before)
@@ -169,7 +173,7 @@ async def _seen(
     return _Window(
         seconds=(ended_ns - began_ns) / 1e9,
         said=said,
-        missing=said * (len(devices) - 1) - len(late_ms),
+        missing=missing,
         late_ms=late_ms,
         decided_ms=[ms for one in found for ms in one["decided_ms"]],
         inferences_failed=grown("inferences_failed"),
