@@ -83,11 +83,11 @@ class Forecasting:
             edge_tpu=_edge_tpu(config),
             always=config.edge_tpu != "auto",
         )
-        limits = LoopLimits(
+        self._limits = LoopLimits(
             deadline_ms=config.deadline_ms, state_age_max_ms=config.state_age_max_ms
         )
         self._loop: InferenceLoop[Observation] = InferenceLoop(
-            self._client, self._fill, self._decided, limits=limits
+            self._client, self._fill, self._decided, limits=self._limits
         )
         self._judge = Judge(self._features.horizon_s)
         self._used: Observation | None = None
@@ -182,7 +182,9 @@ class Forecasting:
                 "inferences": client.inferences,
                 "superseded": loop.superseded,
                 "late": loop.late,
+                "deadline_ms": self._limits.deadline_ms,
                 "stale": loop.stale,
+                "state_age_max_ms": self._limits.state_age_max_ms,
                 "failed": loop.failed,
                 "last_failure": loop.last_failure,
                 "workers_lost": client.workers_lost,

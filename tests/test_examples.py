@@ -1,6 +1,7 @@
 """What the README shows of a device of one's own, done."""
 
 import asyncio
+import io
 import json
 import shlex
 import shutil
@@ -10,8 +11,11 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+from rich.console import Console
 
 from agent.commands.model_fleet import At, ask
+from agent.commands.status import render
+from agent.commands.status_form import Report
 from agent.config import load
 from agent.device import Device
 from agent.infer.kinds import Kind
@@ -19,6 +23,7 @@ from agent.models.content import content_of
 from agent.models.manifest import Variant, encode_manifest, publishable
 from agent.models.package import read_package, write_package
 from broker.model_envelope import write_envelope
+from examples.occupancy_features import OccupancyFeatures
 from tests.program import ask_until, good
 from tests.program import device as running_device
 from tests.waiting import until
@@ -177,3 +182,40 @@ def heard_manifest(port):
     told = asyncio.run(ask(At("127.0.0.1", port, None), ["flock/v1/town/model/occupancy"]))
     (payload,) = told.values.values()
     return json.loads(payload)["manifest"]
+
+
+def shown(report):
+    out = io.StringIO()
+    render(msgspec.convert(report, Report), Console(file=out, width=300))
+    return out.getvalue()
+
+
+def test_state_that_is_too_old_is_not_decided_on_until_it_is_fresh_again(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    pack(tmp_path)
+    path = tmp_path / "device.toml"
+    path.write_text(path.read_text() + "state_age_max_ms = 50\ndeadline_ms = 60000\n")
+    draft = read_package(tmp_path / "models" / "occupancy-1").draft
+    inferences = []
+    age_ns = [50_000_001]
+    monkeypatch.setattr(OccupancyFeatures, "state_age_ns", lambda _: age_ns[0])
+
+    async def story():
+        device = Device(load(path))
+        device.node.subscribe(
+            lambda batch: inferences.extend(m for m in batch if "/inference/" in m.topic)
+        )
+        await device.start()
+        await device.publish_model(unsigned(draft, 1))
+        await until(lambda: device.report()["worker"].get("stale", 0) >= 2, "it is counted")
+        assert inferences == []
+        text = shown(device.report())
+        assert " on state older than 50 ms," in text
+        assert " 0 later than 60000 ms," in text
+        assert "StateTooOld: the state beside it is older than 50 ms" in text
+        age_ns[0] = 50_000_000
+        await until(lambda: inferences, "it decides again")
+        assert device.report()["worker"]["failed"] == 0
+        await device.stop()
+
+    asyncio.run(story())

@@ -312,7 +312,8 @@ def _render_sensor(sensor: SensorState, console: Console) -> None:
 def _worker(runtime: str, worker: Worker) -> str:
     text = (
         f"inference: {_text(runtime)}, {worker.inferences} done, {worker.superseded} readings superseded, "
-        f"{worker.late} too late, {worker.stale} on state that was too old, {worker.failed} failed, "
+        f"{worker.late} later than {worker.deadline_ms} ms, {worker.stale} on state older than "
+        f"{worker.state_age_max_ms} ms, {worker.failed} failed, "
         f"{worker.workers_lost} workers lost"
     )
     if worker.last_failure:
