@@ -109,6 +109,7 @@ async def _serve(directory: Path, invited: Invited, host: str, port: int, minute
         try:
             async with asyncio.timeout_at(invitation.until_s):
                 await desk.over
+            await desk.say_goodbye()
         except TimeoutError:
             raise EnrolmentFailed(
                 f"{invited.name} did not join within {minutes:g} minutes; the code is worth nothing now"
@@ -145,17 +146,27 @@ class _Desk:
         self._directory = directory
         self._invited = invited
         self._invitation = invitation
-        self._guests = 0
+        self._guests: set[asyncio.Task[None]] = set()
         self._answer: Answer | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """A device has stored its identity; an error says why none ever will."""
 
-    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One exchange; nothing that a stranger says gets further than this."""
-        if self._guests >= GUESTS_MAX:
+    def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin an exchange, in a task of our own: asyncio complains of its own ones that are cancelled."""
+        if len(self._guests) >= GUESTS_MAX:
             writer.transport.abort()
             return
-        self._guests += 1
+        guest = asyncio.get_running_loop().create_task(self._talk(reader, writer))
+        self._guests.add(guest)
+        guest.add_done_callback(self._guests.discard)
+
+    async def say_goodbye(self) -> None:
+        """Let last words leave."""
+        if self._guests:
+            await asyncio.wait(self._guests, timeout=HANG_UP_S)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One exchange; nothing that a stranger says gets further than this."""
         try:
             async with asyncio.timeout(EXCHANGE_S):
                 question = msgspec.json.decode(await reader.readuntil(b"\n"), type=Question)
@@ -167,7 +178,6 @@ class _Desk:
         except (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError):
             pass  # it hung up, was too slow, or is no device; the next one may be
         finally:
-            self._guests -= 1
             await _hang_up(writer)
 
     def _grant(self, question: Question) -> Answer:
