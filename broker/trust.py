@@ -338,7 +338,11 @@ class Trust:
             self._believe(msgspec.json.decode(path.read_bytes(), type=_Revoked))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise IdentityUnusable(
+                f"{path} cannot be read: {error.strerror}; is this the user that the identity belongs to?"
+            ) from None
+        except ValueError as error:
             raise IdentityUnusable(
                 f"{path} cannot be read: {error}; remove it, and the fleet tells it anew"
             ) from None

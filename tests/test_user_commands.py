@@ -66,7 +66,7 @@ def test_users_are_added_changed_listed_and_removed(call, tmp_path):
         (("add", "anna", "--file", "no/users"), PASSWORD, "the folder no cannot be used"),
         (("add", "anna", "--file", "open"), "", "mode 0644.*chmod 600"),
         (("remove", "carl", "--file", "made"), "", "no user carl in made; those are: anna"),
-        (("list",), "", "users cannot be read: No such file"),
+        (("list",), "", "there is no users; `flockmq user add NAME` makes one"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(call, tmp_path, arguments, given, reason):
@@ -188,3 +188,13 @@ def test_doctor_warns_of_passwords_in_clear(call, tmp_path):
         'device = "lot-1"\n[broker]\nhost = "0.0.0.0"\nport = 0\nplain_listen = true\n[users]\n'
     )
     assert "passwords travel unencrypted to 0.0.0.0" in call("doctor", "--config", path)[1]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_line(call, tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.exists", refused)
+    assert_one_line(
+        call("user", "add", "anna"), "users cannot be looked at: Permission denied; name"
+    )

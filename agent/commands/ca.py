@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.addresses import parse_address
 from agent.commands.client import Secured, connect
+from agent.commands.paths import is_there
 from agent.commands.text import say
 from agent.errors import ConfigError, NoDevice
 from broker.authority import LIFE_DAYS, Authority
@@ -61,7 +62,7 @@ def issue(
     """Make key and certificate of a new member, to be carried there by hand."""
     out = out or Path(f"identity-{name}")
     with Authority.at(directory) as authority:
-        if (out / KEY_FILE).exists():
+        if is_there(out / KEY_FILE):
             raise AuthorityUnusable(
                 f"there is an identity in {out} already; name another folder with --out"
             )

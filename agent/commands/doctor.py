@@ -239,7 +239,7 @@ def _try_multicast(address: str) -> None:
 
 
 def _state(state: Path) -> Iterator[Finding]:
-    there = next(p for p in (state, *state.absolute().parents) if p.exists())
+    there = next(p for p in (state, *state.absolute().parents) if _is_there(p))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Finding(
             "missing",
@@ -251,6 +251,14 @@ def _state(state: Path) -> Iterator[Finding]:
     enough = free_mb >= FREE_MB_MIN
     advice = "" if enough else "free some space; without it nothing is acknowledged"
     yield Finding("ok" if enough else "missing", f"{free_mb} MB free for {state}", advice)
+
+
+def _is_there(path: Path) -> bool:
+    """What stands in a folder that may not be looked into counts as missing: then that folder is told of."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _ports(host: str, port: int) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.addresses import parse_address
+from agent.commands.paths import is_there
 from agent.commands.text import say
 from broker import certificates
 from broker.enrolment import (
@@ -68,7 +69,7 @@ def enroll(text: str, at: str, identity: Path, config: Path) -> None:
         raise EnrolmentFailed(
             f"--at {at} is not HOST or HOST:PORT; write 192.0.2.7:{ENROLMENT_PORT}, say"
         )
-    if (identity / KEY_FILE).exists():
+    if is_there(identity / KEY_FILE):
         raise EnrolmentFailed(
             f"there is an identity in {identity} already; remove it, or name another folder with --identity"
         )
@@ -151,7 +152,7 @@ def _store(answer: Answer, key: bytes, identity: Path, config: Path) -> None:
     say(f"this is {own.role} {own.name} of fleet {own.fleet}: its identity is in {identity}")
     if own.role != "device":
         return
-    if config.exists():
+    if is_there(config):
         say(f'{config} is there already; see that it says device = "{own.name}" and has a [tls]')
     else:
         where = identity.absolute()

@@ -23,6 +23,7 @@ from agent.commands import model_history
 from agent.commands.model_fleet import At, Told, ask, tell
 from agent.commands.model_upload import hand_over
 from agent.commands.model_wait import wait_for
+from agent.commands.paths import is_there
 from agent.commands.text import printable, say
 from agent.errors import ModelMissing, ModelUnusable
 from agent.messages import ModelStatus, PayloadInvalid, decode
@@ -348,7 +349,7 @@ def _operator_of(payload: bytes, topic: str, identity: Path | None) -> str:
 def _package(name: str) -> Package:
     """A package by its folder, or by its name among those that ship."""
     path = Path(name)
-    if not path.exists() and path.name == name:
+    if path.name == name and not is_there(path):
         for package in ModelFiles().packages:
             if name == f"{package.draft.name}-{package.draft.version}":
                 return package

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.commands.password import new_password
+from agent.commands.paths import is_there
 from agent.commands.text import say
 from broker.errors import UsersUnusable
 from broker.identity import Role
@@ -35,7 +36,7 @@ def add(file: Path, name: str, role: Role | None) -> None:
         ConfigError: The password is none.
     """
     check_user_name(name)
-    new_file = not file.exists()
+    new_file = not is_there(file)
     if not new_file:
         read_users(file)  # rather than ask for a password in vain
     stored = hash_password(new_password(name))
@@ -67,6 +68,10 @@ def list_users(file: Path) -> None:
     Raises:
         UsersUnusable: It cannot be used.
     """
+    if not is_there(file):
+        raise UsersUnusable(
+            f"there is no {file}; `flockmq user add NAME` makes one, --file names another"
+        )
     users = read_users(file)
     say(f"{file}: {len(users)} users")
     for user in users.values():
