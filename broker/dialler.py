@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from broker.link import DialledPipe, Unwelcome
 from broker.lookup import Lookup
 from broker.tls import HANGS_UP, explain
+from broker.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -229,7 +230,7 @@ class Dialler:
     def _note(self, error: Exception) -> None:
         self.failures += 1
         self._unwelcome = self._unwelcome + 1 if isinstance(error, Unwelcome) else 0
-        reason = str(error) or "no answer"
+        reason = in_words(error)
         if reason != self.last_failure:
             self.last_failure = reason
             logger.info("%s: no link to %s yet: %s", self._device, self.neighbour.name, reason)

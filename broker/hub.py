@@ -25,6 +25,7 @@ from broker.lookup import Lookup
 from broker.mqtt_client import Backoff, Client, connect
 from broker.packet_connection import KEEP_ALIVE_S, UNSENT_HIGH_BYTES
 from broker.topic_names import announcement_topic, frame_topic, is_id
+from broker.words import in_words
 
 if TYPE_CHECKING:
     from random import Random
@@ -171,7 +172,7 @@ class Hub:
                 await self._announce_until_closed(client)
                 self._note(client.failure)
             except (OSError, TimeoutError, ValueError, OverflowError) as error:
-                self._note(str(error) or "no answer")
+                self._note(in_words(error))
             except asyncio.CancelledError:
                 self._leave()
                 raise

@@ -25,6 +25,7 @@ from broker.mesh.frame import PROTOCOL
 from broker.tls import explain
 from broker.topic_names import Id  # noqa: TC001 - msgspec reads the types of what came
 from broker.trust import NotAdmitted, Trust
+from broker.words import in_words
 
 __all__ = ["DEVICE_TOPIC", "Introduction", "Unanswered", "ask", "introduction", "meet"]
 
@@ -96,7 +97,7 @@ async def meet(host: str, port: int, trust: Trust | None) -> Answer:
     except TimeoutError:
         raise Unanswered("no flockmq device answers") from None
     except (OSError, ValueError, OverflowError, MalformedPacket) as error:
-        raise Unanswered(str(error) or "it hangs up") from None
+        raise Unanswered(in_words(error, "it hangs up")) from None
     who = answer.introduction
     if who.protocol != PROTOCOL:
         raise Unanswered(f"{who.device} speaks protocol {who.protocol}, this device {PROTOCOL}")

@@ -85,7 +85,8 @@ class Store:
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StoreFailed(
-                f"the state directory {directory} cannot be used: {error.strerror}"
+                f"the state directory {directory} cannot be used: {error.strerror}; name one that this user may "
+                "write to"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -281,7 +282,9 @@ class Store:
         try:
             return self._connect()
         except sqlite3.OperationalError as error:
-            raise StoreFailed(f"{self._path} cannot be opened: {error}") from None
+            raise StoreFailed(
+                f"{self._path} cannot be opened: {error}; it wants room on a disk that this user may write to"
+            ) from None
         except sqlite3.DatabaseError as error:
             self._put_aside(error)
             return self._connect()

@@ -112,7 +112,7 @@ def test_watch_says_when_the_broker_goes():
             process.send_signal(signal.SIGTERM)
             _, err = watch.communicate(timeout=DEADLINE_S)
             assert watch.returncode == 2
-            assert re.fullmatch(r"flockmq: no MQTT broker answers.*\n", err)
+            assert re.fullmatch(r"flockmq: the broker on .* has ended the connection; .*\n", err)
 
 
 def test_status_of_what_is_no_report_is_one_line():
@@ -160,7 +160,9 @@ def test_a_sensor_beside_device_toml_is_heard(tmp_path):
 
 def test_status_of_a_plain_broker_says_that_it_has_no_agent():
     with broker("--name", "kitchen") as (_, port):
-        assert "kitchen, a broker without an agent" in good("status", "-p", port)
+        shown = good("status", "-p", port)
+        assert "kitchen, a broker without an agent" in shown
+        assert " 0," not in shown.partition("counted: ")[2], "what did not happen is not told"
         assert report(port)["device"] == "kitchen"
 
 

@@ -15,6 +15,7 @@ import aiomqtt
 
 from agent.errors import ConfigError, NoDevice
 from broker.trust import NotAdmitted
+from broker.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,6 +97,7 @@ async def connect(
     Raises:
         NoDevice: Nothing answers there, it is another, it does not let one in, or it went away.
     """
+    let_in = False
     try:
         async with aiomqtt.Client(
             host,
@@ -105,9 +107,15 @@ async def connect(
             username=None if login is None else login.name,
             password=None if login is None else login.password.decode(),
         ) as client:
+            let_in = True
             yield client
     except aiomqtt.MqttError as error:
-        raise _no_device(f"{host}:{port}", error, secured) from None
+        where = f"{host}:{port}"
+        if let_in:
+            raise NoDevice(
+                f"the broker on {where} has ended the connection; is the device still up?"
+            ) from None
+        raise _no_device(where, error, secured) from None
 
 
 def _no_device(where: str, error: aiomqtt.MqttError, secured: Secured | None) -> NoDevice:
@@ -119,7 +127,7 @@ def _no_device(where: str, error: aiomqtt.MqttError, secured: Secured | None) ->
     if advice:
         return NoDevice(f"the broker on {where} refuses the connection: {advice}")
     return NoDevice(
-        f"no MQTT broker answers on {where} ({error}); "
+        f"no MQTT broker answers on {where} ({in_words(error)}); "
         "start a device, or say where it listens with --host and --port"
     )
 

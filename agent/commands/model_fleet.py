@@ -77,8 +77,8 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
         except (TimeoutError, ValueError):  # msgspec's errors are ValueErrors
             pass
     raise NoDevice(
-        f"the broker on {at} shows no report of a flockmq device within {WAIT_S:.0f} s; name another device with "
-        "--host and --port"
+        f"the broker on {at} shows no report of a flockmq device within {WAIT_S:.0f} s, and `flockmq broker` alone has "
+        "no models; name a device with --host and --port"
     )
 
 

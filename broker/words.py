@@ -1,0 +1,13 @@
+"""What errors of the system say to people: their words, without the numbers in front."""
+
+import re
+from typing import Final
+
+__all__ = ["in_words"]
+
+_NUMBER: Final = re.compile(r"\[Errno -?\d+\] ")
+
+
+def in_words(error: Exception, silent: str = "no answer") -> str:
+    """What an error says; `silent` for one that says nothing, as a timeout does."""
+    return _NUMBER.sub("", str(error)) or silent
