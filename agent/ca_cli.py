@@ -13,7 +13,7 @@ __all__ = ["ca_app"]
 ca_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The fleet's certificate authority: who belongs to it, and for how long.",
+    help="Who belongs to the fleet, and for how long: its authority.",
 )
 
 Directory = Annotated[Path, typer.Option(help="The authority's folder.")]

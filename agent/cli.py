@@ -64,7 +64,10 @@ def broker(
         list[str] | None, typer.Option(help="Whom to dial, as name=host:port; may be repeated.")
     ] = None,
 ) -> None:
-    """Run only a broker and its mesh, without an agent, as plain MQTT on loopback."""
+    """Run a broker and its mesh without an agent.
+
+    Plain MQTT, on loopback only.
+    """
     from agent.commands.options import check_broker, parse_neighbours
     from agent.commands.serve import run_broker
 
@@ -130,7 +133,7 @@ def doctor(
 
 @app.command()
 def enroll(
-    code: Annotated[str, typer.Argument(help="What `flockmq ca invite` shows.")],
+    code: Annotated[str, typer.Argument(metavar="CODE", help="What `flockmq ca invite` shows.")],
     at: Annotated[str, typer.Option(help="HOST or HOST:PORT of where it shows it.")],
     identity: Annotated[Path, typer.Option(help="Folder to write.")] = Path("identity"),
     config: Annotated[Path, typer.Option(help="Written unless it is there.")] = Path("device.toml"),

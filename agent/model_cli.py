@@ -18,7 +18,7 @@ __all__ = ["model_app"]
 model_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Versions of models: made, signed, published, and what became of them.",
+    help="Make, sign and publish versions of models.",
 )
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]

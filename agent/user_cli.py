@@ -14,7 +14,7 @@ __all__ = ["user_app"]
 user_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Who may come to a device's plain listeners by name and password.",
+    help="Who may come to a device by name and password.",
 )
 
 File = Annotated[Path, typer.Option(help="The users file, as [users] in device.toml names it.")]

@@ -130,8 +130,8 @@ def render(report: Report, console: Console) -> None:
 
 def _render_counters(report: Report, console: Console) -> None:
     """What was counted, and the last of each kind that somebody should look at."""
-    counted = (f"{_text(name)} {count}" for name, count in sorted(report.counters.items()))
-    console.print(f"counted: {', '.join(counted)}")
+    counted = [f"{_text(name)} {n}" for name, n in sorted(report.counters.items()) if n]
+    console.print(f"counted: {', '.join(counted) or 'nothing yet'}")
     if report.last_loss:
         times = report.counters.get("lost_for_good", 1)
         console.print(
@@ -265,7 +265,8 @@ def _render_agent(report: Report, console: Console) -> None:
         _render_sensor(report.sensor, console)
     for name, model in report.models.items():
         version, state = _text(model.version or "none"), _text(model.state)
-        console.print(f"model {_text(name)}: version {version}, {state} {_text(model.reason)}")
+        reason = f", {_text(model.reason)}" if model.reason else ""
+        console.print(f"model {_text(name)}: version {version}, {state}{reason}")
         if model.refused:
             console.print(
                 f"[yellow]versions of {_text(name)} that were not taken up or kept:[/yellow]{_counted(model.refused)}, "

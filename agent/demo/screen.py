@@ -67,6 +67,8 @@ class Table:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+        if not self._console.is_terminal:
+            self._console.line()  # where there is a terminal, rich ends the table's last line itself
 
     def say(self, text: str) -> None:
         """The table shows it."""
