@@ -146,9 +146,11 @@ class Run:
         ledger.finish(outcome.now_ns)
 
     async def _agreed(self) -> None:
-        """Until everything has arrived and all have the same."""
+        """Until everything has arrived, all run the same version and all have the same."""
         while True:
-            if not self._recorder.ledger.missing():
+            active = self._recorder.active
+            alike = set(active) == set(DEVICES) and len({a.version for a in active.values()}) == 1
+            if alike and not self._recorder.ledger.missing():
                 digests = await self._fleet.digests()
                 if len(set(digests.values())) == 1:
                     return
