@@ -202,8 +202,9 @@ class ModelFollower:
         except (_Later, TimeoutError):
             return  # it was told
         except (InferenceError, OSError) as error:
+            # Not `failed`: others may wait for what becomes of this version, and it did well here.
             self._count("does not load")
-            self._say(good, "failed", str(error))
+            self._say(good, "waiting", f"it ran well before, and does not load now: {error}")
             return
         self._running.resume(good, version)
         await self._proved(good)
@@ -215,7 +216,7 @@ class ModelFollower:
         try:
             self._pending = await asyncio.to_thread(self._acceptance.judge, self._wanted)
         except ManifestRefused as error:
-            self._refuse(error)
+            self._refuse(error, self._wanted)
 
     async def _take_up(self, accepted: Accepted) -> None:
         """From a manifest that was taken up to what runs.
@@ -235,13 +236,18 @@ class ModelFollower:
             self._say(accepted, bad.state, bad.reason)
             return
         if accepted.manifest.rollout.canary_share:
-            await self._until_newer(
-                self._fetch(accepted)
-            )  # they may wait for long, and not in memory
+            # What is fetched here waits on the disk, and not in memory.
+            await self._until_newer(self._fetch(accepted))
             await self._until_newer(self._my_turn(accepted))
         files = await self._until_newer(self._fetch(accepted))
         try:
+            # It may have taken hours, and its operator have been revoked.
+            await asyncio.to_thread(self._acceptance.judge, accepted.payload)
             version, usual_ns = await self._until_newer(self._try(accepted, files))
+        except ManifestRefused as error:
+            self._pending = None
+            self._refuse(error, accepted.payload)
+            return
         except VersionBad as error:
             await self._found_bad(accepted, "failed", error.reason, str(error))
             return
@@ -402,13 +408,13 @@ class ModelFollower:
         else:
             self._say_again()
 
-    def _refuse(self, error: ManifestRefused) -> None:
+    def _refuse(self, error: ManifestRefused, payload: bytes) -> None:
         self._count(error.reason)
         self.last_refused = str(error)[:REASON_CHARACTERS_MAX]
         logger.warning("a manifest was refused: %s", self.last_refused)
         if error.manifest is not None and self._pending is None:
             first = error.manifest.variants[0].content.sha256
-            digest = sha256_in(self._wanted)
+            digest = sha256_in(payload)
             self._tell(error.manifest, digest, first, "refused", self.last_refused)
         else:  # of what nobody has signed not even its name is told
             self._say_again()

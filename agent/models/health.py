@@ -11,7 +11,6 @@ inferences ends healthy: the sample was tried, and there was nothing to harm.
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,7 +25,8 @@ LATENCY_SLACK_NS: Final = 10_000_000
 """An inference may take so much longer than before, whatever factor the manifest bears: where one of microseconds is
 followed by one of milliseconds, nobody notices. A tenth of the time between two pictures. Guess."""
 LATENCIES: Final = 32
-"""So many inferences of a kind are looked at, by their median: what disturbs one of them does not count."""
+"""So many inferences of a kind are looked at, and of them the fastest: what a busy machine does to the others, by ten
+times and more where ten devices share two cores, is no fault of the version."""
 FAILURES_OF: Final = 100
 """Until so many were made, the share of failures is taken of that many: one among the first few is no share."""
 
@@ -44,7 +44,7 @@ class Health:
 
     Args:
         rollout: What the manifest bears.
-        usual_ns: Median inference of the version before, by kind; a kind that is not there is not compared.
+        usual_ns: Fastest inference of the version before, by kind; a kind that is not there is not compared.
         now_ns: Monotonic; when it came into use.
         changed: Called when there may be a verdict.
     """
@@ -84,17 +84,17 @@ class Health:
         self._lost = reason
         self._changed()
 
-    def medians(self, kinds: Iterable[Kind]) -> dict[Kind, int]:
+    def fastest(self, kinds: Iterable[Kind]) -> dict[Kind, int]:
         """What inferences of these kinds took lately, where there were enough."""
         return {
-            kind: round(median(self._latencies[kind]))
+            kind: min(self._latencies[kind])
             for kind in kinds
             if len(self._latencies.get(kind, ())) >= LATENCIES
         }
 
     def slow(self) -> tuple[Kind, int] | None:
-        """A kind of inference that takes too long, and its median; None: none does."""
-        for kind, taken_ns in self.medians(self._usual_ns).items():
+        """A kind of inference that takes too long, and its fastest; None: none does."""
+        for kind, taken_ns in self.fastest(self._usual_ns).items():
             if too_slow(taken_ns, self._usual_ns[kind], self._rollout.latency_factor_max):
                 return kind, taken_ns
         return None

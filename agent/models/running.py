@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from agent.infer.backend import InferenceError
@@ -92,12 +91,12 @@ class Running:
         Args:
             accepted: Its manifest.
             version: It, loaded and tried.
-            usual_ns: Median inference of what ran, on the processor.
+            usual_ns: Fastest inference of what ran, on the processor.
         """
         now, unproved = self._now, self._watching
         usual = {} if usual_ns is None else {version.info.kind: usual_ns}
         if now is not None:
-            usual |= now.health.medians((Kind.EDGETPU,))
+            usual |= now.health.fastest((Kind.EDGETPU,))
         if unproved is None:
             self._before = now
         self._now = self._in_use(accepted, version, usual)
@@ -194,13 +193,13 @@ class Running:
         return health.verdict(time.monotonic_ns())
 
     async def _measured_again(self, kind: Kind) -> int | None:
-        """The median inference of the version before, now; None: it cannot be measured."""
+        """The fastest inference of the version before, now; None: it cannot be measured."""
         before = self._before
         if before is None or kind is Kind.EDGETPU:
             return None
         shape = before.version.info.input.shape
         try:
-            return round(median(await inference_ns(before.version.client, shape, INFERENCES)))
+            return min(await inference_ns(before.version.client, shape, INFERENCES))
         except InferenceError:
             return None
 

@@ -27,6 +27,7 @@ from tests.models.follow import (
     DENSE,
     OTHER,
     SITE,
+    TOPIC,
     WIDE,
     followed,
     good,
@@ -480,6 +481,41 @@ def test_what_no_operator_has_signed_is_refused_by_reason(tmp_path, models):
             await refused(it, payload(other, 2), "unsigned")
             it.follower.want(seal)
             await it.becomes("2", "active", "2")
+
+    asyncio.run(story())
+
+
+def test_who_waits_takes_up_nothing_of_an_operator_who_was_revoked_meanwhile(
+    tmp_path, models, monkeypatch
+):
+    monkeypatch.setattr(follower_module, "LOOK_S", 0.02)
+    fleet = TrustedFleet(tmp_path / "fleet")
+    fleet.join("desk", Role.OPERATOR)
+    key = ModelKey(fleet.directory / "desk", T_MS)
+    authority = (fleet.directory / "ca" / "ca.pem").read_bytes()
+    revoked = set()
+    trust = ModelTrust("town", authority, lambda: revoked)
+    second = good(models, "2", OTHER, rollout=Rollout(canary_share=0.01))
+
+    def signed(draft, counter):
+        made = {"counter": counter, "made_ms": T_MS, "expires_ms": T_MS + 300 * DAY_MS}
+        return key.sign(encode_manifest(publishable(draft, site=SITE, **made)))
+
+    async def story():
+        async with followed(tmp_path, models, trust=trust, now_ms=T_MS) as it:
+            it.follower.want(signed(good(models), 1))
+            await it.becomes("1", "active")
+            wanted = signed(second, 2)
+            it.follower.want(wanted)
+            waiting = await it.becomes("2", "waiting", "1")
+            watched = msgspec.structs.replace(waiting, state="watched")
+            it.fleet = Fleet({"other"}, {"other": watched})
+            revoked.add(trust.seal(TOPIC, wanted).serial)
+            healthy = msgspec.structs.replace(waiting, state="active", reason="")
+            it.fleet = Fleet({"other"}, {"other": healthy})
+            await until(lambda: it.follower.refused["operator revoked"] == 1, "a refusal")
+            assert it.follower.active.manifest.version == "1"
+            assert it.client.statistics().models_loaded == 1
 
     asyncio.run(story())
 
