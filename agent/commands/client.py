@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import aiomqtt
 
 from agent.errors import ConfigError, NoDevice
+from broker.tls import explain
 from broker.trust import NotAdmitted
 from broker.words import in_words
 
@@ -126,9 +127,16 @@ def _no_device(where: str, error: aiomqtt.MqttError, secured: Secured | None) ->
     advice = _ADVICE.get(getattr(getattr(error, "rc", None), "value", 0))
     if advice:
         return NoDevice(f"the broker on {where} refuses the connection: {advice}")
+    if "[SSL" in str(error):
+        return NoDevice(
+            f"what answers on {where} is not talked to: {explain(error)}; say where the device listens with --host and "
+            "--port, and who you are to its fleet with --identity"
+        )
+    silent = secured is None and "timed out" in str(error)
     return NoDevice(
         f"no MQTT broker answers on {where} ({in_words(error)}); "
         "start a device, or say where it listens with --host and --port"
+        + (" (is that its port for TLS? then come with --identity)" if silent else "")
     )
 
 

@@ -86,7 +86,7 @@ def pack(files: Sequence[Path], described: Described, out: Path, bases: Sequence
     for variant in draft.variants:
         content = variant.content
         say(
-            f"{variant.kind}: {content.size_bytes:,} bytes, {content.count} chunks, {trials[variant.kind]}"
+            f"{variant.kind}: {content.size_bytes:,} bytes, chunks: {content.count}, {trials[variant.kind]}"
         )
     for each in tried:
         say(str(each))

@@ -182,8 +182,9 @@ class _Sender:
         """Offer the version; what is wanted of it."""
         offered = await self._call(OFFER, self._payload, Offered)
         if offered.refused:
+            advice = "; come as an operator, with --identity" if self._at.identity is None else ""
             raise ModelUnusable(
-                f"{self._told.device} does not take it, so nothing was published: {offered.refused}"
+                f"{self._told.device} does not take it, so nothing was published: {offered.refused}{advice}"
             )
         return offered.wanted
 

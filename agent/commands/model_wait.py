@@ -1,15 +1,16 @@
 """Waits until devices run the version that stands: `flockmq model status --watch` and `publish --wait`.
 
-Decides when a device counts: it says that it runs a variant of the version that the fleet is to run now. The manifest
-and the statuses are retained, so nothing is missed, and a version that is published meanwhile takes the place of the
-one before. On failure: `ModelUnusable`, with what the others say.
+Decides when a device counts: it says that it is active under the manifest that stands. Manifest and statuses are
+retained, so nothing is missed, and a version that is published meanwhile takes the place of the one before. Where some
+devices did not keep the version, and none is on the way to it any more, GIVE_UP_S ends the wait. On failure:
+`ModelUnusable`, with what the others say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -18,6 +19,7 @@ from agent.commands.client import connect, secured_by
 from agent.commands.text import printable
 from agent.errors import ModelUnusable
 from agent.messages import ModelStatus, PayloadInvalid, decode
+from agent.models.content import sha256_of
 from agent.models.manifest import ManifestInvalid, read_manifest
 from broker.model_envelope import SealBroken, manifest_in, read_envelope
 from broker.topics import classify, parse
@@ -29,18 +31,26 @@ if TYPE_CHECKING:
 __all__ = ["wait_for"]
 
 
+GIVE_UP_S: Final = 5.0
+"""Devices say what they do with a manifest as soon as they have it, wherever they are. Guess."""
+ON_THE_WAY: Final = {"missing", "waiting", "watched"}
+
+
 class _Fleet:
     """What devices say of one model."""
 
     def __init__(self) -> None:
         self.manifest: Manifest | None = None
+        self.digest = ""
+        """Of the manifest's bytes."""
         self.statuses: dict[str, ModelStatus] = {}
 
     def hear(self, topic: str, payload: bytes) -> None:
         """Take in a retained value; what cannot be read counts for nothing."""
         try:
             if classify(topic).name == "model":
-                self.manifest = read_manifest(manifest_in(read_envelope(payload)))
+                data = manifest_in(read_envelope(payload))
+                self.manifest, self.digest = read_manifest(data), sha256_of(data)
             else:
                 status = decode("model-status", payload)
                 if isinstance(status, ModelStatus):
@@ -50,15 +60,17 @@ class _Fleet:
 
     def running(self) -> set[str]:
         """The devices that run the version that stands."""
-        if self.manifest is None:
-            return set()
-        files = {variant.content.sha256 for variant in self.manifest.variants}
-        version = self.manifest.version
-        return {
-            device
-            for device, status in self.statuses.items()
-            if status.state == "active" and status.version == version and status.sha256 in files
-        }
+        return {device for device, status in self._told() if status.state == "active"}
+
+    def given_up(self) -> bool:
+        """Whether it was not kept somewhere, and nobody is on the way to it."""
+        states = {status.state for _, status in self._told()}
+        return bool(states - {"active"}) and not states & ON_THE_WAY
+
+    def _told(self) -> list[tuple[str, ModelStatus]]:
+        """What was said of the manifest that stands."""
+        statuses = self.statuses.items()
+        return [(device, status) for device, status in statuses if status.manifest == self.digest]
 
     def others(self) -> str:
         """What those say that do not, for people."""
@@ -93,18 +105,22 @@ async def wait_for(at: At, name: str, devices: int, wait_s: float) -> int:
         try:
             with _bar() as bars:
                 bar = bars.add_task(f"{name} runs on", total=devices)
-                async with asyncio.timeout(wait_s):
+                clock = asyncio.get_running_loop().time
+                until_s = clock() + wait_s
+                async with asyncio.timeout_at(until_s) as limit:
                     async for message in client.messages:
                         fleet.hear(str(message.topic), bytes(message.payload))
                         bars.update(bar, completed=len(fleet.running()))
                         if len(fleet.running()) >= devices:
                             return len(fleet.running())
+                        gives_up_s = clock() + GIVE_UP_S if fleet.given_up() else until_s
+                        limit.reschedule(min(until_s, gives_up_s))
         except TimeoutError:
             pass
     version = f"version {printable(fleet.manifest.version)}" if fleet.manifest else "no version"
     raise ModelUnusable(
-        f"{version} of {name} stands, and after {wait_s:g} s {len(fleet.running())} of {devices} devices run it; "
-        + (fleet.others() or "no other device has said anything of it")
+        f"{version} of {name} stands, and {len(fleet.running())} of {devices} devices run it; "
+        + (fleet.others() or f"no other has said anything of it within {wait_s:g} s")
     )
 
 

@@ -1,8 +1,10 @@
 """Devices that follow a version, and versions for them."""
 
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from agent.commands.model_fleet import At
 from agent.config import BrokerConfig, Config, ModelConfig
 from agent.device import Device
 from agent.models.manifest import Rollout, encode_manifest, publishable
@@ -12,6 +14,7 @@ from broker.model_envelope import write_envelope
 
 DATA = Path(__file__).parents[1] / "data" / "models"
 SITE = "town"
+TOPIC = f"flock/v1/{SITE}/model/occupancy"
 
 
 def package(directory, version, file):
@@ -51,3 +54,14 @@ def state(device):
 
 def running(device, version):
     return lambda: state(device).get("version") == version and state(device)["state"] == "active"
+
+
+@asynccontextmanager
+async def one(tmp_path, name="a", **options):
+    """A device that runs, and where a command finds it."""
+    each = device(tmp_path, name, **options)
+    await each.start()
+    try:
+        yield each, At("127.0.0.1", each.node.port, None)
+    finally:
+        await each.stop()

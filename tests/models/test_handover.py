@@ -1,13 +1,12 @@
 """Bytes handed over to a device by an operator who is connected to it: all of them, or a line that says why not."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
 from agent.commands import model_upload
-from agent.commands.model_fleet import At, ask, tell
+from agent.commands.model_fleet import ask, tell
 from agent.commands.model_upload import hand_over
 from agent.errors import ModelUnusable, NoDevice
 from agent.infer.kinds import Kind
@@ -23,11 +22,10 @@ from agent.models.partial import Partial
 from broker.calls import Calls
 from broker.model_envelope import manifest_in, read_envelope
 from broker.topic_names import chunk_topic
-from tests.models.devices import DATA, SITE, device, package, running, state, unsigned
+from tests.models.devices import DATA, SITE, TOPIC, one, package, running, state, unsigned
 from tests.node.fleet import start
 from tests.waiting import until
 
-TOPIC = f"flock/v1/{SITE}/model/occupancy"
 BIG = bytes(range(256)) * 2_000
 """Of a kind that no device here runs: it is kept for others."""
 
@@ -53,16 +51,6 @@ def signed(found, counter):
     """A manifest of it as it travels, and as it is."""
     payload = unsigned(found.draft, counter)
     return payload, read_manifest(manifest_in(read_envelope(payload)))
-
-
-@asynccontextmanager
-async def one(tmp_path, name="a", **options):
-    each = device(tmp_path, name, **options)
-    await each.start()
-    try:
-        yield each, At("127.0.0.1", each.node.port, None)
-    finally:
-        await each.stop()
 
 
 def store_of(each):
