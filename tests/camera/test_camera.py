@@ -1,6 +1,7 @@
 """A camera as a sensor: from frames to what is in the way, with a real worker and a scripted camera."""
 
 import asyncio
+import io
 import json
 import sys
 import threading
@@ -9,7 +10,10 @@ from contextlib import aclosing
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from agent.commands.status import render
+from agent.commands.status_form import Report
 from agent.config import load
 from agent.device import Device
 from agent.errors import SensorError
@@ -203,6 +207,12 @@ def test_without_opencv_it_says_what_to_install(monkeypatch):
         make("lot-1", {"source": 0, "model": str(DETECTOR)})
 
 
+def shown(report):
+    out = io.StringIO()
+    render(msgspec.convert(report, Report), Console(file=out, width=300))
+    return out.getvalue()
+
+
 def test_a_device_says_what_its_camera_sees(tmp_path, monkeypatch, labels):
     yard = Yard((0, 3, GREEN))
     path = tmp_path / "device.toml"
@@ -226,6 +236,9 @@ def test_a_device_says_what_its_camera_sees(tmp_path, monkeypatch, labels):
         assert obstacle["ttl_ms"] == 10_000
         assert json.loads(heard["flock/v1/home/sensor/lot-1/junction"])["vehicles"] == [0, 0, 1]
         assert device.report()["sensor"]["state"] == "delivering"
+        text = shown(device.report())
+        assert "sensor rtsp://192.0.2.40: delivering (frames " in text
+        assert SECRET not in text
         yard.things = ()
         await until(lambda: json.loads(heard[topic])["state"] == "gone", "it is gone")
         await device.stop()
