@@ -113,7 +113,7 @@ class Credentials:
             self._tell(self._revocation_topic, self._trust.revocations_pem.encode())
             if self._seals is not None:
                 self._tell(self._fleet_key_topic, self._seals.notice_pem)
-                self._save(self._seals.signers)
+                await self._save(self._seals.signers)
             await asyncio.sleep(JUDGE_S)
 
     def _hear(self, batch: list[Delivered]) -> None:
@@ -141,9 +141,13 @@ class Credentials:
             self._seals.signers.hear(pem)
         return adopted
 
-    def _save(self, signers: Signers) -> None:
+    async def _save(self, signers: Signers) -> None:
+        """Store certificates that have come; in a thread, since an SD card may take a tenth of a second to sync."""
+        pem = signers.take_unsaved()
+        if pem is None:
+            return
         try:
-            signers.save()
+            await asyncio.to_thread(signers.save, pem)
         except SecretUnusable as error:
             logger.warning("%s: certificates of others: %s", self._node.device, error)
 

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.certificates import key_number, member_of, public_key_of
+from broker.errors import SecretUnusable
 from broker.identity import DAY_MS, GRACE_DAYS, CertificateInvalid, Role
 from broker.identity_folder import AUTHORITY_FILE, CERTIFICATE_FILE, SIGNERS_FILE
 from broker.mesh.clock import LOGICAL_BITS
@@ -139,17 +140,25 @@ class Signers:
             raise CertificateInvalid(str(error)) from None
         return True
 
-    def save(self) -> None:
-        """Store the certificates of others, where there are new ones.
+    def take_unsaved(self) -> bytes | None:
+        """What is to be stored, for `save`: the certificates of others; None: there are no new ones."""
+        if not self._unsaved:
+            return None
+        self._unsaved = False
+        others = [known.der for number, known in self._known.items() if number != self.own]
+        return "".join(map(ssl.DER_cert_to_PEM_cert, others)).encode()
+
+    def save(self, pem: bytes) -> None:
+        """Store what `take_unsaved` gave. Blocks for as long as the disk takes.
 
         Raises:
-            SecretUnusable: They cannot be stored.
+            SecretUnusable: It cannot be stored; it is given again.
         """
-        if self._unsaved:
-            others = [known.der for number, known in self._known.items() if number != self.own]
-            pem = "".join(map(ssl.DER_cert_to_PEM_cert, others))
-            write_file(self._directory / SIGNERS_FILE, pem.encode())
-            self._unsaved = False
+        try:
+            write_file(self._directory / SIGNERS_FILE, pem)
+        except SecretUnusable:
+            self._unsaved = True
+            raise
 
     def _recall(self) -> None:
         """Take up what was stored."""

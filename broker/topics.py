@@ -290,7 +290,7 @@ def status_rank(incarnation: int, refutation: int) -> int:
     return incarnation << REFUTATION_BITS | refutation
 
 
-def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  # noqa: FBT001
+def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  # noqa: FBT001 - by position, for speed
     """How a publish travels; of contract topics the table decides QoS and retained.
 
     Never raises for a payload: an unreadable lifetime is the table's default, an unreadable rank 0.

@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import Final
 
 import websockets.asyncio.server
-from amqtt.broker import Broker  # type: ignore[import-untyped]
-from amqtt.contexts import (  # type: ignore[import-untyped]
+from amqtt.broker import Broker  # type: ignore[import-untyped]  # it ships no types
+from amqtt.contexts import (  # type: ignore[import-untyped]  # it ships no types
     BrokerConfig,
     ListenerConfig,
     ListenerType,
 )
-from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
-from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
+from amqtt.events import BrokerEvents  # type: ignore[import-untyped]  # it ships no types
+from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]  # it ships no types
 
 from broker.embedded.connection import Connection
 from broker.embedded.doorman import Doorman
@@ -50,7 +50,7 @@ _TLS = "tls"
 _LOOK_AT_USERS_S: Final = 1.0  # so long after its removal a user is connected at most
 
 
-class EmbeddedBroker(Broker):  # type: ignore[misc]
+class EmbeddedBroker(Broker):  # type: ignore[misc]  # and so its base is Any
     """An MQTT 3.1.1 broker whose messages all pass through the node (`Ingress`).
 
     Args:

@@ -80,7 +80,8 @@ class Good:
 
     async def restart(self):
         await self.node.stop()
-        self.seals.signers.save()
+        if (pem := self.seals.signers.take_unsaved()) is not None:
+            self.seals.signers.save(pem)
         await self.start()
 
     @property

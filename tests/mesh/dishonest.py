@@ -25,8 +25,8 @@ class Dishonest:
 
     def seals(self, name, strength=None):
         """A device's: made anew with each boot."""
-        if name in self.made:
-            self.made[name].signers.save()
+        if name in self.made and (pem := self.made[name].signers.take_unsaved()) is not None:
+            self.made[name].signers.save(pem)
         self.made[name] = self.fleet.trust(name).seals(strength or self.strength)
         return self.made[name]
 
