@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from broker.mesh import log, outbox
 from broker.mesh.dialogue import Dialogue
+from broker.mesh.holes import Search
 from broker.mesh.intake import Intake
 from broker.mesh.log import Log
 from broker.mesh.mesh import Mesh
@@ -148,7 +149,7 @@ PLANTS: Final = {
     ),
     "hasty-gap": Plant(
         "a hole is given up before anybody was asked",
-        "hub", Repair, "_able", _never,
+        "hub", Search, "able", _never,
     ),
     "asks-nobody": Plant(
         "a hole is seen, and nobody is asked for what would fill it",

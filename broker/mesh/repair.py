@@ -1,23 +1,23 @@
 """Who misses what: holes found, asked for, and declared lost.
 
-Theory of operation. Digests and announcements say how far neighbours stand (`progress.py`). A hole is a
-stream in which a neighbour stands further than we do, or in which a bundle waits for one before it. It is asked for
-after a while (it may be mere reordering, or under way on another link), at once on a new link, each part of it of one
-neighbour only, and again of another when nothing has come for WANT_RETRY_MS. A neighbour that claims to hold what it
-does not give is passed over. What no neighbour can fill is declared lost after GAP_WAIT_MS if the origin is among them,
-which is then sure, and after GAP_AWAY_MS if it is not: until then it may come back from behind a cut. Meanwhile all are
-asked in turn, whatever they claim: one may hold it behind a hole of its own.
+Theory of operation. Digests and announcements say how far neighbours stand (`progress.py`). A hole is a stream in
+which a neighbour stands further than we do, or in which a bundle waits for one before it. It is asked for after a
+while (it may be mere reordering, or under way on another link), at once on a new link, each part of it of one
+neighbour only, and again of another (`holes.py`) when nothing has come for WANT_RETRY_MS. What no neighbour can fill
+is declared lost after GAP_WAIT_MS if the origin is among them, which is then sure, and after GAP_AWAY_MS if it is
+not: until then it may come back from behind a cut. Meanwhile all are asked in turn, whatever they claim: one may hold
+it behind a hole of its own.
 
 Assumes links deliver in order or go down; what a link loses all the same, the hash brings to light.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.mesh.bundle import START
 from broker.mesh.control import Want
+from broker.mesh.holes import Hole, Search
 from broker.mesh.limits import (
     GAP_AWAY_MS,
     GAP_WAIT_MS,
@@ -25,7 +25,6 @@ from broker.mesh.limits import (
     MS,
     STREAMS_MAX,
     WANT_DELAY_MS,
-    WANT_FRUITLESS_MAX,
     WANT_HELD_BACK_MS,
     WANT_HOLES_MAX,
     WANT_RANGES_MAX,
@@ -54,44 +53,6 @@ class Due(NamedTuple):
     """(origin, neighbour): who is to push again."""
 
 
-class _Hole:
-    """Something of a stream that is missing here, and what was done about it."""
-
-    __slots__ = (
-        "asked_ns",
-        "asked_of",
-        "asked_upto",
-        "due_ns",
-        "fruitless",
-        "graft",
-        "hopeless_ns",
-        "position",
-        "searched_upto",
-        "served_upto",
-        "source",
-    )
-
-    def __init__(self, due_ns: int) -> None:
-        self.due_ns = due_ns
-        self.graft = False
-        """Whether it shows that the origin's tree is broken."""
-        self.source = ""
-        """Who sent what cannot be passed yet."""
-        self.asked_of = ""
-        self.asked_ns = 0
-        self.asked_upto = START
-        self.position = START
-        """Where the stream stood when somebody was to be asked last."""
-        self.served_upto = START
-        """What was asked for has come up to here; what still misses before it was lost on the way."""
-        self.searched_upto = START
-        """Up to here everything was asked for while something before it was, which is given up."""
-        self.fruitless: Counter[str] = Counter()
-        """By neighbour that was asked at this position: requests that brought nothing and break its word."""
-        self.hopeless_ns: int | None = None
-        """Since when no neighbour has been able to fill it."""
-
-
 class Repair:
     """Finds holes and asks for them."""
 
@@ -106,7 +67,7 @@ class Repair:
     def __init__(self, streams: dict[Stream, KeptStream], peers: dict[str, Peer]) -> None:
         self._streams = streams
         self._peers = peers
-        self._holes: dict[Stream, _Hole] = {}
+        self._holes: dict[Stream, Hole] = {}
         self.wants = 0
         self.found = 0
         """Holes that came to light by digests and not by what follows them."""
@@ -115,7 +76,7 @@ class Repair:
         """A bundle of the stream came from `source` and could not be passed yet."""
         hole = self._holes.get(stream)
         if hole is None:
-            hole = self._holes[stream] = _Hole(now_ns + WANT_DELAY_MS * MS)
+            hole = self._holes[stream] = Hole(now_ns + WANT_DELAY_MS * MS)
         hole.source = source
 
     def note_served(self, stream: Stream, position: Position, now_ns: int) -> None:
@@ -149,7 +110,7 @@ class Repair:
         if hole is None:
             if stream not in self._streams and len(self._holes) >= STREAMS_MAX:
                 return  # claims of streams that nobody can follow; a digest names them again
-            hole = self._holes[stream] = _Hole(due_ns)
+            hole = self._holes[stream] = Hole(due_ns)
         hole.due_ns = min(hole.due_ns, due_ns)
         hole.graft = hole.graft or graft
 
@@ -184,20 +145,19 @@ class Repair:
         todo = Due({}, [], [])
         for stream in [s for s, hole in self._holes.items() if hole.due_ns <= now_ns]:
             hole, mine = self._holes[stream], self._streams.get(stream)
-            position = mine.position if mine else START
-            ahead = self._ahead(stream, position)
-            if not ahead and not (mine and mine.waiting):
+            search = Search(stream, hole, mine, self._peers)
+            if not search.ahead and not (mine and mine.waiting):
                 if all(peer.established for peer in self._peers.values()):
                     del self._holes[stream]
                 hole.due_ns = now_ns + WANT_RETRY_MS * MS  # a link that comes back may know of it
                 continue
-            loss = self._loss(stream, hole, position, ahead, now_ns)
+            loss = _loss(search, now_ns)
             if loss is not None:
                 todo.lost.append((stream, loss))
                 hole.due_ns, hole.hopeless_ns = now_ns, None
                 hole.searched_upto = max(hole.searched_upto, hole.asked_upto)
                 continue
-            self._ask(stream, hole, position, ahead, now_ns, todo)
+            self._ask(search, now_ns, todo)
         return todo
 
     def pages(self, rows: list[WantRange]) -> list[Want]:
@@ -207,17 +167,10 @@ class Repair:
             Want(rows[at : at + WANT_RANGES_MAX]) for at in range(0, len(rows), WANT_RANGES_MAX)
         ]
 
-    def _ask(
-        self,
-        stream: Stream,
-        hole: _Hole,
-        position: Position,
-        ahead: dict[str, tuple[Position, Position]],
-        now_ns: int,
-        todo: Due,
-    ) -> None:
+    def _ask(self, search: Search, now_ns: int, todo: Due) -> None:
         """Ask for what was not asked for yet; for all of it again, of another, when nothing has come."""
-        after = position
+        stream, hole, mine = search.stream, search.hole, search.mine
+        after = position = search.position
         if position != hole.position:
             hole.position = position
             hole.fruitless.clear()
@@ -225,7 +178,7 @@ class Repair:
         peer = self._peers.get(hole.asked_of)
         if peer is not None:
             last_ns = max(hole.asked_ns, peer.served_ns)
-            if now_ns - last_ns < self._patience_ns(peer, stream):
+            if now_ns - last_ns < _patience_ns(peer, stream):
                 after = max(position, hole.asked_upto)
             else:
                 # Who never claimed to hold it, and was asked because nobody did, breaks no word.
@@ -234,16 +187,15 @@ class Repair:
                 hole.fruitless[peer.name] += peer.served_ns < hole.asked_ns and not excused
                 peer = None
         if peer is None:
-            name = self._choose(stream, hole, position, ahead)
+            name = search.choose()
             if name is None:
                 hole.due_ns = now_ns + GAP_WAIT_MS * MS
                 return
             peer = self._peers[name]
             hole.asked_of, hole.asked_ns = name, now_ns
-        mine = self._streams.get(stream)
-        upto = ahead[peer.name][0] if peer.name in ahead else position
+        upto = search.ahead[peer.name][0] if peer.name in search.ahead else position
         if hole.hopeless_ns is not None:
-            upto = max([upto, *(stands for stands, _ in ahead.values())])
+            upto = max([upto, *(stands for stands, _ in search.ahead.values())])
         holes = mine.holes(upto, WANT_HOLES_MAX) if mine else [(START, upto)]
         rows = [(max(a, after), b) for a, b in holes if b > after]
         if after > position:
@@ -258,111 +210,41 @@ class Repair:
                 todo.grafts.append((stream[0], peer.name))
         # Streams of which nothing has come may be claims that lie; they are looked at seldom.
         seldom = mine is None and hole.hopeless_ns is not None
-        hole.due_ns = now_ns + (GAP_WAIT_MS * MS if seldom else self._patience_ns(peer, stream))
+        hole.due_ns = now_ns + (GAP_WAIT_MS * MS if seldom else _patience_ns(peer, stream))
 
-    def _patience_ns(self, peer: Peer, stream: Stream) -> int:
-        """How long an answer may take."""
-        if peer.name == stream[0] and peer.held_back:
-            return WANT_HELD_BACK_MS * MS
-        return max(WANT_RETRY_MS * MS, 4 * (peer.rtt_ns or 0))
 
-    def _ahead(self, stream: Stream, position: Position) -> dict[str, tuple[Position, Position]]:
-        """The neighbours that stand further, by name: where, and from where on they hold it."""
-        found = {}
-        for name, peer in self._peers.items():
-            stands = peer.progress.position(stream)
-            if stands > position:
-                known = peer.progress.entries.get(stream)
-                found[name] = (stands, known[1] if known is not None else START)
-        return found
+def _patience_ns(peer: Peer, stream: Stream) -> int:
+    """How long an answer may take."""
+    if peer.name == stream[0] and peer.held_back:
+        return WANT_HELD_BACK_MS * MS
+    return max(WANT_RETRY_MS * MS, 4 * (peer.rtt_ns or 0))
 
-    def _choose(
-        self,
-        stream: Stream,
-        hole: _Hole,
-        position: Position,
-        ahead: dict[str, tuple[Position, Position]],
-    ) -> str | None:
-        """Whom to ask: not the one asked last, if there is another that can help."""
-        able = self._able(stream, hole, position, ahead)
-        able = able or self._last_hopes(stream, position, ahead)
-        if not able:
-            return None
-        able.sort()
-        after_last = [name for name in able if hole.asked_of and name > hole.asked_of]
-        return (after_last or able)[0]
 
-    def _last_hopes(
-        self, stream: Stream, position: Position, ahead: dict[str, tuple[Position, Position]]
-    ) -> list[str]:
-        """Whom to ask where nobody claims to hold it, each in turn: one may hold it behind a hole of its own.
-
-        Of a stream of which nothing has come, only those who say that they went past what they do not hold.
-        """
-        if stream in self._streams:
-            return [name for name, peer in self._peers.items() if peer.established]
-        return [name for name, (_, held) in ahead.items() if held > position]
-
-    def _able(
-        self,
-        stream: Stream,
-        hole: _Hole,
-        position: Position,
-        ahead: dict[str, tuple[Position, Position]],
-    ) -> list[str]:
-        """The neighbours that claim to hold what is missing and have not claimed so in vain.
-
-        An origin's own claim stands for ever: nobody knows better, and by a lie it harms only what it says itself.
-        """
-        able = [
-            name
-            for name, (_, held) in ahead.items()
-            if held <= position and (name == stream[0] or hole.fruitless[name] < WANT_FRUITLESS_MAX)
-        ]
-        source, mine = hole.source, self._streams.get(stream)
-        if (
-            mine is not None
-            and mine.waiting
-            and source in self._peers
-            and self._peers[source].established
-            and source not in ahead
-            and hole.fruitless[source] < WANT_FRUITLESS_MAX
-        ):
-            able.append(source)
-        return able
-
-    def _loss(
-        self,
-        stream: Stream,
-        hole: _Hole,
-        position: Position,
-        ahead: dict[str, tuple[Position, Position]],
-        now_ns: int,
-    ) -> Position | None:
-        """Where to go on when everything before is lost, or None."""
-        if self._able(stream, hole, position, ahead):
-            hole.hopeless_ns = None
-            return None
-        if hole.hopeless_ns is None:
-            hole.hopeless_ns = now_ns
-        # A neighbour that gives up a hole before this one at the same time needs some, too, to fill this one.
-        sure = stream[0] in ahead or position < hole.searched_upto
-        patience_ms = GAP_WAIT_MS if sure else GAP_AWAY_MS
-        if now_ns - hole.hopeless_ns < patience_ms * MS:
-            return None
-        hopes = self._last_hopes(stream, position, ahead)
-        if not (hopes or ahead):
-            return None  # links are coming back
-        if hole.position != position or not hole.fruitless.keys() >= set(hopes):
-            return None  # answers take long, or neighbours are many: not all have been asked
-        floors = [held for _, held in ahead.values()]
-        mine = self._streams.get(stream)
-        first = mine.first_waiting() if mine else None
-        if first is not None:
-            floors.append(first.header.before)
-        loss = min((floor for floor in floors if floor > position), default=None)
-        if loss is None:
-            # All who are ahead claim to hold it. They lie, or the link loses much: ask again, now and then.
-            hole.fruitless.clear()
-            hole.hopeless_ns = None
-        return loss
+def _loss(search: Search, now_ns: int) -> Position | None:
+    """Where to go on when everything before is lost, or None."""
+    hole, position, ahead = search.hole, search.position, search.ahead
+    if search.able():
+        hole.hopeless_ns = None
+        return None
+    if hole.hopeless_ns is None:
+        hole.hopeless_ns = now_ns
+    # A neighbour that gives up a hole before this one at the same time needs some, too, to fill this one.
+    sure = search.stream[0] in ahead or position < hole.searched_upto
+    patience_ms = GAP_WAIT_MS if sure else GAP_AWAY_MS
+    if now_ns - hole.hopeless_ns < patience_ms * MS:
+        return None
+    hopes = search.last_hopes()
+    if not (hopes or ahead):
+        return None  # links are coming back
+    if hole.position != position or not hole.fruitless.keys() >= set(hopes):
+        return None  # answers take long, or neighbours are many: not all have been asked
+    floors = [held for _, held in ahead.values()]
+    first = search.mine.first_waiting() if search.mine else None
+    if first is not None:
+        floors.append(first.header.before)
+    loss = min((floor for floor in floors if floor > position), default=None)
+    if loss is None:
+        # All who are ahead claim to hold it. They lie, or the link loses much: ask again, now and then.
+        hole.fruitless.clear()
+        hole.hopeless_ns = None
+    return loss
