@@ -1,6 +1,7 @@
 """Whole devices, linked on loopback."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 
@@ -25,6 +26,21 @@ def config(directory, name, neighbours=(), *, speed=50.0, model=False):
         sensor=SensorConfig(options={"junction": "j-1-1", "speed": speed}) if speed else None,
         model=ModelConfig(options={"junction": "j-1-1"}) if model else None,
     )
+
+
+@contextlib.asynccontextmanager
+async def pair(directory):
+    """Devices a and b without sensors, of which a has dialled b and b knows a's status."""
+    async with contextlib.AsyncExitStack() as stack:
+        devices = []
+        for name in "ba":
+            device = Device(config(directory, name, devices, speed=0))
+            await device.start()
+            stack.push_async_callback(device.stop)
+            devices.append(device)
+        b, a = devices
+        await until(lambda: "a" in b.world.snapshot().status, "a is known")
+        yield a, b
 
 
 def counts(device):
@@ -87,43 +103,31 @@ def test_a_device_that_goes_says_so_and_one_that_comes_back_is_up_again(tmp_path
 
 def test_a_device_that_is_called_lost_refutes_it(tmp_path):
     async def story():
-        b = Device(config(tmp_path, "b", speed=0))
-        await b.start()
-        a = Device(config(tmp_path, "a", [b], speed=0))
-        await a.start()
-        await until(lambda: "a" in b.world.snapshot().status, "a is known")
-        known = b.world.snapshot().status["a"]
-        lost = msgspec.structs.replace(known, state="lost", by="b")
-        await b.node.publish("flock/v1/town/status/a", msgspec.json.encode(lost))
-        await until(lambda: b.world.snapshot().status["a"].refutation == 1, "a refutation")
-        assert b.world.snapshot().status["a"].state == "up"
-        await a.stop()
-        await b.stop()
+        async with pair(tmp_path) as (_, b):
+            known = b.world.snapshot().status["a"]
+            lost = msgspec.structs.replace(known, state="lost", by="b")
+            await b.node.publish("flock/v1/town/status/a", msgspec.json.encode(lost))
+            await until(lambda: b.world.snapshot().status["a"].refutation == 1, "a refutation")
+            assert b.world.snapshot().status["a"].state == "up"
 
     asyncio.run(story())
 
 
 def test_a_device_that_is_called_lost_in_a_life_it_has_not_had_begins_one_above(tmp_path):
     async def story():
-        b = Device(config(tmp_path, "b", speed=0))
-        await b.start()
-        a = Device(config(tmp_path, "a", [b], speed=0))
-        await a.start()
-        await until(lambda: "a" in b.world.snapshot().status, "a is known")
-        known = b.world.snapshot().status["a"]
-        claimed = known.incarnation + 100
-        heard = []
-        b.node.subscribe(lambda batch: heard.extend(m.payload for m in batch))
-        lie = msgspec.structs.replace(known, state="lost", by="b", incarnation=claimed)
-        await b.node.publish("flock/v1/town/status/a", msgspec.json.encode(lie))
-        await until(lambda: b.world.snapshot().status["a"].state == "up", "its denial")
-        assert b.world.snapshot().status["a"].incarnation == a.node.incarnation == claimed + 1
-        await a.node.publish("t", b"after", qos=1)
-        await until(lambda: b"after" in heard, "what it says then")
-        assert heard.count(b"after") == 1
-        assert not b.node.statistics().gaps
-        await a.stop()
-        await b.stop()
+        async with pair(tmp_path) as (a, b):
+            known = b.world.snapshot().status["a"]
+            claimed = known.incarnation + 100
+            heard = []
+            b.node.subscribe(lambda batch: heard.extend(m.payload for m in batch))
+            lie = msgspec.structs.replace(known, state="lost", by="b", incarnation=claimed)
+            await b.node.publish("flock/v1/town/status/a", msgspec.json.encode(lie))
+            await until(lambda: b.world.snapshot().status["a"].state == "up", "its denial")
+            assert b.world.snapshot().status["a"].incarnation == a.node.incarnation == claimed + 1
+            await a.node.publish("t", b"after", qos=1)
+            await until(lambda: b"after" in heard, "what it says then")
+            assert heard.count(b"after") == 1
+            assert not b.node.statistics().gaps
 
     asyncio.run(story())
 
