@@ -258,7 +258,7 @@ class Authority:
         key_pem, pem = certificates.key_bytes(key), issued.pem.encode()
         write_identity(folder, self.pem, pem, key_pem, share)
 
-    def renew(self, name: str, now_ms: int, *, days: float = LIFE_DAYS) -> Issued:
+    def renew(self, name: str, now_ms: int) -> Issued:
         """Sign a new certificate for a member, with the key, role and hosts of the last one.
 
         Raises:
@@ -268,7 +268,7 @@ class Authority:
         if member is None:
             raise self._unknown(name, now_ms)
         public_key, names = certificates.public_key_of(member.pem.encode())
-        return self._sign(name, member.role, public_key, names, now_ms, days)
+        return self._sign(name, member.role, public_key, names, now_ms, LIFE_DAYS)
 
     def revoke(self, name: str, now_ms: int) -> int:
         """Let no certificate of a member count any more. Returns how many there were.

@@ -73,7 +73,6 @@ class Neighbourhood:
         node: The node; started before `start`.
         settings: What the configuration says.
         host: Address that the node's broker listens on for neighbours.
-        seed: Seeds the random choices; by default drawn from the system.
         trust: Who is believed, where links are TLS; None: plain MQTT.
     """
 
@@ -82,14 +81,13 @@ class Neighbourhood:
         node: Node,
         settings: Settings,
         host: str,
-        seed: int | None = None,
         trust: Trust | None = None,
     ) -> None:
         self._trust = trust
         self._node = node
         self._settings = settings
         self._host = host
-        self._random = Random(seed)  # noqa: S311 - far links and jitter, nothing secret
+        self._random = Random()  # noqa: S311 - far links and jitter, nothing secret
         self._topology = Topology(
             node.device, settings.kind, self._random, near=settings.near, far=settings.far
         )
