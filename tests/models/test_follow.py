@@ -6,9 +6,11 @@ import msgspec
 
 from agent.config import NeighbourConfig
 from agent.infer.kinds import Kind
+from agent.models.bases import make_deltas, with_deltas
 from agent.models.content import content_of
 from agent.models.manifest import Variant
-from tests.models.devices import device, package, running, state, unsigned
+from agent.models.package import read_package, write_package
+from tests.models.devices import DATA, device, package, running, state, unsigned
 from tests.waiting import until
 
 
@@ -49,6 +51,32 @@ def test_who_lacks_a_version_fetches_it_and_a_refused_one_changes_nothing(tmp_pa
         await alone.start()
         await until(running(alone, "1"), "the last good version, alone")
         await alone.stop()
+
+    asyncio.run(story())
+
+
+def test_who_has_the_version_before_fetches_the_difference(tmp_path):
+    models = tmp_path / "models"
+    first, second = package(models, "1", "dense.tflite"), package(models, "2", "dense_other.tflite")
+    contents = {Kind.TFLITE: (DATA / "dense_other.tflite").read_bytes()}
+    base = read_package(models / "occupancy-1")
+    second, deltas = with_deltas(second, make_deltas(second, contents, [base]))
+    write_package(models / "occupancy-2", second, contents, deltas)
+
+    async def story():
+        a = device(tmp_path, "a", models=models)
+        await a.start()
+        there = (NeighbourConfig(name="a", host="127.0.0.1", port=a.node.port),)
+        b = device(tmp_path, "b", there)
+        await b.start()
+        for counter, draft in enumerate((first, second), 1):
+            await a.publish_model(unsigned(draft, counter))
+            await until(running(b, draft.version), f"version {draft.version}")
+        saved = len(contents[Kind.TFLITE]) - second.deltas[0].content.size_bytes
+        told = b.report()["content"]["deltas"]
+        assert (told["applied"], told["saved_bytes"], told["failed"]) == (1, saved, {})
+        await b.stop()
+        await a.stop()
 
     asyncio.run(story())
 
