@@ -123,6 +123,7 @@ class StandbyClient:
             restart_backoff_max_s=OPEN_BACKOFF_S,
         )
         self._spare: InferenceClient | None = None
+        self._making = asyncio.Lock()
         """Started, and without a model."""
         self._serving: Version | None = None
         self._fallback: Version | None = None
@@ -175,11 +176,12 @@ class StandbyClient:
 
         Raises RuntimeUnavailable, WorkerLost.
         """
-        if self._spare is None:
-            client = InferenceClient(self._limits, num_threads=self._num_threads)
-            await client.start()
-            self._clients.append(client)
-            self._spare = client
+        async with self._making:  # one, however many ask
+            if self._spare is None:
+                client = InferenceClient(self._limits, num_threads=self._num_threads)
+                await client.start()
+                self._clients.append(client)
+                self._spare = client
 
     async def prepare(self, files: Mapping[Kind, ModelFile], check: Check = _as_it_is) -> Version:
         """Loads a version in a worker of its own; what serves goes on.
