@@ -1,8 +1,8 @@
 """`infer`: what deciding costs beside the model itself.
 
 What a worker process adds to a call, for a model of nothing and for one of 4 MB; from capture to decision while a
-version is swapped, and with and without traffic on the device, in alternating windows; and what the world and the
-features cost when it is large.
+version is swapped, and with and without traffic on the device, in alternating windows; what the world and the features
+cost when it is large; and whether a device goes on with its model whatever else it is offered (`models_bad.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agent.sensors.sensor import SENSOR_NAME, Observation
 from agent.world import World
 from bench.decider import JUNCTION
 from bench.figures import median, percentile, ratio
+from bench.models_bad import offer_all
 from bench.networks import convolutions
 from bench.result import Result
 from bench.stage import Stage
@@ -56,16 +57,25 @@ class Plan:
     windows: int = 5
     seconds: float = 4.0
     rounds: int = 1_000
+    bad_models: int = 1_000
 
 
-QUICK: Final = Plan(calls=50, windows=1, seconds=0.5, rounds=20)
+QUICK: Final = Plan(calls=50, windows=1, seconds=0.5, rounds=20, bad_models=25)
 
 
 async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
-    """Measure."""
-    del only  # one system
+    """Measure; `only`: times, bad models."""
     plan = QUICK if quick else Plan()
     result = Result("infer")
+    if not only or "times" in only:
+        await _times(plan, result)
+    if not only or "bad models" in only:
+        async with Stage() as stage:
+            await offer_all(stage, plan.bad_models, result)
+    return result
+
+
+async def _times(plan: Plan, result: Result) -> None:
     overheads = [
         await _overhead(result, name, model, calls)
         for name, model, calls in (
@@ -78,7 +88,6 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     await swaps(result, plan.windows, plan.seconds / 2)
     await _decisions(result, plan)
     _world(result, plan)
-    return result
 
 
 async def _overhead(result: Result, name: str, model: bytes, calls: int) -> tuple[float, float]:

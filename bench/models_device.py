@@ -20,6 +20,7 @@ from agent.device import Device
 from agent.messages import Reading
 from agent.sensors.sensor import Observation, Sighting
 from bench.role import Part
+from bench.stage import BenchFailed
 from broker.link import Neighbour
 
 if TYPE_CHECKING:
@@ -81,12 +82,19 @@ class Modelled(Part):
         await self._device.publish_model(manifest.encode())
         return now_ns
 
-    async def active(self, *, sha256: str, within_s: float) -> int | None:
-        """When that content came into use here; None: not in time."""
+    async def active(self, *, sha256: str, within_s: float) -> int:
+        """When that content came into use here.
+
+        Raises:
+            BenchFailed: Not in time.
+        """
         until_s = time.monotonic() + within_s
         while sha256 not in self._noted.active and time.monotonic() < until_s:  # noqa: ASYNC110 - noted elsewhere
             await asyncio.sleep(0.05)
-        return self._noted.active.get(sha256)
+        if sha256 not in self._noted.active:
+            told = self._device.report()["models"].get(MODEL, {})
+            raise BenchFailed(f"{told.get('state')}: {told.get('reason')}")
+        return self._noted.active[sha256]
 
     async def window(self, *, after_ns: int, until_ns: int) -> dict[str, Any]:
         """Of what was seen between two moments: how many here, and how late those of others came, in ms."""

@@ -4,6 +4,7 @@ import asyncio
 
 from agent.infer.tflite import find_runtime
 from bench import infer
+from bench.models_bad import KINDS, bad_file
 from bench.networks import CLASSES, PICTURE, convolutions
 
 
@@ -18,11 +19,25 @@ def test_infer_measures_everything():
         "decision_p99_difference_ms",
         "snapshot_us",
         "features_us",
+        "bad_models_survived",
     }
     assert all(value > 0 for key, value in found["ratios"].items() if "difference" not in key)
     busy = found["systems"]["5,000 messages a second"]
     assert busy["decisions"] > 0
     assert busy["messages_per_s"] > 0
+    assert found["ratios"]["bad_models_survived"] == infer.QUICK.bad_models
+    bad = found["systems"]["bad models"]
+    assert bad["wrong_outputs"] == 0
+    assert bad["inferences"] > bad["files"]
+
+
+def test_bad_files_are_of_every_kind_and_the_same_each_time():
+    good = convolutions(1)[:60_000]
+    drawn = [bad_file(number, good) for number in range(len(KINDS))]
+    assert tuple(kind for kind, _ in drawn) == KINDS
+    assert drawn == [bad_file(number, good) for number in range(len(KINDS))]
+    assert all(data != good for _, data in drawn)
+    assert drawn != [bad_file(len(KINDS) + number, good) for number in range(len(KINDS))]
 
 
 def test_the_network_is_the_same_each_time_and_another_for_another_seed():
