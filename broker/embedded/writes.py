@@ -36,7 +36,10 @@ class Writes:
         """Include a session that has messages in the next `hasten`, too."""
         session.hasty = True
         self._hasty.append(session)
-        self.touch(session)
+        # As `touch`, without its call: each subscriber of a message comes here.
+        if not session.dirty:
+            session.dirty = True
+            self._dirty.append(session)
 
     def hasten(self) -> None:
         """Write the messages that were routed outside of a flush, which need not wait for one."""
