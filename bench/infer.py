@@ -135,6 +135,7 @@ async def _decisions(result: Result, plan: Plan) -> None:
             neighbours=[["b", decider.opened]],
             stamps=str(stage.path / "stamps"),
         )
+        near.give_way()
         for role in (decider, near):
             await role.ask("linked", links=1)
         quiet: list[dict[str, Any]] = []

@@ -32,6 +32,8 @@ __all__ = ["BenchFailed", "Role", "Stage", "free_port", "program"]
 
 ANSWER_S: Final = 120.0
 """No window and no settling takes longer."""
+NICENESS: Final = 19
+"""The lowest priority that there is."""
 STOP_S: Final = 5.0
 LISTEN_S: Final = 10.0
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -65,6 +67,13 @@ class Role:
         self._process = process
         self._log = log
         self._lock = asyncio.Lock()
+
+    def give_way(self) -> None:
+        """Take only what others leave of the processor from now on: it stands for another machine."""
+        os.setpriority(os.PRIO_PROCESS, self.pid, NICENESS)
+        # Sessions share the processor first, then the processes of one.
+        with contextlib.suppress(OSError):  # a kernel without that
+            Path(f"/proc/{self.pid}/autogroup").write_text(str(NICENESS))
 
     async def ask(self, verb: str, /, **arguments: Any) -> Any:
         """Have it do something, and return its answer when it is done.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import selectors
 import socket
 import ssl
@@ -43,8 +42,6 @@ SHARE: Final = 0.2
 """Of a core."""
 _IDLE_S: Final = 0.002
 """Looked for what is ready at least so often."""
-_NICENESS: Final = 19
-"""An attacker has a machine of its own; here it takes what the devices leave of two cores."""
 _ADDRESSES: Final = 250
 _BIND_NO_PORT: Final = 24
 """IP_BIND_ADDRESS_NO_PORT: the port is chosen with the destination, so none run out."""
@@ -68,7 +65,6 @@ class Pace:
     """Keeps this process within SHARE of a core."""
 
     def __init__(self) -> None:
-        os.nice(_NICENESS)
         self.begin()
 
     def begin(self) -> None:
