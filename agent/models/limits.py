@@ -39,11 +39,12 @@ PACE_BYTES_PER_S: Final = 1_200_000
 on two cores are held up for a sixth of that time. Measured there: unpaced, with what is urgent behind it for 0.1 s."""
 PACE_S_MAX: Final = 20
 """What would take longer at that pace is fetched faster: the largest model at 3.4 MB/s. Guess."""
-BURST_CHUNKS: Final = 4
-"""Chunks that are asked for in one go when the pace is what limits: fewer questions, and 0.1 s of waiting."""
+BURST_CHUNKS: Final = 2
+"""Chunks that are asked for in one go when the pace is what limits: half the questions, and 50 ms of waiting. What is
+on its way to a device that is killed may come to it twice: with four, two did (measured)."""
 SERVE_CHUNKS: Final = 2
 """Chunks that a turn gives to one that asks: 0.3 ms of work, after which others have their turn."""
-PACE_CHUNKS_MAX: Final = 8
+PACE_CHUNKS_MAX: Final = 4
 """What may be asked for at once after a pause: twice a burst, so that who comes a little late falls behind nothing."""
 QUEUE_NS: Final = 200_000_000
 """A chunk that takes longer shows a queue on its way: the window grows no more, and beyond twice that it shrinks. Bulk
@@ -89,8 +90,8 @@ content: a neighbour that is only a relay never will. What they send crosses eve
 FAR_MAX: Final = 2
 """Devices that are taken in at a time; the next ones follow after as long again. Guess."""
 NOTE_NS: Final = 100_000_000
-"""Word of new chunks waits so long for company, about as long as a burst takes to come due. A chain of five loses 0.3 s
-by it. With a third of that, ten devices said half as much again (measured)."""
+"""Word of new chunks waits so long for company, about as long as two bursts take to come due. A chain of five loses
+0.2 s by it. With a third of that, ten devices said half as much again (measured)."""
 MASKED_NS: Final = 20_000_000
 """When to look again whether a chunk is better asked of a faster neighbour than waited for."""
 ASK_DEADLINE_MS: Final = 5_000
