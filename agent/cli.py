@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,22 @@ Meant = Annotated[
     str | None,
     typer.Option("--device", help="Its id, if you know it: by TLS nobody else is talked to."),
 ]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        typer.echo(f"flockmq {version('flockmq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def flockmq(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it, and end."),
+    ] = False,
+) -> None:
+    """Leave everything to the command."""
 
 
 @app.command()

@@ -215,7 +215,7 @@ class Node:
         """Publish; it leaves with this turn. QoS and retained are the contract's for contract topics.
 
         Args:
-            topic: A valid topic name.
+            topic: A topic name.
             payload: At most 256 KiB.
             qos: 0, 1 or 2, where the contract leaves it open.
             retained: The same.
@@ -228,7 +228,7 @@ class Node:
         Raises:
             Refused: A limit is reached; try again later.
             NotBelieved: No device would take it: a manifest that no operator has signed.
-            ValueError: Unicast whose deadline is outside its limits.
+            ValueError: Unicast whose deadline is outside its limits, or what is no topic name.
         """
         qos, retained, route, priority, lifetime_ms, rank = place(topic, payload, qos, retained)
         if (

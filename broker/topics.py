@@ -2,7 +2,7 @@
 
 Decides: for a published topic its class, and from the class QoS, retained, route, priority,
 lifetime and rank. The table below and the one in `topics.md` are the same by test.
-Assumes: topic names passed `check_topic_name` where they entered.
+Assumes: names of topics were checked where they entered; those of programs in this process are, by `place`.
 On failure: nothing here judges a payload. One that cannot be read is placed with safe defaults,
 since validation belongs to its reader; a topic outside the contract travels as plain MQTT.
 Source: MQTT 3.1.1 section 4.7 for names and filters; Sparkplug B for class before device.
@@ -14,7 +14,7 @@ from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from broker.topic_names import Id, is_id
+from broker.topic_names import Id, check_topic_name, is_id
 
 __all__ = [
     "CALL_DEADLINE_MS",
@@ -296,8 +296,11 @@ def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  #
     Never raises for a payload: an unreadable lifetime is the table's default, an unreadable rank 0.
     An empty payload says that a retained value is deleted and carries no rank of its own: the mesh
     gives a deletion the rank of the value that it deletes, or it could not win.
+
+    Raises:
+        TopicError: It is no topic name.
     """
-    row = _classes.get(topic) or classify(topic)
+    row = _classes.get(topic) or _checked(topic)
     fixed = _FIXED.get(row.name)
     if fixed is not None:
         return fixed
@@ -315,6 +318,12 @@ def place(topic: str, payload: bytes, qos: int, retained: bool) -> Placement:  #
     except (ValueError, RecursionError):
         pass  # msgspec's errors are ValueErrors, bad UTF-8 too; very deep nesting is a recursion
     return Placement(row.qos, row.retained, row.route, row.priority, 0, rank)
+
+
+def _checked(topic: str) -> TopicClass:
+    """The class of a topic on which nothing was said before."""
+    check_topic_name(topic)
+    return classify(topic)
 
 
 def _counter(topic: str, payload: bytes) -> int:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ from tests.program import (
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 pytestmark = pytest.mark.timeout(120)
+
+
+def test_its_version_is_that_of_the_project():
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    assert good("--version") == f"flockmq {project['version']}\n"
 
 
 def test_two_brokers_are_one_and_end_quietly():

@@ -21,7 +21,6 @@ from agent.infer.features import (
     FeatureWindow,
     Reading,
     fill_row,
-    forecast_persistence,
 )
 
 TRACE = Path(agent.__file__).parent / "data" / "traffic"
@@ -183,12 +182,6 @@ def test_refuses_what_it_cannot_fill() -> None:
         window.write_into(np.zeros(INPUT_SHAPE, dtype=np.float64))
     with pytest.raises(ValueError, match="float32"):
         window.write_into(np.zeros((1, HISTORY_S, 1, CHANNELS + 1), dtype=np.float32))
-
-
-def test_persistence_says_as_it_is_now() -> None:
-    forecast = forecast_persistence(reading(8))
-    assert forecast.dtype == np.float32
-    assert forecast.tolist() == reading(8).standing
 
 
 def test_shipped_trace_fits_the_features() -> None:

@@ -15,7 +15,6 @@ from agent.infer.features import (
     INPUT_SHAPE,
     FeatureWindow,
     Reading,
-    forecast_persistence,
 )
 from agent.infer.kinds import Kind
 from agent.infer.tflite import find_runtime
@@ -51,7 +50,7 @@ def replay(model: bytes | None, *, with_neighbours: bool) -> float:
         around = {name: trace(name)[tick_s] for name in upstream if name} if with_neighbours else {}
         window.push(tick_s, own[tick_s], around)
         if tick_s % STRIDE_S == 0:
-            said = forecast_persistence(own[tick_s])
+            said = np.asarray(own[tick_s].standing)  # in HORIZON_S it will be as it is now
             if backend is not None:
                 window.write_into(features)
                 said = backend.invoke(features)[0]

@@ -262,6 +262,11 @@ def test_names_that_may_not_be_published_to(topic, reason):
         topic_names.check_topic_name(topic)
 
 
+def test_a_program_of_the_device_cannot_publish_to_what_is_no_name():
+    with pytest.raises(TopicError, match="wildcard"):
+        place("flock/v1/+/x", b"", 0, False)
+
+
 def test_names_that_may():
     for topic in ("a", "/", "a//b", "a b", "é", 65_535 * "a"):
         topic_names.check_topic_name(topic)

@@ -59,15 +59,6 @@ class Reading(NamedTuple):
     speed_mps: Sequence[float]
 
 
-def forecast_persistence(own: Reading) -> Row:
-    """The forecast to beat: in `HORIZON_S` it will be as it is now.
-
-    Returns:
-        Vehicles standing per approach, shape (4,), float32.
-    """
-    return np.asarray(own.standing, dtype=np.float32)
-
-
 def fill_row(
     row: Row,
     approaches_upstream: Sequence[str | None],

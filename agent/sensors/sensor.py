@@ -1,14 +1,15 @@
 """The seam of sensors: whatever yields observations is one.
 
-A sensor of one's own is a module with a `make(device, options)` that returns a `Sensor`; `device.toml` names it.
+A sensor of one's own is a module with a `make(device, options)` that returns a `Sensor`, or raises `SensorError` when
+the options do not fit or the source is not there; `device.toml` names it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from agent.messages import Reading
 
@@ -17,7 +18,6 @@ __all__ = [
     "Observation",
     "Reporting",
     "Sensor",
-    "SensorFactory",
     "SensorReport",
     "Sighting",
 ]
@@ -79,14 +79,3 @@ class Reporting(Protocol):
 
     def report(self) -> SensorReport:
         """How it is now."""
-
-
-class SensorFactory(Protocol):
-    """What `[sensor] factory` names."""
-
-    def __call__(self, device: str, options: Mapping[str, Any]) -> Sensor:
-        """Make the sensor of a device.
-
-        Raises:
-            SensorError: The options do not fit, or the source is not there.
-        """
