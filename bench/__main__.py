@@ -15,6 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
+from agent.event_loop import loop_factory
 from bench.result import Result, show
 from bench.stage import BenchFailed
 
@@ -62,7 +63,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="only this system (may be repeated)")
     arguments = parser.parse_args()
     try:
-        result = asyncio.run(_run(arguments.name, quick=arguments.quick, only=arguments.only))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:  # as devices run
+            result = runner.run(_run(arguments.name, quick=arguments.quick, only=arguments.only))
     except BenchFailed as error:
         sys.stderr.write(f"{arguments.name}: {error}\n")
         return 2
