@@ -41,10 +41,11 @@ PACKET_BYTES_MAX: Final = MESSAGE_BYTES_MAX + TOPIC_BYTES_MAX + 4
 # rest.
 READ_BYTES: Final = 64 * KIB
 
-# What all clients together may take of one turn before links, timers and the agent have theirs: as
-# long as one read. Eight clients that send as fast as they can, or a SUBSCRIBE of a thousand filters
-# over a full retained map, would take tens of milliseconds and more.
-TURN_SLICE_S: Final = 0.002
+# What all clients together may take of one turn before links, timers and the agent have theirs: half
+# of one read, since what is read has to be handed out at the end of the turn, too. Eight clients that
+# send as fast as they can, or a SUBSCRIBE of a thousand filters over a full retained map, would take
+# tens of milliseconds and more.
+TURN_SLICE_S: Final = 0.001
 # What links that neighbours have dialled may take of one turn together; then whatever came by another
 # one has its turn before theirs goes on. A neighbour whose bundles are small and signed costs a
 # millisecond for each 2 KB.
