@@ -103,6 +103,8 @@ def content_of(data: bytes, chunk_bytes: int = 0) -> Content:
     if not chunk_bytes:
         least_bytes = -(-len(data) // CHUNKS_MAX)
         chunk_bytes = max(CHUNK_BYTES_MIN, -(-least_bytes // CHUNK_BYTES_STEP) * CHUNK_BYTES_STEP)
+    if len(data) > CHUNKS_MAX * chunk_bytes:  # before each has cost a digest
+        raise ValueError(f"{len(data)} bytes in chunks of {chunk_bytes}; at most {CHUNKS_MAX}")
     view = memoryview(data)
     pieces = (view[at : at + chunk_bytes] for at in range(0, len(data), chunk_bytes))
     digests = b"".join(hashlib.sha256(piece).digest() for piece in pieces)

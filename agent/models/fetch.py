@@ -100,8 +100,8 @@ class Fetcher:
         """Make content of its base. Blocks: for a thread."""
         store = self._store
         data = apply_delta(store.read(delta.content.sha256), store.read(delta.base))
-        if sha256_of(data) != content.sha256:
-            raise DeltaRefused(f"the delta makes {sha256_of(data)[:12]}")
+        if len(data) != content.size_bytes or sha256_of(data) != content.sha256:
+            raise DeltaRefused(f"the delta makes {len(data)} bytes, {sha256_of(data)[:12]}")
         store.add(data, content.chunk_bytes)
 
     async def _patiently(self, content: Content) -> None:

@@ -68,3 +68,9 @@ def test_what_does_not_fit_together_cannot_be_read(change):
     fields = msgspec.to_builtins(content_of(Random(2).randbytes(100_000))) | change
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(msgspec.json.encode(fields), type=Content)
+
+
+def test_too_many_chunks_are_found_before_they_are_digested(monkeypatch):
+    monkeypatch.setattr(hashlib, "sha256", lambda *_: pytest.fail("a digest was taken"))
+    with pytest.raises(ValueError, match="at most"):
+        content_of(bytes(CHUNKS_MAX + 1), 1)

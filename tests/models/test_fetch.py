@@ -6,11 +6,12 @@ from random import Random
 import pytest
 
 from agent.models import fetch as fetch_module
-from agent.models.content import content_of
+from agent.models.content import Content, content_of
 from agent.models.delta import make_delta
 from agent.models.fetch import Fetcher
 from agent.models.manifest import Delta
 from tests.models.members import members
+from tests.waiting import until
 
 BASE = Random(1).randbytes(600_000)
 LAYER = bytes((byte + 1) & 255 for byte in BASE[200_000:260_000])
@@ -122,5 +123,28 @@ def test_a_delta_towards_something_else_is_passed_over(tmp_path):
             other = Delta(base=content_of(BASE).sha256, target="0" * 64, content=content_of(DELTA))
             told = await fetch_by(fleet, other)
             assert (told["applied"], told["failed"]) == (0, {})
+
+    asyncio.run(story())
+
+
+def test_a_manifest_that_says_another_size_than_a_delta_makes_costs_the_delta_only(tmp_path):
+    target = BASE[:-1] + bytes([BASE[-1] ^ 1])
+    delta = make_delta(BASE, target)
+    said = content_of(target[:300], 300)
+    lie = Content(content_of(target).sha256, said.size_bytes, said.chunk_bytes, said.chunks)
+    assert len(delta) < lie.size_bytes
+
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["a"].store.add(delta)
+            base = fleet["b"].store.add(BASE).sha256
+            fetcher = Fetcher(fleet["b"].transfers, fleet["b"].store)
+            named = Delta(base=base, target=lie.sha256, content=content_of(delta))
+            fetching = asyncio.create_task(fetcher.fetch(lie, [named]))
+            await until(lambda: fetcher.report()["failed"] or fetching.done(), "a verdict")
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+            assert fetching.cancelled()
+            assert fetcher.report()["failed"] == {"delta": 1}
 
     asyncio.run(story())
