@@ -181,14 +181,15 @@ class ContentStore:
         """
         self.check(content)
         name = content.sha256
-        self._make_room(content)
         path = self._directory / f"{name}.part"
         try:
+            self._make_room(content)
             self._write_down(content)
             partial = Partial(path, content)
         except (OSError, DiskFailed) as error:
             if name not in self._entries:
-                self._unlink(f"{name}.json")
+                with contextlib.suppress(OSError):
+                    self._unlink(f"{name}.json")
             if isinstance(error, OSError):
                 raise self._failed(error) from None
             raise

@@ -258,3 +258,14 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DiskFailed):
         ContentStore(tmp_path / "file" / "models")
+
+
+def test_what_cannot_be_evicted_is_a_failure_of_the_disk(tmp_path):
+    store = ContentStore(tmp_path, limit_bytes=250 * KIB)
+    old = tmp_path / put(store, 1, 200 * KIB)
+    old.unlink()
+    old.mkdir()  # which no `unlink` takes away, as none does where the file system has become read-only
+    with pytest.raises(DiskFailed):
+        put(store, 2, 200 * KIB)
+    old.rmdir()
+    put(store, 2, 200 * KIB)
