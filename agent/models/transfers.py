@@ -45,6 +45,7 @@ from agent.models.limits import (
     UPLOADS_MAX,
 )
 from agent.models.pull import Puller
+from agent.models.steps import to_its_end
 from broker.errors import CallFailed, CallTimeout, Refused, Unreachable
 from broker.topic_names import chunk_topic
 from broker.topics import parse
@@ -173,7 +174,8 @@ class Transfers:
     # Fetching.
 
     async def _pull(self, content: Content) -> None:
-        partial = await asyncio.to_thread(self._store.open, content)
+        store = self._store
+        partial = await to_its_end(asyncio.to_thread(store.open, content), store.leave)
         now_ns = time.monotonic_ns()
         puller = Puller(content, partial.have, self._node.device, now_ns)
         pull = self._pulls[content.sha256] = _Pull(puller, partial)
@@ -182,7 +184,7 @@ class Transfers:
         try:
             self._act(pull)
             await pull.whole
-            await asyncio.to_thread(self._store.finish, partial)
+            await to_its_end(asyncio.to_thread(self._store.finish, partial))
         finally:
             if pull.timer is not None:
                 pull.timer.cancel()

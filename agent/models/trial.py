@@ -19,6 +19,7 @@ import numpy as np
 from agent.infer.backend import InferenceError, InvokeFailed
 from agent.infer.process import WorkerLost
 from agent.models.health import too_slow
+from agent.models.steps import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,13 +130,16 @@ async def wrong_sample(client: InferenceClient, sample: Sample, shape: tuple[int
 async def inference_ns(client: InferenceClient, shape: tuple[int, ...], count: int) -> list[int]:
     """What so many inferences take, in nanoseconds; as long a pause follows each.
 
+    Who cancels this waits for the inference under way: cut short it would cost the worker, which may be the one that
+    serves, and the version there its good name.
+
     Raises:
         InferenceError: One failed.
     """
     zeros = np.zeros(shape, np.float32)
     taken = []
     for _ in range(count):
-        taken.append((await client.infer(zeros)).invoke_ns)
+        taken.append((await to_its_end(client.infer(zeros))).invoke_ns)
         await asyncio.sleep(taken[-1] / 1e9)
     return taken
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import sys
+import threading
 from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
@@ -290,5 +291,33 @@ def test_chunks_that_decay_at_the_publisher_are_not_given(tmp_path):
             await fleet["b"].transfers.fetch(CONTENT)
             assert fleet["b"].store.read(CONTENT.sha256) == DATA
             assert copies_of(fleet["a"]) == 0
+
+    run(story())
+
+
+def test_who_gives_up_while_the_file_is_opened_leaves_nothing_open(tmp_path, monkeypatch):
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            transfers, store = fleet["b"].transfers, fleet["b"].store
+            loop, entered, go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+            opened, open_ = [], store.open
+
+            def slowly(content):
+                loop.call_soon_threadsafe(entered.set)
+                assert go.wait(20)
+                opened.append(open_(content))
+                return opened[0]
+
+            monkeypatch.setattr(store, "open", slowly)
+            fetching = asyncio.create_task(transfers.fetch(CONTENT))
+            await entered.wait()
+            fetching.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(fetching, return_exceptions=True)
+            assert fetching.cancelled()
+            await until(lambda: opened, "an open file")
+            with pytest.raises(ValueError, match="file descriptor"):  # it is closed
+                opened[0].sync()
 
     run(story())
