@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from broker.errors import SecretUnusable
+from broker.journal import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,5 +94,6 @@ def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        sync_directory(path.parent)  # else the old one may be back when the power comes back
     except OSError as error:
         raise SecretUnusable(f"{path} cannot be written: {error.strerror}") from None
