@@ -55,6 +55,7 @@ class Wires:
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self._one_gone = asyncio.Event()
+        self._closed = False
         # Without CONNECT, by whether they came by TLS; the oldest first.
         self._strangers: dict[bool, dict[Wire, None]] = {False: {}, True: {}}
 
@@ -65,7 +66,7 @@ class Wires:
         that are kept for neighbours, and its address counts alone, whatever else comes from its network.
         """
         places = self.limits.connections_max + (self.limits.neighbours_max if neighbour else 0)
-        if len(self.open) >= places:
+        if self._closed or len(self.open) >= places:
             return False
         if counted:
             return True
@@ -102,7 +103,11 @@ class Wires:
         self._one_gone.set()
 
     async def end_all(self, reason: str) -> None:
-        """End every connection and wait until they are gone, lingering ones included."""
+        """End every connection and wait until they are gone, lingering ones included.
+
+        None is taken any more: one that was accepted in this very turn is told of only in the next.
+        """
+        self._closed = True
         while self.open:
             for wire in list(self.open):
                 wire.end(reason)

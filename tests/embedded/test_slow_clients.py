@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from unittest.mock import Mock
 
 import pytest
 
@@ -165,6 +166,15 @@ async def test_shutdown_publishes_wills_and_closes_everything() -> None:
         assert node.published[0][0] == "gone"
         assert node.broker.statistics().sessions == 0
         await node.broker.shutdown()
+
+
+async def test_who_was_accepted_as_it_shut_down_is_not_left_over() -> None:
+    async with running() as node:
+        late = Mock(get_extra_info=lambda _: ("127.0.0.1", 1))
+        await node.broker.shutdown()
+        node.broker._connection().connection_made(late)  # loops tell of it a turn later
+        late.abort.assert_called_once()
+        assert node.broker.statistics().connections == 0
 
 
 async def test_statistics_are_a_copy() -> None:
