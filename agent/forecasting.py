@@ -96,12 +96,13 @@ class Forecasting:
         self._follower: ModelFollower | None = None
         self._library: Library | None = None
         self._handover: Handover | None = None
+        self._calls: Calls | None = None
 
     def attach(self, publisher: Publisher, acceptance: Acceptance, store: ContentStore) -> None:
         """Publish through this from now on, take up what is accepted by that, keep it there; before `run`."""
         self._publisher = publisher
         node = publisher.node
-        calls = Calls(node, publisher.site)
+        calls = self._calls = Calls(node, publisher.site)
         transfers = Transfers(node, calls, store, publisher.site, self._holders)
         self._library = Library(self._models, store, transfers)
         self._handover = Handover(calls, self._device, self._library, acceptance)
@@ -124,6 +125,8 @@ class Forecasting:
 
     async def stop(self) -> None:
         """End the worker; `run` must have been cancelled before."""
+        if self._calls is not None:
+            await self._calls.close()  # first, since a call could begin something
         if self._handover is not None:
             await self._handover.close()
         if self._library is not None:

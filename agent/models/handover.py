@@ -67,6 +67,8 @@ class Handover:
         self._offer = ""
         """Digest of the manifest that was offered last."""
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        """Of who looks at an offer and begins with it."""
         self._failure = ""
         calls.serve(SERVICE, self._serve)
 
@@ -85,7 +87,8 @@ class Handover:
             accepted = await asyncio.to_thread(self._acceptance.examine, request.payload)
         except ManifestRefused as error:
             return _answer(Offered(refused=str(error)))
-        return _answer(await self._take(sha256_of(request.payload), accepted.manifest))
+        async with self._turn:
+            return _answer(await self._take(sha256_of(request.payload), accepted.manifest))
 
     async def _take(self, offer: str, manifest: Manifest) -> Offered:
         """Begin with an offer, or say how the one under way goes."""

@@ -1,6 +1,7 @@
 """Bytes handed over to a device by an operator who is connected to it: all of them, or a line that says why not."""
 
 import asyncio
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,11 +16,11 @@ from agent.models.bases import make_deltas, with_deltas
 from agent.models.chunks import encode_chunk, transfer_of
 from agent.models.content import content_of
 from agent.models.errors import StoreFull
-from agent.models.handover import SERVICE, Offered
+from agent.models.handover import SERVICE, Handover, Offered
 from agent.models.manifest import Variant, read_manifest
 from agent.models.package import read_package, write_package
 from agent.models.partial import Partial
-from broker.calls import Calls
+from broker.calls import Calls, Request
 from broker.model_envelope import manifest_in, read_envelope
 from broker.topic_names import chunk_topic
 from tests.models.devices import DATA, SITE, TOPIC, one, package, running, state, unsigned
@@ -235,5 +236,41 @@ def test_an_offer_that_nobody_fills_ends(tmp_path, monkeypatch):
             told = await offer(transfers._calls, payload)
             assert "nothing more of it came for 0.1 s" in told.refused
             assert not (await offer(transfers._calls, payload)).refused
+
+    asyncio.run(story())
+
+
+def test_of_two_offers_at_a_time_one_is_fetched():
+    fetching = []
+
+    class Elsewhere:
+        async def keeps(self, _):
+            return False
+
+        async def fetch(self, content, _):
+            fetching.append(content)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                fetching.remove(content)
+
+    def examine(payload):
+        return SimpleNamespace(manifest=SimpleNamespace(contents=(content_of(payload),), deltas=()))
+
+    async def story():
+        served = {}
+        calls = SimpleNamespace(serve=served.__setitem__)
+        acceptance = SimpleNamespace(examine=examine)
+        handover = Handover(calls, "a", Elsewhere(), acceptance)
+
+        async def offered(payload):
+            return await served[SERVICE](Request("a", "1", payload))
+
+        await offered(b"first")
+        await until(lambda: len(fetching) == 1, "a fetch")
+        await asyncio.gather(offered(b"second"), offered(b"third"))
+        await handover.close()
+        assert fetching == []
 
     asyncio.run(story())
