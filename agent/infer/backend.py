@@ -27,6 +27,7 @@ __all__ = [
     "InferenceError",
     "InvokeFailed",
     "ModelRejected",
+    "NoRoom",
     "Runtime",
     "RuntimeUnavailable",
     "TensorInfo",
@@ -43,6 +44,7 @@ class InferenceError(Exception):
 
     InferenceError
     ├── ModelRejected        this model is not taken; the previous one stays
+    │   └── NoRoom           for no fault of the model: it could not be handed to the worker
     ├── InvokeFailed         this inference failed; the model and the worker stay
     ├── RuntimeUnavailable   no runtime of the kind works on this machine
     └── (process.py) WorkerLost, (records.py) NoModel, Busy, InputRefused
@@ -55,6 +57,10 @@ class InferenceError(Exception):
 
 class ModelRejected(InferenceError):
     """A model does not load, does not run, or has a shape that is not taken."""
+
+
+class NoRoom(ModelRejected):
+    """There is no room to hand a model to the worker; there may be later."""
 
 
 class InvokeFailed(InferenceError):

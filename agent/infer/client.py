@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import logging
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
@@ -27,6 +29,7 @@ from agent.infer.backend import (
     InferenceError,
     InvokeFailed,
     ModelRejected,
+    NoRoom,
 )
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
@@ -231,12 +234,12 @@ class InferenceClient:
             with contextlib.ExitStack() as cleanup:
                 try:
                     file = cleanup.enter_context(wire.nameless_file())
-                    file.write(model)
+                    _write(file, model)
                     answer = await self._ask_to_load(worker, file, len(model), kind)
                     runtime, *tensors = wire.unpack_loaded(answer.tail)
                     self._input, self._output = wire.map_tensors(self._memory.fileno(), *tensors)
                 except OSError as problem:
-                    raise ModelRejected(f"no room to hand it over: {problem}") from problem
+                    raise NoRoom(f"no room to hand it over: {problem}") from problem
                 except WorkerLost as problem:
                     if self._supervision is None:
                         raise
@@ -334,3 +337,9 @@ class InferenceClient:
         doublings = min(self._losses_in_row - 2, 32)
         pause_s: float = self._limits.restart_backoff_s * 2**doublings
         return min(pause_s, self._limits.restart_backoff_max_s)
+
+
+def _write(file: BinaryIO, model: bytes) -> None:
+    """Writes all of it. Raises OSError."""
+    if file.write(model) != len(model):  # the room ended within it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 import msgspec
 
 from agent.errors import ModelMissing
-from agent.infer.backend import InferenceError, ModelRejected
+from agent.infer.backend import InferenceError, ModelRejected, NoRoom
 from agent.infer.kinds import Kind
 from agent.infer.standby import ModelFile
 from agent.limits import REASON_CHARACTERS_MAX
@@ -338,6 +338,9 @@ class ModelFollower:
                     text = f"the device went down {boots} times while it was tried or watched"
                     raise VersionBad("restarts", text)
             version = await self._client.prepare(files, _check(accepted.manifest))
+        except NoRoom as error:
+            self._say(accepted, "waiting", f"{error}; it is tried again")
+            raise _Later(FETCH_AGAIN_S) from None
         except ModelRejected as error:
             raise VersionBad("does not load", error.reason) from None
         except (InferenceError, OSError, SecretUnusable) as error:

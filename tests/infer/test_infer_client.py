@@ -2,13 +2,14 @@
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from io import BytesIO
 
 import numpy as np
 import pytest
 import tiny_models
 
-from agent.infer.backend import ModelRejected
+from agent.infer.backend import ModelRejected, NoRoom
 from agent.infer.client import InferenceClient
 from agent.infer.limits import Limits
 from agent.infer.records import Busy, InputRefused, NoModel
@@ -185,10 +186,20 @@ def test_no_room_in_shared_memory_is_a_rejected_model(monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 
+    class Half(nullcontext):
+        def write(self, data):
+            return self.enter_result.write(data[: len(data) // 2])
+
+        def __enter__(self):
+            return self
+
     async def scenario():
         async with client_with_dense() as client:
             monkeypatch.setattr("agent.infer.wire.nameless_file", full)
-            with pytest.raises(ModelRejected, match="No space left"):
+            with pytest.raises(NoRoom, match="No space left"):
+                await load(client, OTHER)
+            monkeypatch.setattr("agent.infer.wire.nameless_file", lambda: Half(BytesIO()))
+            with pytest.raises(NoRoom, match="No space left"):
                 await load(client, OTHER)
             assert_computes(await client.infer(X), X)
 

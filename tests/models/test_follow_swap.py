@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 
+from agent.infer import wire
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
 from agent.models import follower as follower_module
@@ -597,5 +598,27 @@ def test_a_disk_that_fills_half_way_leaves_what_runs(tmp_path, models, monkeypat
             monkeypatch.setattr(Partial, "write", full)
             await refused(it, payload(second, 2), "disk", "missing")
             assert len(written) == 7
+
+    asyncio.run(story())
+
+
+def test_a_version_that_there_is_no_room_to_load_is_tried_again(tmp_path, models, monkeypatch):
+    monkeypatch.setattr(follower_module, "FETCH_AGAIN_S", 0.05)
+    nameless_file, full = wire.nameless_file, [True]
+
+    def once():
+        if full:
+            full.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return nameless_file()
+
+    async def story():
+        async with followed(tmp_path, models) as it:
+            monkeypatch.setattr(wire, "nameless_file", once)  # the worker is there already
+            it.follower.want(payload(good(models), 1))
+            await it.becomes("1", "active", "1")
+            assert ("1", "waiting") in it.states
+            assert any("no room to hand it over" in status.reason for status in it.statuses)
+            assert not it.follower.refused
 
     asyncio.run(story())
