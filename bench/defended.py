@@ -16,6 +16,7 @@ from agent.world import World
 from bench.role import Part
 from bench.systems.flockmq import Holder
 from bench.traffic import FORGED, SITE, updates, version_of
+from bench.waiting import until
 from broker.errors import Refused
 from broker.topics import classify, parse
 
@@ -64,12 +65,12 @@ class Defended(Holder, Part):
 
         Returns when so many of each of these origins are there, or when the time is up.
         """
-        until_s = time.monotonic() + within_s
-        while time.monotonic() < until_s:
+
+        def all_there() -> bool:
             origins_heard = [origin for origin, _, _ in self._heard]
-            if all(origins_heard.count(origin) >= count for origin in origins):
-                break
-            await asyncio.sleep(_WAIT_S)
+            return all(origins_heard.count(origin) >= count for origin in origins)
+
+        await until(all_there, within_s=within_s, every_s=_WAIT_S)
         heard, self._heard = self._heard, []
         return heard
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.figures import percentile
 from bench.role import Part
 from bench.systems.flockmq import Holder
+from bench.waiting import until
 from broker.link import Neighbour
 
 if TYPE_CHECKING:
@@ -114,9 +115,7 @@ class Member(Holder, Part):
 
     async def wait_count(self, *, count: int, within_s: float) -> int:
         """When this device had heard so many, or when it was given up, in monotonic nanoseconds."""
-        until_s = time.monotonic() + within_s
-        while len(self._heard) < count and time.monotonic() < until_s:  # noqa: ASYNC110 - counted elsewhere
-            await asyncio.sleep(0.01)
+        await until(lambda: len(self._heard) >= count, within_s=within_s)
         return time.monotonic_ns()
 
     async def retain(self, *, topics: list[str], delete: bool) -> None:

@@ -21,6 +21,7 @@ from agent.messages import Reading
 from agent.sensors.sensor import Observation, Sighting
 from bench.role import Part
 from bench.stage import BenchFailed
+from bench.waiting import until
 from broker.link import Neighbour
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class Modelled(Part):
     async def linked(self, *, links: int) -> None:
         """Wait until so many neighbours have introduced themselves."""
         node = self._device.node
-        while sum(peer.established for peer in node.statistics().mesh.peers) < links:  # noqa: ASYNC110 - counted elsewhere
-            await asyncio.sleep(0.02)
+        await until(lambda: sum(peer.established for peer in node.statistics().mesh.peers) >= links)
 
     async def publish(self, *, manifest: str) -> int:
         """Make a version the fleet's; returns the moment before."""
@@ -88,10 +88,7 @@ class Modelled(Part):
         Raises:
             BenchFailed: Not in time.
         """
-        until_s = time.monotonic() + within_s
-        while sha256 not in self._noted.active and time.monotonic() < until_s:  # noqa: ASYNC110 - noted elsewhere
-            await asyncio.sleep(0.05)
-        if sha256 not in self._noted.active:
+        if not await until(lambda: sha256 in self._noted.active, within_s=within_s, every_s=0.05):
             told = self._device.report()["models"].get(MODEL, {})
             raise BenchFailed(f"{told.get('state')}: {told.get('reason')}")
         return self._noted.active[sha256]

@@ -22,6 +22,7 @@ from agent.models.transfers import Transfers
 from bench.models_device import SITE
 from bench.role import Part
 from bench.systems.flockmq import Holder
+from bench.waiting import until
 from broker.calls import Calls
 from broker.link import Neighbour
 from broker.topics import classify
@@ -80,8 +81,7 @@ class Puller(Holder, Part):
 
     async def arrived(self, *, chunks: int) -> None:
         """Return when so many chunks of what was begun have arrived."""
-        while self._arrived < chunks:  # noqa: ASYNC110 - counted elsewhere
-            await asyncio.sleep(0.001)
+        await until(lambda: self._arrived >= chunks, every_s=0.001)
 
     async def uploaded(self, *, sha256: str) -> int:
         """Bytes of content that were given to others."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.messages import Inference, ModelStatus, PayloadInvalid, decode
 from bench.models_device import Modelled
+from bench.waiting import until
 from broker.topics import classify
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ class Victim(Modelled):
 
     async def offer(self, *, manifest: str, version: str, within_s: float) -> dict[str, Any]:
         """Publish a version; returns what the device said of it, and whether it goes on with the good one."""
-        wrong, until_s = self._wrong, time.monotonic() + within_s
+        wrong, ends_s = self._wrong, time.monotonic() + within_s
         await self._device.publish_model(manifest.encode())
-        while not self._is_judged(version) and time.monotonic() < until_s:  # noqa: ASYNC110 - heard elsewhere
-            await asyncio.sleep(_POLL_S)
-        count = self._inferences + AGAIN
-        while self._inferences < count and time.monotonic() < until_s:  # noqa: ASYNC110 - heard elsewhere
-            await asyncio.sleep(_POLL_S)
+        await until(lambda: self._is_judged(version), within_s=within_s, every_s=_POLL_S)
+        count, left_s = self._inferences + AGAIN, ends_s - time.monotonic()
+        await until(lambda: self._inferences >= count, within_s=left_s, every_s=_POLL_S)
         status = self._statuses.pop(version, None)
         said = status is not None and status.state in {"failed", "refused"}
         return {

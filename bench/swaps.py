@@ -18,6 +18,7 @@ from agent.models.packing import Described, pack
 from agent.models.trial import try_out
 from bench.figures import percentile, ratio
 from bench.networks import convolutions
+from bench.waiting import until
 
 if TYPE_CHECKING:
     from agent.infer.backend import FloatArray
@@ -53,8 +54,7 @@ class _Decider:
             due_ns = began_ns + round(number * 1e9 / RATE)
             await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
             self._loop.submit_nowait(due_ns)
-        while len(late_ms) + self._without() - before < count:  # noqa: ASYNC110 - counted elsewhere
-            await asyncio.sleep(0.005)
+        await until(lambda: len(late_ms) + self._without() - before >= count, every_s=0.005)
         return late_ms
 
     @property

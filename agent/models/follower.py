@@ -180,7 +180,7 @@ class ModelFollower:
                         await self._take_up(self._pending)
                         self._pending = None
                 except _Newer:
-                    pass  # which has set `_changed`
+                    continue  # it has set `_changed`, and is judged next
                 except _Later as later:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(later.pause_s):

@@ -11,6 +11,7 @@ import aiomqtt
 from bench.cable import Cable
 from bench.stage import BenchFailed, Stage, free_port, program
 from bench.systems.mosquitto import missing
+from bench.waiting import until
 
 if TYPE_CHECKING:
     from bench.heal import Story
@@ -132,8 +133,7 @@ async def _through(cable: Cable, sides: list[_Side], story: Story) -> dict[str, 
     await asyncio.gather(*(side.live(story) for side in sides))
     cable.mend()
     mended_s = time.monotonic()
-    while time.monotonic() < max(mended_s, *(side.last_s for side in sides)) + QUIET_S:  # noqa: ASYNC110 - it tells nobody
-        await asyncio.sleep(0.1)
+    await until(lambda: time.monotonic() >= max(mended_s, *(s.last_s for s in sides)) + QUIET_S)
     kept = set(story.topics(0)[story.deletes :] + story.topics(1)[story.deletes :])
     held = [await side.retained_now() for side in sides]
     return {

@@ -16,6 +16,7 @@ from bench.ends import Publishing, Reducing
 from bench.role import Part
 from bench.stage import Stage, free_port
 from bench.systems.row import Row
+from bench.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +43,7 @@ def _open(listen: int | None, connect: int | None) -> Any:
 
 
 async def _wait_links(session: Any, links: int) -> None:
-    while len(list(session.info.routers_zid())) < links:  # noqa: ASYNC110 - it tells nobody
-        await asyncio.sleep(0.02)
+    await until(lambda: len(list(session.info.routers_zid())) >= links)
 
 
 class Middle(Part):
