@@ -15,7 +15,7 @@ class Observer(Protocol):
     def obstacle_published(self, key: str, published_ns: int) -> None:
         """An obstacle event was acknowledged. `key`: origin/id/version/state; the time is before its publish."""
 
-    def obstacle_applied(self, origin: str, key: str, applied_ns: int, rebuild: bool) -> None:  # noqa: FBT001
+    def obstacle_applied(self, origin: str, key: str, applied_ns: int, rebuild: bool) -> None:  # noqa: FBT001 - by position, as all of them
         """Another device's obstacle event was delivered and the world has taken it in."""
 
     def decided(self, latency_ns: int) -> None:
@@ -27,5 +27,5 @@ class Observer(Protocol):
     def model_active(self, name: str, version: str, sha256: str) -> None:
         """A model version is in use from now on."""
 
-    def link_changed(self, peer: str, up: bool, at_ns: int) -> None:  # noqa: FBT001
+    def link_changed(self, peer: str, up: bool, at_ns: int) -> None:  # noqa: FBT001 - by position, as all of them
         """A link to a neighbour is up, or down."""

@@ -192,8 +192,8 @@ def test_a_sensor_that_goes_wrong_is_heard_of_and_the_rest_goes_on(tmp_path, mon
             whole = config(tmp_path, "a", speed=0, model=True)
             device = Device(msgspec.structs.replace(whole, sensor=sensor))
             await device.start()
-            known = lambda device=device: device.world.snapshot().obstacles  # noqa: E731
-            await until(lambda known=known: ("a", "row-2") in known(), "the good sighting")
+            seen = device.world.snapshot
+            await until(lambda seen=seen: ("a", "row-2") in seen().obstacles, "the good sighting")
             await device.node.publish("still", b"here", qos=1)
             await device.stop()
 

@@ -141,9 +141,19 @@ def test_nothing_prints(path):
             assert node.func.id != "print", f"line {node.lineno}: log it, or use the rich console"
 
 
-@pytest.mark.parametrize(
-    "path", _modules("agent", "broker", "sim", "bench", "tools", "tests", "examples"), ids=_name
-)
+EVERYTHING = _modules("agent", "broker", "sim", "bench", "tools", "tests", "examples")
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=_name)
+def test_each_exemption_has_its_reason_beside_it(path):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        exempt = re.search(r"# (?:ruff: )?(?:no" + r"qa|type: ig" + r"nore)\b(.*)", line)
+        if exempt:
+            reason = re.fullmatch(r"(?:: [A-Z0-9, ]+ - |\[[a-z-]+\]  # )\S.*", exempt[1])
+            assert reason, f"line {number}: name the rule, and say why it does not hold here"
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=_name)
 def test_nothing_is_left_for_later(path):
     marks = re.findall(r"\b(?:FIX" + r"ME|TO" + r"DO|X" + r"XX)\b", path.read_text())
     assert not marks, "do it now, or write it down as an issue"

@@ -174,7 +174,7 @@ Command = Silence | Restore | PublishModel | StopSensors | Report | Clock | Dige
 
 _encode = msgspec.json.Encoder().encode
 _decode_records = msgspec.json.Decoder(list[Record]).decode
-_decode_command = msgspec.json.Decoder(Command).decode
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
 
 def write_records(records: list[Record]) -> bytes:
@@ -206,6 +206,6 @@ def read_command(line: bytes) -> Command:
         LineInvalid: It is not a command.
     """
     try:
-        return _decode_command(line)  # type: ignore[no-any-return]
+        return _commands.decode(line)
     except msgspec.MsgspecError as error:
         raise LineInvalid(f"not a command: {error}") from None

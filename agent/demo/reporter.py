@@ -69,7 +69,7 @@ class Reporter:
         """An own obstacle event was acknowledged."""
         self.tell(Published(key, published_ns, time.monotonic_ns()))
 
-    def obstacle_applied(self, origin: str, key: str, applied_ns: int, rebuild: bool) -> None:  # noqa: FBT001
+    def obstacle_applied(self, origin: str, key: str, applied_ns: int, rebuild: bool) -> None:  # noqa: FBT001 - the observer's shape
         """Another device's obstacle event is in the world."""
         self.tell(Applied(origin, key, applied_ns, rebuild))
 
@@ -85,6 +85,6 @@ class Reporter:
         """A model version is in use from now on."""
         self.tell(Active(name, version, sha256))
 
-    def link_changed(self, peer: str, up: bool, at_ns: int) -> None:  # noqa: FBT001
+    def link_changed(self, peer: str, up: bool, at_ns: int) -> None:  # noqa: FBT001 - the observer's shape
         """A link is up, or down."""
         self.tell(LinkChanged(peer, up, at_ns))

@@ -63,8 +63,7 @@ def find_module() -> tuple[str, Any]:
             interpreter_class = importlib.import_module(module_name).Interpreter
             probe = TfliteBackend(interpreter_class, PROBE_MODEL, 1)
             probe.invoke(np.zeros(probe.input.shape, np.float32))
-        # A mismatched binary wheel fails in any way: ImportError, AttributeError, SystemError.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:  # noqa: BLE001 - a mismatched binary wheel fails in any way
             problems.append(f"{module_name}: {type(problem).__name__}: {problem}")
         else:
             return module_name, interpreter_class

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from amqtt.broker import Broker  # type: ignore[import-untyped]  # it ships no types
+from amqtt.broker import Broker
 
 from bench.role import Part
 from bench.stage import free_port, program

@@ -18,14 +18,10 @@ from dataclasses import replace
 from typing import Final
 
 import websockets.asyncio.server
-from amqtt.broker import Broker  # type: ignore[import-untyped]  # it ships no types
-from amqtt.contexts import (  # type: ignore[import-untyped]  # it ships no types
-    BrokerConfig,
-    ListenerConfig,
-    ListenerType,
-)
-from amqtt.events import BrokerEvents  # type: ignore[import-untyped]  # it ships no types
-from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]  # it ships no types
+from amqtt.broker import Broker
+from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
+from amqtt.events import BrokerEvents
+from amqtt.session import Session as AmqttSession
 
 from broker.embedded.connection import Connection
 from broker.embedded.doorman import Doorman
@@ -50,7 +46,7 @@ _TLS = "tls"
 _LOOK_AT_USERS_S: Final = 1.0  # so long after its removal a user is connected at most
 
 
-class EmbeddedBroker(Broker):  # type: ignore[misc]  # and so its base is Any
+class EmbeddedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types, so its base is Any
     """An MQTT 3.1.1 broker whose messages all pass through the node (`Ingress`).
 
     Args:

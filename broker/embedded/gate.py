@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]  # it ships no types
+from amqtt.session import Session as AmqttSession
 
 from broker.embedded.allowed import Allowed
 from broker.embedded.bodies import Connect
@@ -28,7 +28,7 @@ from broker.users import ANYBODY, Anonymous, User
 logger = logging.getLogger(__name__)
 
 
-class Credentials(AmqttSession):  # type: ignore[misc]  # and so its base is Any
+class Credentials(AmqttSession):  # type: ignore[misc]  # amqtt ships no types, so its base is Any
     """What authentication plugins see of a client that wants in.
 
     Mends: amqtt's session builds a state machine (175 us) and three queues for every CONNECT,

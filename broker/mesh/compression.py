@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-import lz4.block  # type: ignore[import-untyped]  # it ships no types
+import lz4.block
 
 from broker.mesh.limits import BODY_BYTES_MAX, COMPRESS_BYTES_MIN, COMPRESSION_RATIO_MAX
 

@@ -9,7 +9,7 @@ import msgspec
 
 from broker.mesh.bundle import START, Position, Stream  # msgspec reads the types of what is stored
 from broker.mesh.limits import LOG_BUNDLES_MAX
-from broker.mesh.retained import Entry, Proof  # noqa: TC001 - the same
+from broker.mesh.retained import Entry, Proof  # noqa: TC001 - msgspec reads them, too
 
 if TYPE_CHECKING:
     from broker.mesh.bundle import Message

@@ -107,8 +107,7 @@ def started(override):
     Args:
         override: A compose file of what is started later, so that it is removed, too.
     """
-    # Imported here, since only these tests need it and the import takes a while.
-    from testcontainers.compose import DockerCompose  # noqa: PLC0415
+    from testcontainers.compose import DockerCompose  # noqa: PLC0415 - slow, and only these tests need it
 
     with pytest.MonkeyPatch.context() as patch:
         project = f"flockmq-test-{secrets.token_hex(4)}"

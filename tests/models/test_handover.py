@@ -202,8 +202,9 @@ def test_another_device_hands_nothing_over_and_wrong_bytes_count_for_nothing(tmp
             topic = chunk_topic(site=SITE, to="a", sender="a", transfer=transfer_of(content.sha256))
             for chunk in (encode_chunk(0, 0, 1, bytes(10)), b"junk"):
                 a.node.publish_nowait(topic, chunk)
-            counted = lambda: transfers.progress()[content.sha256].counted  # noqa: E731
-            await until(lambda: counted().wrong == 1, "wrong bytes")
+            await until(
+                lambda: transfers.progress()[content.sha256].counted.wrong == 1, "wrong bytes"
+            )
             assert await give(a, at, found) == content.size_bytes
             await b.stop()
 

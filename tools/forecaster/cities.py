@@ -68,9 +68,8 @@ def simulate(seed: int, seconds: int, work: Path) -> City:
         seconds: Length.
         work: Existing folder for the results.
     """
-    # SUMO is needed here only; a shipped trace is measured without it.
-    from tools.traffic.network import SIDES, grid  # noqa: PLC0415
-    from tools.traffic.record import run  # noqa: PLC0415
+    from tools.traffic.network import SIDES, grid  # noqa: PLC0415 - needs SUMO
+    from tools.traffic.record import run  # noqa: PLC0415 - so does this; a shipped trace is measured without it
 
     network = grid()
     upstream: list[list[str | None]] = []

@@ -42,8 +42,7 @@ def main() -> None:
     showing.add_argument("folder", type=Path, nargs="?", default=SHIPPED)
     arguments = parser.parse_args()
     if arguments.command == "record":
-        # SUMO is needed here only; `show` works without it.
-        from tools.traffic.record import record  # noqa: PLC0415
+        from tools.traffic.record import record  # noqa: PLC0415 - needs SUMO; `show` does not
 
         record(arguments.seed, arguments.seconds, arguments.out)
         show(arguments.out)
