@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,16 +22,23 @@ from agent.models.package import write_package
 from agent.models.packing import Described, pack
 from agent.models.shipped import ModelFiles
 from agent.models.store import ContentStore
-from broker.identity import Moment
+from broker.identity import DAY_MS, Moment, Role
 from broker.model_envelope import write_envelope
+from broker.model_key import ModelKey
+from broker.model_trust import ModelTrust
+from tests import waiting
+from tests.identity.fleet import T_MS
+from tests.identity.fleet import Fleet as TrustedFleet
 
 DATA = Path(__file__).parents[1] / "data" / "models"
 SITE = "town"
 TOPIC = f"flock/v1/{SITE}/model/occupancy"
-DEADLINE_S = 40
 DENSE, OTHER, WIDE = (
     (DATA / f"{name}.tflite").read_bytes() for name in ("dense", "dense_other", "dense_wide")
 )
+
+until = partial(waiting.until, within_s=40)
+"""Workers start, load and end meanwhile."""
 
 ILL = """
 import os, time
@@ -96,6 +104,23 @@ def payload(draft, counter, life_ms=600_000):
     now_ms = time.time_ns() // 1_000_000
     made = {"counter": counter, "made_ms": now_ms - 1_000, "expires_ms": now_ms + life_ms}
     return write_envelope(encode_manifest(publishable(draft, site=SITE, **made)))
+
+
+class Desk:
+    """An operator's key in a fleet with identities, and whom its devices believe."""
+
+    def __init__(self, directory):
+        fleet = TrustedFleet(directory)
+        fleet.join("desk", Role.OPERATOR)
+        self._key = ModelKey(directory / "desk", T_MS)
+        self.revoked = set()
+        authority = (fleet.authority / "ca.pem").read_bytes()
+        self.trust = ModelTrust("town", authority, lambda: self.revoked)
+
+    def signed(self, draft, counter):
+        """What an operator publishes."""
+        made = {"counter": counter, "made_ms": T_MS, "expires_ms": T_MS + 300 * DAY_MS}
+        return self._key.sign(encode_manifest(publishable(draft, site=SITE, **made)))
 
 
 class Nobody:
@@ -190,7 +215,7 @@ class Followed:
 
         try:
             await until(said, f"{version} {state}")
-        except TimeoutError:
+        except AssertionError:
             raise AssertionError(f"no {version} {state}: {self.statuses}") from None
         return self.status
 
@@ -200,11 +225,16 @@ class Followed:
         return counted.failed, counted.superseded
 
 
-async def until(condition, what):
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-    assert condition(), what
+async def begin(it, draft, counter=1):
+    """Version 1 runs, and decides."""
+    it.follower.want(payload(draft, counter))
+    await it.becomes("1", "active")
+    await until(lambda: it.decided, "a decision")
+
+
+def workers(it):
+    """Process ids of the workers that there are."""
+    return [client.statistics().worker_pid for client in it.client._clients]
 
 
 @contextlib.asynccontextmanager
