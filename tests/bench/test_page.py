@@ -3,6 +3,7 @@
 import json
 
 from bench import page
+from bench.__main__ import NAMES
 
 RESULT = {
     "name": "chain",
@@ -38,17 +39,6 @@ def test_a_result_replaces_the_last_one_and_leaves_the_prose(tmp_path, monkeypat
 
 def test_the_page_has_a_place_for_every_benchmark():
     text = page.PAGE.read_text()
-    for name in (
-        "machine",
-        "chain",
-        "fleet",
-        "overhead",
-        "heal",
-        "slow",
-        "idle",
-        "placement",
-        "tags",
-        "attacks",
-    ):
+    for name in ("machine", *NAMES):
         assert f"<!-- {name} -->" in text
         assert f"<!-- /{name} -->" in text
