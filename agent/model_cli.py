@@ -30,6 +30,10 @@ Wait = Annotated[
     int, typer.Option(min=0, max=10_000, help="Until so many devices run the version that stands.")
 ]
 Within = Annotated[float, typer.Option(min=0.1, max=604_800, help="Seconds to wait at most.")]
+CANARY_SHARE = typer.Option(min=0, max=1, help="Of devices that go first.")
+HEALTH_WINDOW = typer.Option(min=0, max=86_400, help="Seconds of watching.")
+ERROR_SHARE = typer.Option(min=0, max=1, help="Of its inferences that may fail.")
+LATENCY_FACTOR = typer.Option(min=0, max=1e6, help="How many times as slow it may be; 0: any.")
 LOOPBACK = "127.0.0.1"
 
 
@@ -49,18 +53,10 @@ def pack(
         float | None,
         typer.Option(min=0, help="Of the sample's outputs; by default what runtimes differ by."),
     ] = None,
-    canary_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of devices that go first.")
-    ] = 0.0,
-    health_window: Annotated[
-        float, typer.Option(min=0, max=86_400, help="Seconds of watching.")
-    ] = 0.0,
-    error_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of its inferences that may fail.")
-    ] = 0.0,
-    latency_factor: Annotated[
-        float, typer.Option(min=0, max=1e6, help="How many times as slow it may be; 0: any.")
-    ] = 3.0,
+    canary_share: Annotated[float, CANARY_SHARE] = 0.0,
+    health_window: Annotated[float, HEALTH_WINDOW] = 0.0,
+    error_share: Annotated[float, ERROR_SHARE] = 0.0,
+    latency_factor: Annotated[float, LATENCY_FACTOR] = 3.0,
     base: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,22 +119,14 @@ def publish(
         bool,
         typer.Option(help="Give the device the files first; not where one has them already."),
     ] = True,
-    canary_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Instead of the package's.")
-    ] = None,
-    health_window: Annotated[
-        float | None, typer.Option(min=0, max=86_400, help="Instead of the package's.")
-    ] = None,
-    error_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Instead of the package's.")
-    ] = None,
-    latency_factor: Annotated[
-        float | None, typer.Option(min=0, max=1e6, help="Instead of the package's.")
-    ] = None,
+    canary_share: Annotated[float | None, CANARY_SHARE] = None,
+    health_window: Annotated[float | None, HEALTH_WINDOW] = None,
+    error_share: Annotated[float | None, ERROR_SHARE] = None,
+    latency_factor: Annotated[float | None, LATENCY_FACTOR] = None,
     wait: Wait = 0,
     within: Within = 300,
 ) -> None:
-    """Have the fleet run a version; by --identity an operator signs that."""
+    """Have the fleet run a version, rolled out as its package says or as said here; by --identity an operator signs."""
     from agent.commands import model
 
     chosen = {

@@ -110,16 +110,12 @@ def _raises(original: Any) -> Any:
     return bug
 
 
-def _never(_: Any) -> Any:
-    return lambda *_arguments, **_options: []
+def _gives(make: Callable[[], Any]) -> Callable[[Any], Any]:
+    return lambda _original: lambda *_arguments, **_options: make()
 
 
-def _nothing(_: Any) -> Any:
-    return lambda *_arguments, **_options: None
-
-
-def _new_window(_: Any) -> Any:
-    return lambda *_arguments: Window()
+def _nothing() -> None:
+    """What a step gives that does nothing."""
 
 
 def _number(value: int) -> Callable[[Any], int]:
@@ -141,19 +137,19 @@ PLANTS: Final = {
     ),
     "digest-unsent": Plant(
         "digests are never sent, so what a link lost is never asked for",
-        "partition", Vector, "digests", _never,
+        "partition", Vector, "digests", _gives(list),
     ),
     "deaf-to-wants": Plant(
         "what a neighbour asks for is not looked up",
-        "partition,hub", Log, "between", _never,
+        "partition,hub", Log, "between", _gives(list),
     ),
     "hasty-gap": Plant(
         "a hole is given up before anybody was asked",
-        "hub", Search, "able", _never,
+        "hub", Search, "able", _gives(list),
     ),
     "asks-nobody": Plant(
         "a hole is seen, and nobody is asked for what would fill it",
-        "partition", Repair, "_ask", _nothing,
+        "partition", Repair, "_ask", _gives(_nothing),
     ),
     "out-of-order": Plant(
         "what waits behind a hole is delivered before it",
@@ -161,7 +157,7 @@ PLANTS: Final = {
     ),
     "sequence-reused": Plant(
         "a device that lost its disk does not go above the incarnation that neighbours know",
-        "restart", Dialogue, "_raise_incarnation", _nothing,
+        "restart", Dialogue, "_raise_incarnation", _gives(_nothing),
     ),
     "forgotten-clear": Plant(
         "a deletion leaves nothing behind that an older value could lose against",
@@ -181,7 +177,7 @@ PLANTS: Final = {
     ),
     "copies-untold": Plant(
         "a copy of a call is not told from the call",
-        "hub", Unicast, "_window", _new_window,
+        "hub", Unicast, "_window", _gives(Window),
     ),
     "raises": Plant(
         "a digest of a stream that is not known raises",

@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from agent import messages, world
 from agent.crdt.counters import PnCounter
@@ -11,7 +12,6 @@ from broker.mesh import limits
 from tests.world_inputs import (
     SITE,
     WALL_MS,
-    Delivered,
     S,
     clock,
     count,
@@ -235,7 +235,7 @@ def test_heartbeats_feed_liveness(subject):
     assert snapshot.alive(20 * S) == ()
     assert subject.apply(heartbeat(), 9 * S) is Outcome.STALE
     assert subject.snapshot().peers["j-2"].heard_ns == 1 * S
-    late = heartbeat(sequence=2)._replace(rebuild=True)
+    late = replace(heartbeat(sequence=2), rebuild=True)
     assert subject.apply(late, 9 * S) is Outcome.APPLIED
     assert subject.snapshot().peers["j-2"].heard_ns == 1 * S
 
@@ -275,7 +275,7 @@ def test_a_goodbye_and_a_broken_link_feed_liveness(subject):
 def test_an_invalid_payload_is_counted_and_the_next_one_applied(subject, topic, payload, reason):
     name = topics.classify(topic).name
     valid = {"obstacle": obstacle, "heartbeat": heartbeat, "status": status}.get(name)
-    bad = Delivered("j-9", 1, clock(-1), 0, topic, payload)
+    bad = delivered("j-9", clock(-1), topic, payload)
     before = subject.digest(0)
     assert subject.apply(bad, 5) is Outcome.INVALID
     assert subject.digest(0) == before
@@ -291,7 +291,7 @@ def test_an_invalid_payload_is_counted_and_the_next_one_applied(subject, topic, 
 
 def test_an_invalid_retained_payload_leaves_the_value_before_it(subject):
     subject.apply(model(1), 1)
-    assert subject.apply(model(2)._replace(payload=b"{}"), 2) is Outcome.INVALID
+    assert subject.apply(replace(model(2), payload=b"{}"), 2) is Outcome.INVALID
     assert subject.snapshot().models["forecast"].counter == 1
     assert subject.apply(model(3), 3) is Outcome.APPLIED
 
@@ -307,7 +307,7 @@ def test_an_invalid_retained_payload_leaves_the_value_before_it(subject):
     ],
 )
 def test_what_is_not_of_this_world_is_ignored(subject, topic):
-    assert subject.apply(Delivered("j-2", 1, clock(), 0, topic, b"x"), 1) is Outcome.IGNORED
+    assert subject.apply(delivered("j-2", clock(), topic, b"x"), 1) is Outcome.IGNORED
     assert subject.statistics().outcomes == {topics.classify(topic).name: {Outcome.IGNORED: 1}}
 
 
@@ -315,7 +315,7 @@ def test_a_snapshot_knows_its_age(subject):
     assert subject.snapshot().age_ns(5) is None
     subject.apply(obstacle(), 10)
     subject.apply(obstacle(), 20)  # stale: no news
-    subject.apply(obstacle(version=2)._replace(rebuild=True), 30)  # memory: no news
+    subject.apply(replace(obstacle(version=2), rebuild=True), 30)  # memory: no news
     assert subject.snapshot().age_ns(50) == 40
 
 

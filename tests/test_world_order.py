@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent import world
 from agent.crdt.orset import OrSet
@@ -58,9 +59,9 @@ def inputs(draw):
     elif kind == "fresh":
         made = draw(st.sampled_from([reading(device, at), heartbeat(device, number, at)]))
     else:
-        made = status(device, at=at)._replace(payload=b"{")
+        made = replace(status(device, at=at), payload=b"{")
     deleted = made.retained and draw(st.booleans()) and draw(st.booleans())
-    return made._replace(payload=b"") if deleted else made
+    return replace(made, payload=b"") if deleted else made
 
 
 def _public(subject):

@@ -1,11 +1,12 @@
 """Messages as the node delivers them, for tests of the world."""
 
-from typing import NamedTuple
+from msgspec.structs import replace
 
 from agent import messages
 from agent.messages import encode
 from agent.replicas import to_task_set
 from broker import topic_names, topics
+from broker.delivered import Delivered
 
 SITE = "town"
 WALL_MS = 1_760_000_000_000
@@ -16,24 +17,14 @@ def clock(offset_ms=0, logical=0):
     return (WALL_MS + offset_ms) << 16 | logical
 
 
-class Delivered(NamedTuple):
-    origin: str
-    incarnation: int
-    clock: int
-    rank: int
-    topic: str
-    payload: bytes
-    retained: bool = False
-    rebuild: bool = False
-
-
 def delivered(origin, at, topic, message, **changes):
     """A message as the node delivers it, its rank as the topic contract says."""
     payload = message if isinstance(message, bytes) else encode(message)
     placed = topics.place(topic, payload, 0, retained=False)
-    return Delivered(origin, 1, at, placed.rank, topic, payload, placed.retained)._replace(
-        **changes
+    made = Delivered(
+        origin, 1, at, placed.rank, topic, payload, retained=placed.retained, rebuild=False
     )
+    return replace(made, **changes)
 
 
 def obstacle(
@@ -104,4 +95,4 @@ def link(device="j-3", neighbour="j-2", state="down", at=0):
 
 
 def deletion(of, at):
-    return of._replace(payload=b"", clock=clock(at))
+    return replace(of, payload=b"", clock=clock(at))

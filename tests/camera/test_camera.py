@@ -14,11 +14,10 @@ from rich.console import Console
 
 from agent.commands.status import render
 from agent.commands.status_form import Report
-from agent.config import load
-from agent.device import Device
 from agent.errors import SensorError
 from agent.sensors import capture
 from agent.sensors.camera import CameraSensor, Options, make
+from tests.camera.lot import OBSTACLE, looking
 from tests.camera.scripted import DETECTOR, GREEN, RED, Scripted, endless, scene
 from tests.waiting import until
 
@@ -222,25 +221,19 @@ def test_a_device_says_what_its_camera_sees(tmp_path, monkeypatch, labels):
     monkeypatch.setattr(
         "agent.device.resolve", lambda _: lambda *_: CameraSensor(chosen, yard.source.open)
     )
-    heard = {}
 
     async def story():
-        device = Device(load(path))
-        device.node.subscribe(lambda batch: heard.update({m.topic: m.payload for m in batch}))
-        await device.start()
-        topic = "flock/v1/home/obstacle/lot-1/seen-1"
-        await until(lambda: topic in heard, "an obstacle")
-        obstacle = json.loads(heard[topic])
-        assert (obstacle["kind"], obstacle["state"]) == ("car", "present")
-        assert obstacle["approach"] == "right"
-        assert obstacle["ttl_ms"] == 10_000
-        assert json.loads(heard["flock/v1/home/sensor/lot-1/junction"])["vehicles"] == [0, 0, 1]
-        assert device.report()["sensor"]["state"] == "delivering"
-        text = shown(device.report())
-        assert "sensor rtsp://192.0.2.40: delivering (frames " in text
-        assert SECRET not in text
-        yard.things = ()
-        await until(lambda: json.loads(heard[topic])["state"] == "gone", "it is gone")
-        await device.stop()
+        async with looking(path) as (device, heard):
+            obstacle = json.loads(heard[OBSTACLE])
+            assert (obstacle["kind"], obstacle["state"]) == ("car", "present")
+            assert obstacle["approach"] == "right"
+            assert obstacle["ttl_ms"] == 10_000
+            assert json.loads(heard["flock/v1/home/sensor/lot-1/junction"])["vehicles"] == [0, 0, 1]
+            assert device.report()["sensor"]["state"] == "delivering"
+            text = shown(device.report())
+            assert "sensor rtsp://192.0.2.40: delivering (frames " in text
+            assert SECRET not in text
+            yard.things = ()
+            await until(lambda: json.loads(heard[OBSTACLE])["state"] == "gone", "it is gone")
 
     asyncio.run(story())

@@ -10,12 +10,10 @@ import threading
 
 import pytest
 
-from agent.config import load
-from agent.device import Device
 from agent.sensors.capture import SourceLost
 from agent.sensors.source import source_of
+from tests.camera.lot import OBSTACLE, looking
 from tests.camera.scripted import DETECTOR, RED, scene
-from tests.waiting import until
 
 cv2 = pytest.importorskip("cv2", reason="no OpenCV here; pip install -e '.[camera]'")
 opencv = pytest.importorskip("agent.sensors.opencv")
@@ -166,17 +164,11 @@ factory = "agent.sensors.camera:make"
 options = {{ source = "{video}", model = "{DETECTOR}", frames_min = 2, frames_per_s = 20.0 }}
 """
     )
-    heard = {}
 
     async def story():
-        device = Device(load(path))
-        device.node.subscribe(lambda batch: heard.update({m.topic: m.payload for m in batch}))
-        await device.start()
-        topic = "flock/v1/home/obstacle/lot-1/seen-1"
-        await until(lambda: topic in heard, "an obstacle")
-        assert json.loads(heard[topic])["kind"] == "class-0"
-        report = device.report()["sensor"]
-        assert report["source"] == str(video)
-        await device.stop()
+        async with looking(path) as (device, heard):
+            assert json.loads(heard[OBSTACLE])["kind"] == "class-0"
+            report = device.report()["sensor"]
+            assert report["source"] == str(video)
 
     asyncio.run(story())

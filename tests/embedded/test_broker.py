@@ -148,23 +148,22 @@ async def test_more_retained_messages_than_any_window_arrive_before_live_ones() 
             assert (await sub.publish())[:3] == (2, "r/5", b"live")
 
 
-async def test_subscribing_again_replaces_the_qos() -> None:
+@pytest.mark.parametrize(
+    ("filters", "qos", "flags"),
+    [
+        pytest.param([("a/b", 1), ("a/b", 0)], 1, 0, id="again: the newest counts"),
+        pytest.param([("a/#", 0), ("a/+", 1)], 2, 2, id="overlapping: the highest counts"),
+    ],
+)
+async def test_of_several_subscriptions_a_message_comes_once(
+    filters: list[tuple[str, int]], qos: int, flags: int
+) -> None:
     async with running() as node, client(node) as sub:
-        await sub.subscribe("t", 1)
-        await sub.subscribe("t", 0)
-        sub.send(publish("t", b"x", 1, packet_id=3))
-        assert (await sub.publish())[0] == 0
-        await sub.expect(packets.PUBACK)
-        await sub.quiet()
-
-
-async def test_overlapping_subscriptions_deliver_once_at_the_highest_qos() -> None:
-    async with running() as node, client(node) as sub:
-        await sub.subscribe("a/#", 0)
-        await sub.subscribe("a/+", 1)
-        sub.send(publish("a/b", b"x", 2, packet_id=3))
-        assert (await sub.publish())[0] == 2
-        await sub.expect(packets.PUBREC)
+        for topic_filter, wanted in filters:
+            await sub.subscribe(topic_filter, wanted)
+        sub.send(publish("a/b", b"x", qos, packet_id=3))
+        assert (await sub.publish())[0] == flags
+        await sub.expect(packets.PUBACK if qos == 1 else packets.PUBREC)
         await sub.quiet()
 
 

@@ -26,6 +26,19 @@ def dial(node, name, other):
     node.dial(Neighbour(name, "127.0.0.1", other.link_port))
 
 
+def link(tmp_path, dialler, dialled):
+    """Two devices, by name and TLS: they run until the first has a link to the second."""
+
+    async def story():
+        (name, tls), (other_name, other_tls) = dialler, dialled
+        members = (name, tmp_path, tls), (other_name, tmp_path, other_tls)
+        async with running(*members) as (node, other):
+            dial(node, other_name, other)
+            await until(lambda: established(node) and established(other), "a link")
+
+    run(story())
+
+
 @pytest.fixture
 def fleet(tmp_path):
     return Fleet(tmp_path)
@@ -115,12 +128,7 @@ def test_an_expired_device_is_linked_in_its_grace_and_counted(fleet, tmp_path):
     clock = clock_at(T_MS + 2 * DAY_MS)
     a_tls, b_tls = fleet.tls("a", clock), fleet.tls("b", clock)
 
-    async def story():
-        async with running(("a", tmp_path, a_tls), ("b", tmp_path, b_tls)) as (a, b):
-            dial(b, "a", a)
-            await until(lambda: established(a) and established(b), "a link")
-
-    run(story())
+    link(tmp_path, ("b", b_tls), ("a", a_tls))
     assert a_tls.trust.statistics().graced == 1
     assert b_tls.trust.statistics().standing == "expired, in its grace"
     assert b_tls.trust.statistics().days_left == -1
@@ -136,12 +144,7 @@ def test_a_device_of_1970_joins(fleet, tmp_path):
     """Its clock is before all certificates, its own included, and nothing keeps it right."""
     a_tls, b_tls = fleet.tls("a", clock_at(0, synchronised=False)), fleet.tls("b")
 
-    async def story():
-        async with running(("a", tmp_path, a_tls), ("b", tmp_path, b_tls)) as (a, b):
-            dial(a, "b", b)
-            await until(lambda: established(a) and established(b), "a link")
-
-    run(story())
+    link(tmp_path, ("a", a_tls), ("b", b_tls))
     assert a_tls.trust.statistics().standing == "good"
 
 
@@ -151,12 +154,7 @@ def test_one_wrong_clock_shuts_nobody_out_of_a_fleet_that_does_not_know_the_time
     astray = clock_at(T_MS + 12 * 365 * DAY_MS, synchronised=False)
     a_tls, b_tls = fleet.tls("a", astray), fleet.tls("b", astray)
 
-    async def story():
-        async with running(("a", tmp_path, a_tls), ("b", tmp_path, b_tls)) as (a, b):
-            dial(a, "b", b)
-            await until(lambda: established(a) and established(b), "a link")
-
-    run(story())
+    link(tmp_path, ("a", a_tls), ("b", b_tls))
     assert a_tls.trust.statistics().graced == 1
     a_tls.trust.clock = clock_at(T_MS + 12 * 365 * DAY_MS)  # now it knows
     assert a_tls.trust.statistics().standing == "expired"

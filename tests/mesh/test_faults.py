@@ -24,6 +24,15 @@ def publish_all(network, name, payloads, pause_ms=5):
         network.run(pause_ms)
 
 
+def publish_with_loss(network, count, **lost):
+    """Messages 1 to `count` of a; on the way to each neighbour named those numbers are lost."""
+    for number in range(1, count + 1):
+        for name, numbers in lost.items():
+            conditions = Conditions(loss=1.0) if number in numbers else network.conditions
+            network.path("a", name).conditions = conditions
+        publish_all(network, "a", [b"%d" % number])
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_relay_that_restarts_before_it_has_passed_a_message_on_gets_it_again(seed):
     network = Network("ahc", [("a", "h"), ("h", "c")], seed)
@@ -92,13 +101,7 @@ def test_a_second_hole_is_filled_by_the_neighbour_that_gives_up_the_first_at_the
     network = Network("abc", [("a", "b"), ("a", "c"), ("b", "c")])
     network.run(4_000)
     network.partition([("b", "c")])
-    lossy = Conditions(loss=1.0)
-    for number in range(1, 6):
-        to_b, to_c = network.path("a", "b"), network.path("a", "c")
-        to_b.conditions = lossy if number == 2 else network.conditions
-        to_c.conditions = lossy if number in {2, 4} else network.conditions
-        network.publish("a", "t", b"%d" % number, qos=1)
-        network.run(5)
+    publish_with_loss(network, 5, b={2}, c={2, 4})
     network.kill("a")
     network.heal()
     network.run(30_000)
@@ -133,13 +136,7 @@ def test_what_a_neighbour_holds_behind_a_hole_of_its_own_is_not_given_up():
     network = Network("abcd", [("a", "b"), ("a", "c"), ("b", "c"), ("b", "d")])
     network.run(4_000)
     network.partition([("b", "c")])
-    lossy = Conditions(loss=1.0)
-    for number in range(1, 4):
-        to_b, to_c = network.path("a", "b"), network.path("a", "c")
-        to_b.conditions = lossy if number in {1, 2} else network.conditions
-        to_c.conditions = lossy if number in {1, 3} else network.conditions
-        network.publish("a", "t", b"%d" % number, qos=1)
-        network.run(5)
+    publish_with_loss(network, 3, b={1, 2}, c={1, 3})
     network.kill("a")
     network.run(14_000)  # alone, c has nobody to give up before; b and d are about to give up
     network.heal()

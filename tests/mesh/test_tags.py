@@ -21,6 +21,13 @@ def dishonest(tmp_path):
     return Dishonest(tmp_path)
 
 
+def of_a_stranger(tmp_path, fleet, strength):
+    """Seals of a device of the same name, in another fleet."""
+    stranger = Fleet(tmp_path / "stranger", fleet, now_ms=WALL_MS)
+    stranger.join("a")
+    return stranger.trust("a").seals(strength)
+
+
 @BOTH
 def test_what_is_published_arrives_on_every_lane_and_nobody_is_blamed(tmp_path, strength):
     it = Dishonest(tmp_path, strength)
@@ -95,9 +102,7 @@ def test_a_bare_header_of_a_bundle_that_lives_is_told_from_one_that_was_cut(dish
 @pytest.mark.parametrize("priority", [0, 2])
 def test_who_has_no_key_of_the_fleet_forges_nothing(tmp_path, strength, priority):
     it = Dishonest(tmp_path, strength)
-    stranger = Fleet(tmp_path / "stranger", "other", now_ms=WALL_MS)
-    stranger.join("a")
-    seals = stranger.trust("a").seals(strength)
+    seals = of_a_stranger(tmp_path, "other", strength)
     topic = CONTROL if priority == 0 else "t"
     it.network.publish("a", topic, b"true", qos=1, priority=priority)
     it.network.run(200)
@@ -190,9 +195,7 @@ def test_the_certificate_of_an_origin_comes_on_demand_and_what_waited_is_deliver
 
 def test_a_relay_vouches_for_nobody_by_a_certificate_that_does_not_hold(dishonest, tmp_path):
     it = dishonest
-    stranger = Fleet(tmp_path / "stranger", "town", now_ms=WALL_MS)
-    stranger.join("a")
-    seals = stranger.trust("a").seals(Strength.SIGNED)
+    seals = of_a_stranger(tmp_path, "town", Strength.SIGNED)
     it.network.publish("a", "t", b"true", qos=1)
     it.network.run(200)
     it.say(*it.forge(it.held(), b"forged", seals, lane=1, sequence=1))
@@ -214,9 +217,7 @@ def test_what_nobody_asked_for_is_not_looked_at(dishonest):
 
 def test_what_waits_for_certificates_is_bounded(dishonest, tmp_path):
     it = dishonest
-    stranger = Fleet(tmp_path / "stranger", "other", now_ms=WALL_MS)
-    stranger.join("a")
-    seals = stranger.trust("a").seals(Strength.SIGNED)
+    seals = of_a_stranger(tmp_path, "other", Strength.SIGNED)
     it.network.publish("a", "t", b"true", qos=1)
     it.network.run(200)
     for number in range(PARKED_MAX + 10):

@@ -1,33 +1,11 @@
-"""Devices that follow a version, and versions for them."""
+"""Devices that follow a version."""
 
-import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from agent.commands.model_fleet import At
-from agent.config import BrokerConfig, Config, ModelConfig
+from agent.config import BrokerConfig, Config, ModelConfig, NeighbourConfig
 from agent.device import Device
-from agent.models.manifest import Rollout, encode_manifest, publishable
-from agent.models.package import write_package
-from agent.models.packing import Described, pack
-from broker.model_envelope import write_envelope
-
-DATA = Path(__file__).parents[1] / "data" / "models"
-SITE = "town"
-TOPIC = f"flock/v1/{SITE}/model/occupancy"
-
-
-def package(directory, version, file):
-    described = Described("occupancy", version, "a test", Rollout(), 0.0, 1.0, 1, None)
-    draft, contents = pack(described, [(file, (DATA / file).read_bytes())])
-    write_package(directory / f"occupancy-{version}", draft, contents)
-    return draft
-
-
-def unsigned(draft, counter, life_ms=60_000):
-    now_ms = time.time_ns() // 1_000_000
-    made = {"counter": counter, "made_ms": now_ms - 1_000, "expires_ms": now_ms + life_ms}
-    return write_envelope(encode_manifest(publishable(draft, site=SITE, **made)))
+from tests.models.follow import SITE
 
 
 def device(tmp_path, name, neighbours=(), *, models=None, unsigned=True):
@@ -54,6 +32,15 @@ def state(device):
 
 def running(device, version):
     return lambda: state(device).get("version") == version and state(device)["state"] == "active"
+
+
+@asynccontextmanager
+async def pair(tmp_path, models):
+    """Device a, which has a folder of versions, and device b, which has a for a neighbour."""
+    async with one(tmp_path, models=models) as (a, at):
+        there = NeighbourConfig(name="a", host=at.host, port=at.port)
+        async with one(tmp_path, "b", neighbours=(there,)) as (b, _):
+            yield a, b
 
 
 @asynccontextmanager

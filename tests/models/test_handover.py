@@ -23,7 +23,8 @@ from agent.models.partial import Partial
 from broker.calls import Calls, Request
 from broker.model_envelope import manifest_in, read_envelope
 from broker.topic_names import chunk_topic
-from tests.models.devices import DATA, SITE, TOPIC, one, package, running, state, unsigned
+from tests.models.devices import one, running, state
+from tests.models.follow import DATA, SITE, TOPIC, good, payload
 from tests.node.fleet import start
 from tests.waiting import until
 
@@ -33,7 +34,7 @@ BIG = bytes(range(256)) * 2_000
 
 def on_the_desk(directory, version="1", file="dense.tflite", *, base=None, big=True):
     """A package that no device has, with two variants."""
-    made = package(directory, version, file)
+    made = good(directory, version, (DATA / file).read_bytes())
     folder = directory / f"occupancy-{version}"
     contents = {Kind.TFLITE: (DATA / file).read_bytes()}
     if big:
@@ -50,8 +51,8 @@ def on_the_desk(directory, version="1", file="dense.tflite", *, base=None, big=T
 
 def signed(found, counter):
     """A manifest of it as it travels, and as it is."""
-    payload = unsigned(found.draft, counter)
-    return payload, read_manifest(manifest_in(read_envelope(payload)))
+    sent = payload(found.draft, counter)
+    return sent, read_manifest(manifest_in(read_envelope(sent)))
 
 
 def store_of(each):
@@ -62,15 +63,15 @@ def transfers_of(each):
     return each._forecasting._library._transfers
 
 
-async def offer(calls, payload):
-    return msgspec.json.decode(await calls.call("a", SERVICE, payload), type=Offered)
+async def offer(calls, sent):
+    return msgspec.json.decode(await calls.call("a", SERVICE, sent), type=Offered)
 
 
 async def give(each, at, found, counter=1):
     """Hand a package over; how many bytes were sent."""
-    payload, manifest = signed(found, counter)
+    sent, manifest = signed(found, counter)
     async with asyncio.timeout(30):
-        return await hand_over(at, await ask(at, []), payload, manifest, found)
+        return await hand_over(at, await ask(at, []), sent, manifest, found)
 
 
 def test_a_package_that_no_device_has_reaches_one_and_then_all(tmp_path):
@@ -148,19 +149,19 @@ def test_what_the_device_would_not_take_up_is_not_kept_either(tmp_path, why):
 
     async def story():
         async with one(tmp_path, unsigned=why != "unsigned") as (a, at):
-            payload, manifest = signed(found, 3)
+            sent, manifest = signed(found, 3)
             if why == "expired":
-                payload = unsigned(found.draft, 3, life_ms=-500)
+                sent = payload(found.draft, 3, life_ms=-500)
             elif why == "lower counter":
-                await tell(at, TOPIC, unsigned(found.draft, 4))
+                await tell(at, TOPIC, payload(found.draft, 4))
                 await until(lambda: state(a), "the higher one")
             elif why == "another model's":
-                payload = unsigned(msgspec.structs.replace(found.draft, name="other"), 3)
+                sent = payload(msgspec.structs.replace(found.draft, name="other"), 3)
             told = await ask(at, [])
             with pytest.raises(
                 ModelUnusable, match=f"a does not take it, so nothing was published: {why}"
             ):
-                await hand_over(at, told, payload, manifest, found)
+                await hand_over(at, told, sent, manifest, found)
             assert store_of(a).statistics().contents == 0
 
     asyncio.run(story())
@@ -187,17 +188,17 @@ def test_a_disk_that_is_full_is_told_before_anything_is_published(tmp_path, monk
 def test_another_device_hands_nothing_over_and_wrong_bytes_count_for_nothing(tmp_path):
     found = on_the_desk(tmp_path / "desk", big=False)
     content = found.draft.variant(Kind.TFLITE).content
-    payload, _ = signed(found, 1)
+    sent, _ = signed(found, 1)
 
     async def story():
         async with one(tmp_path) as (a, at):
             b = await start("b", tmp_path, [a.node])
             calls = Calls(b, SITE)
             await until(lambda: a.node.statistics().mesh.peers, "a link")
-            assert "from its own broker's clients" in (await offer(calls, payload)).refused
+            assert "from its own broker's clients" in (await offer(calls, sent)).refused
 
             transfers = transfers_of(a)
-            assert (await offer(transfers._calls, payload)).wanted == (content.sha256,)
+            assert (await offer(transfers._calls, sent)).wanted == (content.sha256,)
             await until(transfers.progress, "a pull")
             topic = chunk_topic(site=SITE, to="a", sender="a", transfer=transfer_of(content.sha256))
             for chunk in (encode_chunk(0, 0, 1, bytes(10)), b"junk"):
@@ -225,18 +226,18 @@ def test_a_device_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
 
 
 def test_an_offer_that_nobody_fills_ends(tmp_path, monkeypatch):
-    payload, _ = signed(on_the_desk(tmp_path / "desk", big=False), 1)
+    sent, _ = signed(on_the_desk(tmp_path / "desk", big=False), 1)
     monkeypatch.setattr(handover_module, "OFFER_IDLE_S", 0.1)
 
     async def story():
         async with one(tmp_path) as (a, _):
             transfers = transfers_of(a)
-            assert (await offer(transfers._calls, payload)).wanted
+            assert (await offer(transfers._calls, sent)).wanted
             await until(transfers.progress, "a pull")
             await until(lambda: not transfers.progress(), "its end")
-            told = await offer(transfers._calls, payload)
+            told = await offer(transfers._calls, sent)
             assert "nothing more of it came for 0.1 s" in told.refused
-            assert not (await offer(transfers._calls, payload)).refused
+            assert not (await offer(transfers._calls, sent)).refused
 
     asyncio.run(story())
 
@@ -256,8 +257,8 @@ def test_of_two_offers_at_a_time_one_is_fetched():
                 await asyncio.sleep(0)
                 fetching.remove(content)
 
-    def examine(payload):
-        return SimpleNamespace(manifest=SimpleNamespace(contents=(content_of(payload),), deltas=()))
+    def examine(sent):
+        return SimpleNamespace(manifest=SimpleNamespace(contents=(content_of(sent),), deltas=()))
 
     async def story():
         served = {}
@@ -265,8 +266,8 @@ def test_of_two_offers_at_a_time_one_is_fetched():
         acceptance = SimpleNamespace(examine=examine)
         handover = Handover(calls, "a", Elsewhere(), acceptance)
 
-        async def offered(payload):
-            return await served[SERVICE](Request("a", "1", payload))
+        async def offered(sent):
+            return await served[SERVICE](Request("a", "1", sent))
 
         await offered(b"first")
         await until(lambda: len(fetching) == 1, "a fetch")

@@ -10,7 +10,7 @@ from agent.models.manifest import Rollout
 from agent.models.packing import Described, pack, try_sample
 from tests.infer import tiny_models
 from tests.infer.tiny_onnx import dense
-from tests.models.devices import DATA
+from tests.models.follow import DATA
 
 DESCRIBED = Described("x", "1", "a test", Rollout(), 0.0, 1.0, 1, None)
 TFLITE = (DATA / "dense.tflite").read_bytes()

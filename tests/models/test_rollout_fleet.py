@@ -6,36 +6,15 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from agent.config import BrokerConfig, Config, ModelConfig, NeighbourConfig
-from agent.device import Device
+from agent.config import NeighbourConfig
 from agent.models import follower as follower_module
 from agent.models.manifest import Rollout
-from tests.models.follow import DENSE, OTHER, SITE, good, package, payload, until
+from tests.models.devices import device
+from tests.models.follow import DENSE, OTHER, good, package, payload, until
 
 pytestmark = pytest.mark.timeout(180)
 
 NAMES = ("a", "b", "c", "d")
-
-
-def device(tmp_path, name, neighbours, models):
-    return Device(
-        Config(
-            device=name,
-            site=SITE,
-            state=str(tmp_path / name),
-            broker=BrokerConfig(port=0),
-            neighbour=tuple(
-                NeighbourConfig(name=other.node.device, host="127.0.0.1", port=other.node.port)
-                for other in neighbours
-            ),
-            model=ModelConfig(
-                name="occupancy",
-                directory=str(models),
-                options={"junction": "j-1-1"},
-                unsigned=True,
-            ),
-        )
-    )
 
 
 @asynccontextmanager
@@ -51,7 +30,11 @@ async def fleet(tmp_path, models):
                 told.append((message.origin, status["version"], status["state"]))
 
     for name in NAMES:
-        devices.append(device(tmp_path, name, devices[-1:], models))
+        neighbours = tuple(
+            NeighbourConfig(name=each.node.device, host="127.0.0.1", port=each.node.port)
+            for each in devices[-1:]
+        )
+        devices.append(device(tmp_path, name, neighbours, models=models))
         await devices[-1].start()
     devices[0].node.subscribe(hear)
     try:

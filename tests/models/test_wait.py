@@ -9,7 +9,8 @@ from agent.commands import model_wait
 from agent.commands.model_fleet import tell
 from agent.commands.model_wait import wait_for
 from agent.errors import ModelUnusable
-from tests.models.devices import TOPIC, one, package, unsigned
+from tests.models.devices import one
+from tests.models.follow import TOPIC, good, payload
 
 
 def story(tmp_path, devices, wait_s, *, off_by=0.0):
@@ -17,11 +18,11 @@ def story(tmp_path, devices, wait_s, *, off_by=0.0):
 
     async def told():
         models = tmp_path / "models"
-        draft = package(models, "1", "dense.tflite")
+        draft = good(models)
         expected = tuple(value + off_by for value in draft.sample.expected)
         sample = msgspec.structs.replace(draft.sample, expected=expected)
         async with one(tmp_path, models=models) as (_, at):
-            await tell(at, TOPIC, unsigned(msgspec.structs.replace(draft, sample=sample), 1))
+            await tell(at, TOPIC, payload(msgspec.structs.replace(draft, sample=sample), 1))
             return await wait_for(at, "occupancy", devices, wait_s)
 
     return asyncio.run(told())
