@@ -1,8 +1,8 @@
 """`chain`: three in a row, obstacle updates published one by one at one end, reduced into a world at the other.
 
 Throughput flat out, then latency from publish to reduced at 200 and 2,000 a second. Windows of the systems alternate,
-so what else this machine does meets all of them; figures are medians over the windows. A window in which anything is
-missing, twice there or out of order is a problem that fails the run.
+forth and back, so what else this machine does meets all of them; figures are medians over the windows. A window in
+which anything is missing, twice there or out of order is a problem that fails the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.systems.zenoh import Zenoh
 if TYPE_CHECKING:
     from bench.systems.row import Row, System
 
-__all__ = ["QUICK", "RATES", "Plan", "measure", "run"]
+__all__ = ["QUICK", "RATES", "Lane", "Plan", "measure", "run"]
 
 RATES: Final = (200, 2_000)
 SWEEP: Final = (500, 1_000, 5_000, 10_000, 20_000)
@@ -50,7 +50,7 @@ QUICK: Final = Plan(windows=1, throughput_s=0.1, latency_s=0.3, updates_max=2_00
 
 
 @dataclass(slots=True)
-class _Lane:
+class Lane:
     """One system under measurement."""
 
     system: System
@@ -111,9 +111,12 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
     return result
 
 
-async def measure(chosen: list[System], plan: Plan, result: Result) -> None:
-    """Start these systems, measure them in alternating windows, and put into `result` what was found."""
-    lanes: list[_Lane] = []
+async def measure(chosen: list[System], plan: Plan, result: Result) -> dict[str, Lane]:
+    """Start these systems, measure them in alternating windows, and put into `result` what was found.
+
+    Returns the windows of each, by its name.
+    """
+    lanes: list[Lane] = []
     for system in chosen:
         missing = system.missing()
         if missing is not None:
@@ -134,9 +137,10 @@ async def measure(chosen: list[System], plan: Plan, result: Result) -> None:
         await asyncio.gather(*(lane.stage.__aexit__(None, None, None) for lane in lanes))
     for lane in lanes:
         _report(lane, result)
+    return {lane.system.name: lane for lane in lanes}
 
 
-async def _start(system: System, lanes: list[_Lane]) -> None:
+async def _start(system: System, lanes: list[Lane]) -> None:
     """Start a system and add it to the lanes, from where it is cleared up; if it cannot start, clear up here."""
     stage = Stage()
     try:
@@ -145,21 +149,21 @@ async def _start(system: System, lanes: list[_Lane]) -> None:
     except BaseException:
         await stage.__aexit__(None, None, None)
         raise
-    lanes.append(_Lane(system, stage, row, Stamps(path)))
+    lanes.append(Lane(system, stage, row, Stamps(path)))
 
 
-async def _measure(lanes: list[_Lane], plan: Plan) -> None:
+async def _measure(lanes: list[Lane], plan: Plan) -> None:
     counts: dict[str, int] = {}
     for lane in lanes:
         speed = await lane.window(min(_WARM_UP, plan.updates_max), None)
         counts[lane.system.name] = min(int(speed * plan.throughput_s) + 1, plan.updates_max)
-    for _ in range(plan.windows):
-        for lane in lanes:
+    for window in range(plan.windows):
+        for lane in lanes[:: -1 if window % 2 else 1]:
             speed = await lane.window(counts[lane.system.name], None)
             lane.throughput.append(speed)
     for rate in RATES:
-        for _ in range(plan.windows):
-            for lane in lanes:
+        for window in range(plan.windows):
+            for lane in lanes[:: -1 if window % 2 else 1]:
                 await lane.window(max(1, int(rate * plan.latency_s)), rate)
     for rate in SWEEP if plan.sweep_s else ():
         for lane in lanes:
@@ -167,7 +171,7 @@ async def _measure(lanes: list[_Lane], plan: Plan) -> None:
                 await lane.window(int(rate * plan.sweep_s), rate)
 
 
-def _report(lane: _Lane, result: Result) -> None:
+def _report(lane: Lane, result: Result) -> None:
     result.add(
         lane.system.name,
         updates_per_s=median(lane.throughput),
