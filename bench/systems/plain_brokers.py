@@ -1,4 +1,4 @@
-"""Single brokers for the benchmark `broker`: this device's own, stock amqtt, and Mosquitto."""
+"""Single brokers for the benchmark `broker`: this device, stock amqtt, Mosquitto, and the least that Python does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class PlainBroker:
 
     pid: int
     port: int
-    websocket_port: int
+    websocket_port: int | None = None
+    matches: bool = True
+    """Whether it looks at topics."""
 
 
 class Device(Part):
@@ -94,6 +96,11 @@ async def _amqtt(stage: Stage) -> PlainBroker:
     return await _start_role(stage, "amqtt", "Amqtt")
 
 
+async def _relay(stage: Stage) -> PlainBroker:
+    role = await stage.role("relay", "bench.systems.relay:Relay")
+    return PlainBroker(role.pid, role.opened, matches=False)
+
+
 async def _mosquitto(stage: Stage) -> PlainBroker | None:
     path = program("mosquitto")
     if path is None:
@@ -110,5 +117,6 @@ BROKERS: Final = {
     "flockmq, durability process": _flockmq_process,
     "amqtt": _amqtt,
     "mosquitto": _mosquitto,
+    "relay in Python": _relay,
 }
 """By name, what starts it; None comes back where it is not installed."""

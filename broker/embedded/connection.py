@@ -60,7 +60,7 @@ class Connection(Wire):
         self._session: Session | None = None
         self._will: Will | None = None
         self._pipe: LinkPipe | None = None
-        self._published = False  # since the last flush was asked for
+        self._published = False  # since the last read
         self._refused_since_s: float | None = None
         self._later: asyncio.Handle | None = None  # what is to go on with a packet that waits
         self._lag_ends: asyncio.TimerHandle | None = None
@@ -91,9 +91,10 @@ class Connection(Wire):
             raise MalformedPacket(f"packet type {kind}, which may not come here")
 
     def _after_read(self) -> None:
-        if self._published or (self._session is not None and self._session.dirty):
+        if self._published:
             self._published = False
             self._writes.hasten()
+        if self._writes.due:
             self._exchange.ingress.request_flush()
 
     @property

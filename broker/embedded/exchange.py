@@ -90,6 +90,7 @@ class Exchange:
                 return
             if session.bridge:
                 self._own[session.client_id, topic, payload] += 1
+                self.ingress.request_flush()  # which forgets that
         try:
             self.ingress.client_publish(topic, payload, qos, retained=retained)
         except NotBelieved as error:

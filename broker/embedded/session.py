@@ -218,16 +218,22 @@ class Session:
             self._ready_bytes = 0
             output.write(data)
 
-    def hasten(self) -> None:
-        """Write messages that are ready, behind answers that are, unless the session is stored first."""
+    def hasten(self) -> bool:
+        """Write messages that are ready, behind answers that are, unless the session is stored first.
+
+        Returns whether something is left for the flush.
+        """
         self.hasty = False
-        if self._ready and self._journal is None and self.output is not None:
+        if self._journal is not None:
+            return True
+        if self._ready and self.output is not None:
             self._counters.messages_out += len(self._ready)
             data = b"".join((*self.answers.ready, *self._ready))
             self.answers.ready.clear()
             self._ready.clear()
             self._ready_bytes = 0
             self.output.write(data)
+        return self._blocked or bool(self._queue)
 
     def prepare(self) -> None:
         """Choose what a persistent session writes next, packet ids included, so that it can be stored first."""

@@ -33,23 +33,26 @@ class Writes:
             self._dirty.append(session)
 
     def hurry(self, session: Session) -> None:
-        """Include a session that has messages in the next `hasten`, too."""
+        """Include a session that has messages in the next `hasten`, or in the next flush if that is sooner."""
         session.hasty = True
         self._hasty.append(session)
-        # As `touch`, without its call: each subscriber of a message comes here.
-        if not session.dirty:
-            session.dirty = True
-            self._dirty.append(session)
 
     def hasten(self) -> None:
         """Write the messages that were routed outside of a flush, which need not wait for one."""
         for session in self._hasty:
-            session.hasten()
+            if session.hasten():
+                self.touch(session)
         self._hasty.clear()
+
+    @property
+    def due(self) -> bool:
+        """Whether a flush has something to write."""
+        return bool(self._dirty)
 
     def prepare(self) -> None:
         """Let persistent sessions choose what they write, before their changes are taken and stored."""
         self._prepared = True
+        self._include_hasty()
         for session in self._dirty:
             session.prepare()
 
@@ -58,9 +61,7 @@ class Writes:
         if not self._prepared:
             self.prepare()
         self._prepared = False
-        for session in self._hasty:
-            session.hasty = False
-        self._hasty.clear()
+        self._include_hasty()  # what programs of this device published since
         if self._awaited and (durable > self._durable or not committed):
             for session in self._awaited:
                 self.touch(session)
@@ -86,6 +87,12 @@ class Writes:
         self.lagging.discard(output)
         if not self.lagging:
             self._acknowledge_again()
+
+    def _include_hasty(self) -> None:
+        for session in self._hasty:
+            session.hasty = False
+            self.touch(session)
+        self._hasty.clear()
 
     def _acknowledge_again(self) -> None:
         for session in self._owed:

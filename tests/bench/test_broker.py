@@ -16,6 +16,8 @@ RATIOS = {
     "fanout10_vs_mosquitto",
     "qos0_vs_amqtt",
     "p50_vs_mosquitto_500",
+    "p50_vs_relay_500",
+    "relay_p50_vs_mosquitto_500",
     "trie_10000_vs_10",
 }
 
@@ -25,7 +27,7 @@ def test_every_broker_carries_every_message_once_and_in_order():
     assert found["problems"] == []
     assert set(found["systems"]) == set(BROKERS)
     assert set(found["ratios"]) >= RATIOS
-    for name in ("flockmq", "amqtt"):
+    for name in ("flockmq", "amqtt", "relay in Python"):
         rates = {key: value for key, value in found["systems"][name].items() if "per_s" in key}
         assert len(rates) >= 4
         assert all(value > 0 for value in rates.values())

@@ -48,6 +48,28 @@ async def test_a_burst_within_one_turn_is_bounded_too() -> None:
         assert numbers == list(range(shed, shed + len(numbers)))
 
 
+@pytest.mark.parametrize("kind", ["clean", "persistent"])
+async def test_only_what_must_be_stored_first_waits_for_a_flush(kind: str) -> None:
+    clean = kind == "clean"
+    async with running() as node, client(node, "s", clean=clean) as sub, client(node) as pub:
+        await sub.subscribe("t", 1)
+        asked = asyncio.Event()
+        node.request_flush = asked.set
+        pub.send(publish("t", b"0"))
+        if clean:
+            assert (await sub.publish())[2] == b"0"
+            assert not asked.is_set()
+            pub.send(publish("t", b"1", 1, packet_id=1))
+            assert (await sub.publish())[2] == b"1"
+        async with asyncio.timeout(5):
+            await asked.wait()
+        node.flush()
+        if clean:
+            await pub.expect(packets.PUBACK)
+        else:
+            assert (await sub.publish())[2] == b"0"
+
+
 async def test_a_reader_too_slow_for_qos1_is_told_in_the_log_and_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
