@@ -258,9 +258,8 @@ class Acceptance:
         variant = next((each for each in found if each is not None), None)
         if variant is None:
             there = ", ".join(each.kind for each in manifest.variants)
-            raise ManifestRefused(
-                "no variant", f"there is {there}; {self._kinds} run here", manifest
-            )
+            here = ", ".join(self._kinds)
+            raise ManifestRefused("no variant", f"there is {there}; {here} runs here", manifest)
         return variant
 
 

@@ -24,6 +24,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -36,17 +37,16 @@ from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import ModelStatus
 from agent.models.acceptance import ManifestRefused, sha256_in
 from agent.models.errors import TransferError
+from agent.models.library import FETCH_AGAIN_S
 from agent.models.rollout import Rollout, Said
 from agent.models.running import Running
 from agent.models.sparing import Sparing
-from agent.models.trial import VersionBad, try_out, wrong_sample, wrong_shape
+from agent.models.trial import VersionBad, accelerator_check, try_out
 from broker.errors import SecretUnusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping
 
-    from agent.infer.client import InferenceClient
-    from agent.infer.records import ModelInfo
     from agent.infer.standby import StandbyClient, Version
     from agent.messages import ModelState
     from agent.models.acceptance import Acceptance, Accepted
@@ -62,8 +62,6 @@ T = TypeVar("T")
 
 TRY_AGAIN_S: Final = 5.0
 """After trouble with the worker that is no fault of the model. The worker needs 0.1 s to come back. Guess."""
-FETCH_AGAIN_S: Final = 60.0
-"""After bytes could not be fetched or kept: somebody may make room on the disk. Guess."""
 LOOK_S: Final = 0.5
 """How often to look whether others have tried a version. Its health window is seconds to hours."""
 BEGIN_S: Final = 30.0
@@ -170,8 +168,10 @@ class ModelFollower:
     async def run(self) -> None:
         """Take up what is wanted, whenever that changes."""
         try:
-            await self._begin()
+            good = await self._begin()
             while True:
+                if good is not None and self.active is None:
+                    await self._begin_late(good)
                 await self._changed.wait()
                 self._changed.clear()
                 await self._judge()
@@ -193,17 +193,37 @@ class ModelFollower:
                 with contextlib.suppress(SecretUnusable):
                     self._acceptance.end(self._trying)
 
-    async def _begin(self) -> None:
-        """Run what ran well last, untried: there is nothing else to run."""
+    async def _begin(self) -> Accepted | None:
+        """Run what ran well last, untried: there is nothing else to run. Returns it if its bytes cannot be had."""
         good = await asyncio.to_thread(self._acceptance.last_good)
         if good is None:
-            return
+            return None
         try:
             async with asyncio.timeout(BEGIN_S):
-                files = await self._fetch(good)
-            version = await self._client.prepare(files, _check(good.manifest))
+                await self._resume(good)
         except (_Later, TimeoutError):
-            return  # it was told
+            return good  # it was told
+        return None
+
+    async def _begin_late(self, good: Accepted) -> None:
+        """The same while nothing else is to be done: somebody may bring its bytes. What was said stands meanwhile."""
+        try:
+            await self._until_newer(self._library.bring(good.variant.content, good.manifest.deltas))
+            await self._resume(good)
+            self._judged = False  # what stands is said again
+            self._changed.set()
+        except (_Newer, _Later):
+            pass
+
+    async def _resume(self, good: Accepted) -> None:
+        """Fetch, load and use what ran well before.
+
+        Raises:
+            _Later: Its bytes cannot be had, or not be kept.
+        """
+        files = await self._fetch(good)
+        try:
+            version = await self._client.prepare(files, accelerator_check(good.manifest))
         except (InferenceError, OSError) as error:
             # Not `failed`: others may wait for what becomes of this version, and it did well here.
             self._count("does not load")
@@ -276,10 +296,11 @@ class ModelFollower:
         compiled = accepted.manifest.variant(Kind.EDGETPU)
         if compiled is not None and self._client.wants_compiled:
             variants.append(compiled)
+        decayed = partial(self._decayed, accepted)
         try:
             return {
                 variant.kind: ModelFile(
-                    await self._library.read(variant.content, accepted.manifest.deltas),
+                    await self._library.read(variant.content, accepted.manifest.deltas, decayed),
                     variant.content.sha256,
                 )
                 for variant in variants
@@ -289,6 +310,12 @@ class ModelFollower:
             self.last_refused = str(error)[:REASON_CHARACTERS_MAX]
             self._say(accepted, "missing", str(error))
             raise _Later(FETCH_AGAIN_S) from None
+
+    def _decayed(self, accepted: Accepted) -> None:
+        """A file of it is not any more what it was when it was stored."""
+        self._count("decayed")
+        self.last_refused = "decayed: a file on the disk; what is bad of it is fetched from others"
+        self._say(accepted, "missing", self.last_refused)
 
     async def _my_turn(self, accepted: Accepted) -> None:
         """Until this device may try it."""
@@ -337,7 +364,7 @@ class ModelFollower:
                 if boots >= BOOTS_MAX:
                     text = f"the device went down {boots} times while it was tried or watched"
                     raise VersionBad("restarts", text)
-            version = await self._client.prepare(files, _check(accepted.manifest))
+            version = await self._client.prepare(files, accelerator_check(accepted.manifest))
         except NoRoom as error:
             self._say(accepted, "waiting", f"{error}; it is tried again")
             raise _Later(FETCH_AGAIN_S) from None
@@ -465,15 +492,3 @@ class ModelFollower:
 def _printable(text: str) -> str:
     """Another device's words, fit for a log."""
     return "".join(each if each.isprintable() else " " for each in text)
-
-
-def _check(
-    manifest: Manifest,
-) -> Callable[[InferenceClient, ModelInfo], Coroutine[None, None, str]]:
-    """Says what is wrong with a version's file on an accelerator."""
-
-    async def check(client: InferenceClient, info: ModelInfo) -> str:
-        wrong = wrong_shape(manifest, info)
-        return wrong or await wrong_sample(client, manifest.sample, info.input.shape)
-
-    return check

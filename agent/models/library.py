@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ModelMissing
 from agent.models.errors import ContentDamaged, TransferError
 from agent.models.fetch import Fetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from agent.models.content import Content
     from agent.models.manifest import Delta
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from agent.models.store import ContentStore
     from agent.models.transfers import Transfers
 
-__all__ = ["Library"]
+__all__ = ["FETCH_AGAIN_S", "Library"]
 
 logger = logging.getLogger(__name__)
+
+FETCH_AGAIN_S: Final = 60.0
+"""After bytes could not be fetched or kept: somebody may make room on the disk. Guess."""
 
 
 class Library:
@@ -48,13 +51,19 @@ class Library:
         """Whether nothing need be fetched."""
         return self._store.holds(content.sha256) or self._files.holds(content.sha256)
 
-    async def read(self, content: Content, deltas: Sequence[Delta] = ()) -> bytes:
+    async def read(
+        self,
+        content: Content,
+        deltas: Sequence[Delta] = (),
+        decayed: Callable[[], None] = lambda: None,
+    ) -> bytes:
         """The bytes of a model, checked.
 
         Args:
             content: Which.
             deltas: Those of its manifest: neighbours get what of them is here, and what is missing comes by one, if
                 its base is here.
+            decayed: Called where the file has decayed on the disk, before what is bad of it is fetched.
 
         Raises:
             TransferError: They cannot be had, or not be kept.
@@ -70,8 +79,19 @@ class Library:
         try:
             return await asyncio.to_thread(self._store.read, content.sha256)
         except ContentDamaged:
+            decayed()
             await self._fetcher.fetch(content, deltas)
             return await asyncio.to_thread(self._store.read, content.sha256)
+
+    async def bring(self, content: Content, deltas: Sequence[Delta]) -> None:
+        """Have the bytes of a model here, whenever that is: trouble with the disk is waited out, too."""
+        while True:
+            try:
+                await self.read(content, deltas)
+            except (TransferError, ModelMissing):
+                await asyncio.sleep(FETCH_AGAIN_S)
+            else:
+                return
 
     async def keeps(self, content: Content) -> bool:
         """Whether neighbours can fetch it from here; what is in the folder is put where they can.

@@ -22,7 +22,7 @@ from agent.models.health import too_slow
 from agent.models.steps import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from agent.infer.backend import FloatArray
     from agent.infer.client import InferenceClient
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INFERENCES",
     "VersionBad",
+    "accelerator_check",
     "inference_ns",
     "sample_features",
     "try_out",
@@ -128,6 +129,18 @@ async def wrong_sample(client: InferenceClient, sample: Sample, shape: tuple[int
     if sample.agrees(output[:: sample.stride].tolist()):
         return ""
     return f"what comes out differs by more than {sample.tolerance:.3g} from what its manifest says"
+
+
+def accelerator_check(
+    manifest: Manifest,
+) -> Callable[[InferenceClient, ModelInfo], Coroutine[None, None, str]]:
+    """What says how a version's file for an accelerator differs from its manifest; empty: it does not."""
+
+    async def check(client: InferenceClient, info: ModelInfo) -> str:
+        wrong = wrong_shape(manifest, info)
+        return wrong or await wrong_sample(client, manifest.sample, info.input.shape)
+
+    return check
 
 
 async def inference_ns(client: InferenceClient, shape: tuple[int, ...], count: int) -> list[int]:

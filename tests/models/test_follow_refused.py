@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from agent.models.errors import ContentDamaged, DiskFailed, StoreFull, TooLarge
 from agent.models.manifest import Variant
 from agent.models.partial import Partial
 from tests.identity.fleet import T_MS
-from tests.models.follow import DENSE, OTHER, Desk, begin, followed, good, payload, until
+from tests.models.follow import DENSE, OTHER, Desk, begin, followed, good, package, payload, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,8 +115,41 @@ def test_a_last_good_version_that_has_decayed_is_fetched_again(tmp_path, models)
         path.write_bytes(damaged)
         async with followed(tmp_path, models) as it:
             with_neighbours(it, DENSE)
-            await it.becomes("1", "active", "1")
+            status = await it.becomes("1", "active", "1")
+            assert status.refused == {"decayed": 1}
             assert path.read_bytes() == DENSE
+
+    asyncio.run(story())
+
+
+def test_a_last_good_version_whose_bytes_come_late_runs_then(tmp_path, models, monkeypatch):
+    """Its file has decayed, the version that stands is known to be bad, and a neighbour comes back after that."""
+    monkeypatch.setattr(follower_module, "BEGIN_S", 0.2)
+    first, second = good(models), package(models, "2", OTHER, DENSE)
+    stands = payload(second, 2)
+
+    async def story():
+        async with followed(tmp_path, models) as it:
+            await begin(it, first)
+            it.follower.want(stands)
+            await it.becomes("2", "failed", "1")
+        path = tmp_path / "models-store" / first.variants[0].content.sha256
+        path.write_bytes(bytes(len(DENSE)))
+        shutil.rmtree(models / "occupancy-1")
+        async with followed(tmp_path, models) as it:
+            back = asyncio.Event()
+
+            async def fetch(content):
+                if not it.store.holds(content.sha256):
+                    await back.wait()
+                    await asyncio.to_thread(it.store.add, DENSE, content.chunk_bytes)
+
+            it.neighbours.fetch = fetch
+            it.follower.want(stands)
+            assert (await it.becomes("2", "failed", None)).refused["decayed"] == 1
+            back.set()
+            await it.becomes("2", "failed", "1")
+            await until(lambda: it.decided, "a decision")
 
     asyncio.run(story())
 
