@@ -19,7 +19,7 @@ from broker.embedded.wire import Wires
 
 def bounded(wires: Wires) -> type[ServerConnection]:
     """Return the class of a listener's connections."""
-    under_way: dict[ServerConnection, None] = {}  # the oldest first
+    under_way = wires.upgrades
 
     class Connection(ServerConnection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -37,10 +37,8 @@ def bounded(wires: Wires) -> type[ServerConnection]:
                 return
             if len(under_way) >= wires.limits.handshakes_max:
                 wires.counters.handshakes_dropped += 1
-                oldest = next(iter(under_way))
-                del under_way[oldest]
-                oldest.transport.abort()
-            under_way[self] = None
+                under_way.pop(next(iter(under_way))).abort()
+            under_way[self] = transport
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:

@@ -54,6 +54,7 @@ class Wires:
         # One buffer for all: it is emptied within the callback that filled it. A buffer per read,
         # as asyncio makes for plain protocols, costs 256 KiB of fresh memory each time.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.upgrades: dict[object, asyncio.Transport] = {}  # not WebSockets yet; the oldest first
         self._one_gone = asyncio.Event()
         self._closed = False
         # Without CONNECT, by whether they came by TLS; the oldest first.
@@ -105,9 +106,12 @@ class Wires:
     async def end_all(self, reason: str) -> None:
         """End every connection and wait until they are gone, lingering ones included.
 
-        None is taken any more: one that was accepted in this very turn is told of only in the next.
+        None is taken any more: one that was accepted in this very turn is told of only in the next. Half-open
+        WebSockets end at once: the library would wait for their time to be over.
         """
         self._closed = True
+        for transport in self.upgrades.values():
+            transport.abort()
         while self.open:
             for wire in list(self.open):
                 wire.end(reason)

@@ -266,6 +266,22 @@ async def test_a_half_open_websocket_has_its_time():
         await closed(reader)
 
 
+async def test_the_broker_goes_down_beside_half_open_websockets():
+    limits = Limits(handshake_s=3600.0)
+    async with (
+        running(limits=limits, websocket=True) as node,
+        knocking(node) as (silent, _),
+        knocking(node) as (half, writer),
+        knocking(node) as (last, another),
+    ):
+        writer.write(UPGRADE)
+        another.write(UPGRADE + b"\r\n")
+        assert await upgraded(last)  # so the two before it have been let in
+        await node.broker.shutdown()
+        await closed(silent)
+        await closed(half)
+
+
 @pytest.mark.parametrize("header", [b"X: " + b"y" * 5000, b"Z:"], ids=["long", "many"])
 async def test_the_request_for_a_websocket_is_bounded(header):
     async with running(websocket=True) as node, knocking(node) as (reader, writer):
