@@ -47,7 +47,7 @@ class InferenceError(Exception):
     │   └── NoRoom           for no fault of the model: it could not be handed to the worker
     ├── InvokeFailed         this inference failed; the model and the worker stay
     ├── RuntimeUnavailable   no runtime of the kind works on this machine
-    └── (process.py) WorkerLost, (records.py) NoModel, Busy, InputRefused
+    └── (records.py) WorkerLost, NoModel, Busy, InputRefused
     """
 
     def __init__(self, reason: str) -> None:

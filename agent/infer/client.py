@@ -20,7 +20,7 @@ import hashlib
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 
 import numpy as np
 
@@ -31,9 +31,10 @@ from agent.infer.backend import (
     ModelRejected,
     NoRoom,
 )
+from agent.infer.edgetpu import EdgeTpu
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
-from agent.infer.process import ANY_EDGE_TPU, PROCESSOR, WorkerLost, WorkerProcess
+from agent.infer.process import WorkerProcess
 from agent.infer.records import (
     Busy,
     ClientStatistics,
@@ -41,20 +42,26 @@ from agent.infer.records import (
     InputRefused,
     ModelInfo,
     NoModel,
+    WorkerLost,
 )
+from agent.infer.settings import Settings
+from agent.infer.shared_template import SharedTemplate
 from agent.infer.wire import Verb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from agent.infer.backend import FloatArray
-    from agent.infer.edgetpu import EdgeTpu
 
 __all__ = ["InferenceClient"]
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
+
+PROCESSOR: Final = (Kind.TFLITE, Kind.ONNX)
+"""The kinds that a worker without an accelerator runs."""
+ANY_EDGE_TPU: Final = EdgeTpu()
 
 
 class InferenceClient:
@@ -73,9 +80,15 @@ class InferenceClient:
         edge_tpu: EdgeTpu = ANY_EDGE_TPU,
     ) -> None:
         self._limits = limits or Limits()
-        self._num_threads = num_threads
-        self._kinds = kinds
-        self._edge_tpu = edge_tpu
+        self._settings = Settings(
+            tuple(kinds),
+            num_threads,
+            self._limits.tensor_bytes_max,
+            self._limits.load_timeout_s,
+            self._limits.invoke_timeout_s,
+            edge_tpu,
+        )
+        self._template: SharedTemplate
         self._memory: BinaryIO | None = None
         self._worker: WorkerProcess | None = None
         self._worker_changed = asyncio.Event()
@@ -111,10 +124,12 @@ class InferenceClient:
     async def start(self) -> None:
         """Starts the worker. Raises RuntimeUnavailable, WorkerLost."""
         self._memory = wire.nameless_file()
+        self._template = SharedTemplate.hold()
         try:
             self._worker = await self._bring_up(self._memory)
         except BaseException:
             self._memory.close()
+            await self._template.release()
             raise
         self._supervision = asyncio.create_task(self._supervise(self._memory, self._worker))
 
@@ -133,6 +148,7 @@ class InferenceClient:
         for file in (self._memory, self._model_file):
             if file is not None:
                 file.close()
+        await self._template.release()
 
     async def finish(self) -> None:
         """The same, after the inference that is under way."""
@@ -311,7 +327,7 @@ class InferenceClient:
     async def _bring_up(self, memory: BinaryIO) -> WorkerProcess:
         """Starts a worker with the last good model. Raises InferenceError, OSError."""
         worker = await WorkerProcess.start(
-            memory.fileno(), self._num_threads, self._limits, self._kinds, self._edge_tpu
+            self._template, memory.fileno(), self._settings, self._limits
         )
         self._workers_started += 1
         self._runtime = worker.runtime

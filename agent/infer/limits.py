@@ -40,8 +40,13 @@ class Limits:
     a Pi 4 (coral/edgetpu #522), a slow card several more. A guess with room."""
 
     start_timeout_s: float = 30.0
-    """Longest start of the process up to a usable runtime. 0.2 s warm (measured); a cold start
-    from an SD card under load is tens of times slower. A guess with room."""
+    """Longest start of the template, and then of a worker up to a usable runtime. 0.2 s and 0.01 s warm (measured); a
+    cold start from an SD card under load is tens of times slower. A guess with room."""
+
+    template_timeout_s: float = 2.0
+    """How long the template may take to fork a worker, or to tell how one ended, before it counts as
+    stuck. 1 ms is usual (measured). A guess with room: both and the next one's start are well
+    within `recovery_wait_s`."""
 
     stop_grace_s: float = 1.0
     """How long a worker may take to end by itself after its socket closed; then SIGKILL. An idle
@@ -53,7 +58,7 @@ class Limits:
 
     restart_backoff_s: float = 0.2
     """Pause before the second restart in a row, doubled each time; the first has none. About one
-    start (measured), so a worker that dies at once costs at most half a core."""
+    start of a template (measured), so one that dies at once costs at most half a core."""
 
     restart_backoff_max_s: float = 5.0
     """Longest pause between restarts in a row. A guess: rare enough to idle, soon enough after
@@ -61,7 +66,8 @@ class Limits:
 
     recovery_wait_s: float = 10.0
     """How long a caller waits for a worker that is being started again. A start and a load are
-    0.3 s (measured); past this the caller's reading is worthless anyway. A guess."""
+    0.02 s, 0.3 s where the template was lost, too (measured); past this the caller's reading is
+    worthless anyway. A guess."""
 
     callers_waiting_max: int = 16
     """Callers that may wait for their turn. One loop and one loader are usual; more is a bug in

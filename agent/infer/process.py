@@ -5,45 +5,30 @@ Decided here: an answer that does not come in time and a socket that closes both
 later one too; starting another is the client's business. So is a request that is cancelled: the
 worker may still be writing its answer into the shared memory, and only killing it ends that.
 Assumed: the caller never has more than one request under way.
-Failure: a process that even SIGKILL does not end (stuck in a driver) is logged and left alone.
+Failure: a worker that is not forked, or ends before it greets, is WorkerLost; how it ended is `ending.py`'s to say.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import os
-import signal
 import socket
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.infer import wire
-from agent.infer.backend import InferenceError, RuntimeUnavailable
-from agent.infer.edgetpu import EdgeTpu
-from agent.infer.kinds import Kind
+from agent.infer.backend import RuntimeUnavailable
+from agent.infer.ending import LastWords, bury
+from agent.infer.records import WorkerLost
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from agent.infer.limits import Limits
+    from agent.infer.settings import Settings
+    from agent.infer.shared_template import SharedTemplate
+    from agent.infer.template_process import Forked
 
-__all__ = ["ANY_EDGE_TPU", "PROCESSOR", "WorkerLost", "WorkerProcess"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["WorkerProcess"]
 
 SOCKET_CLOSED: Final = "closed its socket"
-
-PROCESSOR: Final = (Kind.TFLITE, Kind.ONNX)
-"""The kinds that a worker without an accelerator runs."""
-ANY_EDGE_TPU: Final = EdgeTpu()
-
-
-class WorkerLost(InferenceError):
-    """The worker ended or had to be ended; `reason` says how."""
 
 
 class WorkerProcess:
@@ -56,63 +41,42 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, channel: socket.socket, limits: Limits
+        self, process: Forked, channel: socket.socket, words: LastWords, limits: Limits
     ) -> None:
         self.runtime = ""
         self.pid = process.pid
         self.lost = asyncio.Event()
         self._process = process
         self._channel = channel
+        self._words = words
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._number = 0
         self._answer: asyncio.Future[Message] | None = None
         self._blame = ""
-        self._last_words = b""
-        self._listening = asyncio.create_task(self._listen_to_stderr())
         self._burial: asyncio.Task[str] | None = None
         self._loop.add_reader(channel, self._read)
 
     @classmethod
     async def start(
-        cls,
-        memory: int,
-        num_threads: int,
-        limits: Limits,
-        kinds: Sequence[Kind] = PROCESSOR,
-        edge_tpu: EdgeTpu = ANY_EDGE_TPU,
+        cls, template: SharedTemplate, memory: int, settings: Settings, limits: Limits
     ) -> WorkerProcess:
-        """Starts a process for these kinds of models on the shared memory of that descriptor.
+        """Starts a process on the shared memory of that descriptor.
 
-        It is ready when it has a runtime for one of them.
+        It is ready when it has a runtime for one of the kinds in its settings.
 
         Raises WorkerLost, RuntimeUnavailable.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
-        numbers = [theirs.fileno(), memory, num_threads, limits.tensor_bytes_max]
-        numbers += [round(limits.load_timeout_s * 1000), round(limits.invoke_timeout_s * 1000)]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the folder that someone happened to start the device in holds no modules
-                "-m",
-                "agent.infer.worker",
-                *map(str, numbers),
-                ",".join(kinds),
-                *edge_tpu,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(theirs.fileno(), memory),
-                env=_environment(),
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        worker = cls(process, ours, limits)
+        with theirs, LastWords(limits.last_words_bytes_max) as words:
+            try:
+                descriptors = (theirs.fileno(), memory, words.pipe)
+                process = await template.fork(settings, descriptors, limits)
+            except BaseException:
+                ours.close()
+                raise
+        worker = cls(process, ours, words, limits)
         try:
             await worker._greet()
         except BaseException:
@@ -160,7 +124,7 @@ class WorkerProcess:
     def kill(self, blame: str) -> None:
         """Ends the process at once and makes it lost, for that reason."""
         if not self.lost.is_set():
-            self._end_process()
+            self._process.kill()
             self._hang_up(blame, 0)
 
     async def wait_lost(self) -> str:
@@ -178,10 +142,6 @@ class WorkerProcess:
         """Its end is near, and left to itself it comes with a telling status."""
         if not self.lost.is_set():
             self._hang_up(SOCKET_CLOSED, self._limits.stop_grace_s)
-
-    def _end_process(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
 
     def _hang_up(self, blame: str, grace_s: float) -> None:
         """Closes the socket, which an idle worker takes as its end, and sees to the rest."""
@@ -244,52 +204,7 @@ class WorkerProcess:
 
     async def _bury(self, grace_s: float) -> str:
         """Waits for the end of the process and says what it died of."""
-        if grace_s > 0 and not await self._ended_within(grace_s):
-            self._end_process()
-        cause = self._blame
-        if not await self._ended_within(self._limits.kill_timeout_s):
-            logger.error("inference worker %d does not end, SIGKILL or not", self.pid)
-        elif cause == SOCKET_CLOSED:
-            cause = _describe(self._process.returncode)
-        words = self._last_words.decode("utf-8", "replace").splitlines()
-        # What TFLite greets with says nothing of a death.
-        telling = [line for line in words if line.strip() and not line.startswith("INFO:")]
-        if telling:
-            cause += f" ({telling[-1].strip()[:200]})"
+        end = await bury(self._process, self._words, grace_s, self._limits)
+        cause = (end.cause if self._blame == SOCKET_CLOSED else self._blame) + end.words
         self._fail(cause)
         return cause
-
-    async def _ended_within(self, timeout_s: float) -> bool:
-        """Waits for the process and for the rest of what it wrote."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._process.wait()
-                await asyncio.shield(self._listening)
-        except TimeoutError:
-            return False
-        return True
-
-    async def _listen_to_stderr(self) -> None:
-        """Keeps the end of what the runtime writes to standard error."""
-        assert self._process.stderr is not None
-        while words := await self._process.stderr.read(4096):
-            self._last_words = (self._last_words + words)[-self._limits.last_words_bytes_max :]
-            logger.debug("inference worker %d: %r", self.pid, words)
-
-
-def _environment() -> dict[str, str]:
-    """The worker's environment: this package importable, and no thread pool for numpy's algebra."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-
-
-def _describe(status: int | None) -> str:
-    """Says how a process ended, from its exit status as subprocess reports it."""
-    if status is not None and status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"

@@ -11,7 +11,15 @@ from typing import NamedTuple
 from agent.infer.backend import FloatArray, InferenceError, TensorInfo
 from agent.infer.kinds import Kind
 
-__all__ = ["Busy", "ClientStatistics", "Inference", "InputRefused", "ModelInfo", "NoModel"]
+__all__ = [
+    "Busy",
+    "ClientStatistics",
+    "Inference",
+    "InputRefused",
+    "ModelInfo",
+    "NoModel",
+    "WorkerLost",
+]
 
 
 class NoModel(InferenceError):
@@ -39,6 +47,10 @@ class ModelInfo(NamedTuple):
     load_ns: int
     kind: Kind = Kind.TFLITE
     runtime: str = ""
+
+
+class WorkerLost(InferenceError):
+    """The worker ended or had to be ended, or none can be had; `reason` says how."""
 
 
 class Inference(NamedTuple):

@@ -30,8 +30,8 @@ from agent.infer.client import InferenceClient
 from agent.infer.edgetpu import plugged_in
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
-from agent.infer.process import WorkerLost
-from agent.infer.records import Busy, ClientStatistics, NoModel
+from agent.infer.records import Busy, ClientStatistics, NoModel, WorkerLost
+from agent.infer.shared_template import SharedTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -122,9 +122,7 @@ class StandbyClient:
             invoke_timeout_s=min(INVOKE_TIMEOUT_S, self._limits.invoke_timeout_s),
             restart_backoff_max_s=OPEN_BACKOFF_S,
         )
-        self._spare: InferenceClient | None = None
-        self._making = asyncio.Lock()
-        """Started, and without a model."""
+        self._template: SharedTemplate | None = None
         self._serving: Version | None = None
         self._fallback: Version | None = None
         self._clients: list[InferenceClient] = []
@@ -153,8 +151,13 @@ class StandbyClient:
         await self.stop()
 
     async def start(self) -> None:
-        """Starts a worker; the Edge TPU's follows. Raises RuntimeUnavailable, WorkerLost."""
-        await self.make_spare()
+        """Finds out that workers can be had; the Edge TPU's follows. Raises RuntimeUnavailable, WorkerLost."""
+        self._template = SharedTemplate.hold()  # so it is warm when the first version comes
+        try:
+            await self._end(await self._worker())
+        except BaseException:
+            await self._let_go()
+            raise
         if self._edge_tpu is not None:
             self._keeping = asyncio.create_task(self._keep(self._edge_tpu))
 
@@ -168,20 +171,9 @@ class StandbyClient:
         if self._tpu is not None:
             await self._tpu.stop()
             self._tpu = None
-        self._spare = self._serving = self._fallback = None
+        self._serving = self._fallback = None
         await asyncio.gather(*(client.stop() for client in self._clients), *self._retiring)
-
-    async def make_spare(self) -> None:
-        """Starts the worker that the next version will be loaded in; at once if there is one.
-
-        Raises RuntimeUnavailable, WorkerLost.
-        """
-        async with self._making:  # one, however many ask
-            if self._spare is None:
-                client = InferenceClient(self._limits, num_threads=self._num_threads)
-                await client.start()
-                self._clients.append(client)
-                self._spare = client
+        await self._let_go()
 
     async def prepare(self, files: Mapping[Kind, ModelFile], check: Check = _as_it_is) -> Version:
         """Loads a version in a worker of its own; what serves goes on.
@@ -189,9 +181,7 @@ class StandbyClient:
         `check` says what is wrong with its file for the Edge TPU, once that is loaded there. Raises what
         `InferenceClient.start` and `load` do.
         """
-        await self.make_spare()
-        client, self._spare = self._spare, None
-        assert client is not None, "it was made above"
+        client = await self._worker()
         try:
             info = await _load(client, files)
         except BaseException:
@@ -248,11 +238,10 @@ class StandbyClient:
 
     def statistics(self) -> ClientStatistics:
         """Returns the counts of all workers on the processor, and the process id of the one that serves."""
-        present = self._serving.client if self._serving is not None else self._spare
         found = _sum(self._past, *(client.statistics() for client in self._clients))
-        if present is None:
+        if self._serving is None:
             return found
-        now = present.statistics()
+        now = self._serving.client.statistics()
         return replace(found, worker_pid=now.worker_pid, runtime=now.runtime)
 
     def tpu_statistics(self) -> ClientStatistics | None:
@@ -286,6 +275,19 @@ class StandbyClient:
         if self.watcher is not None:
             self.watcher.failed(problem.reason)
         return self._fallback
+
+    async def _let_go(self) -> None:
+        """Holds the template no more."""
+        template, self._template = self._template, None
+        if template is not None:
+            await template.release()
+
+    async def _worker(self) -> InferenceClient:
+        """One more, without a model. Raises RuntimeUnavailable, WorkerLost."""
+        client = InferenceClient(self._limits, num_threads=self._num_threads)
+        await client.start()
+        self._clients.append(client)
+        return client
 
     async def _end(self, client: InferenceClient) -> None:
         """Ends a worker for good, after the inference under way."""

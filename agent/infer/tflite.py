@@ -12,6 +12,7 @@ imports without complaint and fails at the first interpreter. What does not fit 
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import math
 from functools import partial
@@ -33,7 +34,7 @@ from agent.infer.backend import (
 if TYPE_CHECKING:
     from agent.infer.backend import FloatArray
 
-__all__ = ["TfliteBackend", "find_module", "find_runtime"]
+__all__ = ["TfliteBackend", "find_module", "find_runtime", "preload"]
 
 RUNTIMES: Final = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 
@@ -53,6 +54,15 @@ def find_runtime() -> Runtime:
     """Returns the first runtime that runs a model. Raises RuntimeUnavailable."""
     module_name, interpreter_class = find_module()
     return Runtime(module_name.partition(".")[0], partial(TfliteBackend, interpreter_class))
+
+
+def preload() -> None:
+    """Imports the first module there is, so that a fork has it. No `Interpreter` is made: that may start threads."""
+    for module_name in RUNTIMES:
+        # Whoever needs it meets the same, and tells it.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module_name)
+            return
 
 
 def find_module() -> tuple[str, Any]:

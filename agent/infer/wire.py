@@ -1,4 +1,4 @@
-"""What the device and its worker say to each other, and the memory they share.
+"""What the device, its worker and its template say to each other, and the memory that the first two share.
 
 Decided here: one message per packet on a SOCK_SEQPACKET pair, a fixed head of 16 bytes, and a tail
 of at most 1 KiB where there is something to say. A request carries a number, its answer repeats it,
@@ -13,7 +13,16 @@ and there is never more than one request under way.
     INVOKE  input lies in the shared memory         DONE         value: ns; output lies there too
                                                     FAILED       tail: the reason
 
-There is no word for stopping: the worker ends when the socket does, however the device ended.
+With the template (template.py) the device speaks on a socket of its own. Workers end when they do, so a request's
+number stands for its worker from then on, and several may be under way.
+
+    device -> template                              template -> device
+                                                    READY        it has imported everything
+    FORK    tail: settings; the worker's socket,    FORKED       value: process id; a pidfd comes along
+            the shared memory and standard error    FAILED       tail: the reason
+            come along                              ENDED        value: the status that waitpid gave
+
+There is no word for stopping: worker and template end when the socket does, however the device ended.
 
 The shared memory is one file without a name. The input stands at its start, the output behind it,
 both float32. The worker makes it as large as a model needs when it loads it, with its pages
@@ -49,12 +58,15 @@ class Verb(enum.IntEnum):
 
     LOAD = 1
     INVOKE = 2
+    FORK = 3
     READY = 16
     UNAVAILABLE = 17
     LOADED = 18
     REJECTED = 19
     DONE = 20
     FAILED = 21
+    FORKED = 22
+    ENDED = 23
 
 
 class Message(NamedTuple):

@@ -1,4 +1,4 @@
-"""The worker process: runs one model, fed through shared memory. `python -m agent.infer.worker`.
+"""The worker process: runs one model, fed through shared memory. A fork of the template (template.py).
 
 Why a process: a damaged model crashes some runtimes, libedgetpu aborts on a USB error, and an
 inference beside busy Python code waits for the interpreter lock (0.4 ms become 5 ms, measured).
@@ -16,14 +16,11 @@ own watchdog. SIGINT and SIGTERM, which reach the whole process group, are the d
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import socket
-import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,46 +34,26 @@ from agent.infer.backend import (
     Runtime,
     RuntimeUnavailable,
 )
-from agent.infer.edgetpu import EdgeTpu
 from agent.infer.kinds import Kind
-from agent.infer.runtimes import find_runtime
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.infer.edgetpu import EdgeTpu
+    from agent.infer.settings import Settings
+
     Find = Callable[[Kind, EdgeTpu], Runtime]
 
-__all__ = ["Settings", "main", "run"]
-
-OOM_SCORE: Final = 500
-ALARM_MARGIN_S: Final = 1
-
-
-class Settings:
-    """What the device hands to its worker on the command line.
-
-    Whole numbers: descriptors of socket and shared memory; threads; largest tensor in bytes;
-    milliseconds that a load and an inference may take. Then which kinds of model it is for, the
-    Edge TPU's library, and its device.
-    """
-
-    def __init__(self, arguments: list[str]) -> None:
-        *numbers, kinds, library, device = arguments
-        self.socket, self.memory, self.num_threads, self.tensor_bytes_max, load_ms, invoke_ms = map(
-            int, numbers
-        )
-        self.kinds = [Kind(kind) for kind in kinds.split(",")]
-        self.edge_tpu = EdgeTpu(library, device)
-        self.load_alarm_s = math.ceil(load_ms / 1000) + ALARM_MARGIN_S
-        self.invoke_alarm_s = math.ceil(invoke_ms / 1000) + ALARM_MARGIN_S
+__all__ = ["Worker", "run"]
 
 
 class Worker:
     """Answers requests with the model it has."""
 
-    def __init__(self, settings: Settings, find: Find) -> None:
+    def __init__(self, settings: Settings, memory: int, find: Find) -> None:
         self._settings = settings
+        self._memory = memory
         self._find = find
         self._runtimes: dict[Kind, Runtime] = {}
         self._backend: Backend | None = None
@@ -106,9 +83,9 @@ class Worker:
         try:
             runtime = self.runtime(Kind(request.text))
             backend = self._tried(runtime, descriptors, request.value)
-            wire.reserve(self._settings.memory, backend.input, backend.output)
+            wire.reserve(self._memory, backend.input, backend.output)
             self._input, self._output = wire.map_tensors(
-                self._settings.memory, backend.input, backend.output
+                self._memory, backend.input, backend.output
             )
         except (InferenceError, OSError, MemoryError) as problem:
             reason = str(problem) or type(problem).__name__
@@ -153,14 +130,18 @@ class Worker:
         return Message(Verb.DONE, request.number, time.perf_counter_ns() - started_ns)
 
 
-def run(settings: Settings, find: Find) -> None:
-    """Serves until the device closes its end of the socket."""
-    with socket.socket(fileno=settings.socket) as channel:
-        worker = Worker(settings, find)
+def run(settings: Settings, channel: int, memory: int, find: Find) -> None:
+    """Serves on a socket, with the shared memory of that descriptor, until the device closes its end."""
+    # The device is gone: it closed the socket before it read the answer.
+    with (
+        socket.socket(fileno=channel) as device,
+        contextlib.suppress(BrokenPipeError, ConnectionResetError),
+    ):
+        worker = Worker(settings, memory, find)
         greeting = worker.greet()
-        channel.send(greeting.pack())
+        device.send(greeting.pack())
         while greeting.verb is Verb.READY:
-            packet, descriptors, _, _ = socket.recv_fds(channel, wire.MESSAGE_BYTES_MAX, 1)
+            packet, descriptors, _, _ = socket.recv_fds(device, wire.MESSAGE_BYTES_MAX, 1)
             if not packet:
                 return
             request = Message.unpack(packet)
@@ -169,21 +150,4 @@ def run(settings: Settings, find: Find) -> None:
                 if request.verb is Verb.LOAD
                 else worker.invoke(request)
             )
-            channel.send(answer.pack())
-
-
-def main(find: Find = find_runtime) -> None:
-    """Runs the worker with the settings on the command line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    # When memory runs out the worker goes, which is started again, rather than the broker.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
-    # The device is gone: it closed the socket before it read the answer.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        run(Settings(sys.argv[1:]), find)
-
-
-if __name__ == "__main__":
-    main()
+            device.send(answer.pack())

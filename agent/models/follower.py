@@ -40,7 +40,6 @@ from agent.models.errors import TransferError
 from agent.models.library import FETCH_AGAIN_S
 from agent.models.rollout import Rollout, Said
 from agent.models.running import Running
-from agent.models.sparing import Sparing
 from agent.models.trial import VersionBad, accelerator_check, try_out
 from broker.errors import SecretUnusable
 
@@ -141,7 +140,6 @@ class ModelFollower:
         """Of the manifest with that digest."""
         self._trying: Accepted | None = None
         """Whose version is tried or watched, which was noted on the disk."""
-        self._sparing = Sparing(client, library)
         self._running = Running(client, self._proved, self._rolled_back)
         self.status: ModelStatus | None = None
         """How the last change went."""
@@ -187,7 +185,6 @@ class ModelFollower:
                             await self._changed.wait()
                     self._changed.set()
         finally:
-            await self._sparing.close()
             await self._running.close()
             if self._trying is not None:
                 with contextlib.suppress(SecretUnusable):
@@ -290,8 +287,6 @@ class ModelFollower:
         content = accepted.variant.content
         if not await asyncio.to_thread(self._library.is_here, content):
             self._say(accepted, "missing", f"{content.size_bytes:,} bytes are fetched from others")
-            if not accepted.manifest.rollout.canary_share:  # else it may wait for its turn, too
-                self._sparing.begin(content)
         variants = [accepted.variant]
         compiled = accepted.manifest.variant(Kind.EDGETPU)
         if compiled is not None and self._client.wants_compiled:

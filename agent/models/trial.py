@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from agent.infer.backend import InferenceError, InvokeFailed
-from agent.infer.process import WorkerLost
+from agent.infer.records import WorkerLost
 from agent.models.health import too_slow
 from agent.models.steps import to_its_end
 

@@ -15,7 +15,7 @@ from agent.infer.client import InferenceClient
 from agent.infer.edgetpu import LIBRARY, EdgeTpu, plugged_in
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
-from agent.infer.process import WorkerLost
+from agent.infer.records import WorkerLost
 from agent.infer.standby import ModelFile, StandbyClient
 
 X = tiny_models.features(1.0, -2.0, 3.0, 0.5)

@@ -11,8 +11,7 @@ from agent.infer.backend import TensorInfo
 from agent.infer.client import InferenceClient
 from agent.infer.limits import DEADLINE_MS, STATE_AGE_MAX_MS, LoopLimits
 from agent.infer.loop import Filled, InferenceLoop
-from agent.infer.process import WorkerLost
-from agent.infer.records import Inference, InputRefused, ModelInfo, NoModel
+from agent.infer.records import Inference, InputRefused, ModelInfo, NoModel, WorkerLost
 
 MODEL = ModelInfo("00", 1, TensorInfo((1, 1), "float32"), TensorInfo((1, 1), "float32"), 1)
 

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -13,12 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
+from processes import (
+    WAIT_S,
+    children,
+    descriptors,
+    on_every_fork,
+    on_every_start,
+    wait_for_end,
+)
 
 from agent.infer import wire
 from agent.infer.backend import ModelRejected, RuntimeUnavailable
 from agent.infer.client import InferenceClient
+from agent.infer.edgetpu import EdgeTpu
+from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
-from agent.infer.process import WorkerLost, WorkerProcess
+from agent.infer.process import WorkerProcess
+from agent.infer.records import WorkerLost
+from agent.infer.settings import Settings
+from agent.infer.shared_template import SharedTemplate
 from agent.infer.wire import Message, Verb
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +38,7 @@ X = tiny_models.features(1.0, -2.0, 3.0, 0.5)
 Y = tiny_models.dense(X)
 DENSE = tiny_models.read("dense")
 OTHER = tiny_models.read("dense_other")
-WAIT_S = 30
+SETTINGS = Settings((Kind.TFLITE,), 1, 1024, 5, 5, EdgeTpu())
 
 
 async def load(client, model=DENSE):
@@ -35,20 +47,6 @@ async def load(client, model=DENSE):
 
 async def answers(client):
     np.testing.assert_allclose((await client.infer(X)).output, Y, rtol=1e-6)
-
-
-def wait_for_end(pid):
-    """Waits until a process that need not be a child of ours is gone."""
-    try:
-        watched = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        poll = select.poll()
-        poll.register(watched, select.POLLIN)
-        assert poll.poll(WAIT_S * 1000), f"process {pid} is still there"
-    finally:
-        os.close(watched)
 
 
 def test_killed_mid_stream_recovers_with_the_same_model():
@@ -203,17 +201,21 @@ asyncio.run(main(sys.argv[1] == "True"))
 
 def test_worker_without_a_device_does_not_stay_stuck_in_the_runtime():
     program = """
-import time
+import sys, time
 from agent.infer import worker
 from agent.infer.backend import Runtime
-worker.main(lambda kind, edge_tpu: Runtime("stuck", lambda model, num_threads: time.sleep(3600)))
+from agent.infer.settings import Settings
+def find(kind, edge_tpu):
+    return Runtime("stuck", lambda model, num_threads: time.sleep(3600))
+worker.run(Settings.unpack(sys.argv[1].encode()), int(sys.argv[2]), int(sys.argv[3]), find)
 """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, wire.nameless_file() as memory:
-        numbers = [theirs.fileno(), memory.fileno(), 1, 1024, 1, 1]
+        settings = SETTINGS._replace(load_timeout_s=0.001).pack().decode()
+        numbers = theirs.fileno(), memory.fileno()
         with subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, numbers), "tflite", "", ""],
-            pass_fds=(theirs.fileno(), memory.fileno()),
+            [sys.executable, "-c", program, settings, *map(str, numbers)],
+            pass_fds=numbers,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         ) as process:
             assert Message.unpack(ours.recv(wire.MESSAGE_BYTES_MAX)).text == "stuck"
@@ -222,18 +224,14 @@ worker.main(lambda kind, edge_tpu: Runtime("stuck", lambda model, num_threads: t
             assert process.wait(WAIT_S) == -signal.SIGALRM
 
 
-def on_every_start(monkeypatch, folder, code):
-    """Makes every Python that is started from here run that code first."""
-    (folder / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-
-
 def test_worker_that_dies_at_its_start_is_told_with_its_last_words(monkeypatch, tmp_path):
-    code = "import os, sys\nprint('no such board', file=sys.stderr, flush=True)\nos._exit(7)\n"
-    on_every_start(monkeypatch, tmp_path, code)
+    # What it says before it has a standard error of its own goes to the template's.
+    sight = "from agent.infer import worker\ndef run(*_):\n    raise RuntimeError('no such board')\nworker.run = run\n"
+    on_every_fork(monkeypatch, tmp_path, sight)
 
     async def scenario():
-        with pytest.raises(WorkerLost, match=r"ended with status 7 \(no such board\)"):
+        match = r"ended with status 1 \(RuntimeError: no such board\)"
+        with pytest.raises(WorkerLost, match=match):
             await InferenceClient().start()
 
     asyncio.run(scenario())
@@ -256,12 +254,11 @@ def test_no_runtime_is_told_at_the_start(monkeypatch, tmp_path):
 def test_restarts_that_fail_are_repeated_until_one_works(monkeypatch, tmp_path):
     log = tmp_path / "starts"
     code = f"""
-import os
 starts = os.open({str(log)!r}, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 os.write(starts, b".")
 os._exit(7) if os.fstat(starts).st_size in (2, 3) else os.close(starts)
 """
-    on_every_start(monkeypatch, tmp_path, code)
+    on_every_fork(monkeypatch, tmp_path, code)
 
     async def scenario():
         limits = Limits(restart_backoff_s=0.001, recovery_wait_s=WAIT_S)
@@ -280,11 +277,14 @@ os._exit(7) if os.fstat(starts).st_size in (2, 3) else os.close(starts)
 
 
 def test_caller_does_not_wait_for_ever_for_a_worker(monkeypatch, tmp_path):
+    dead = tmp_path / "dead"
+    on_every_fork(monkeypatch, tmp_path, f"if os.path.exists({str(dead)!r}):\n    os._exit(7)\n")
+
     async def scenario():
         limits = Limits(restart_backoff_s=0.001, recovery_wait_s=0.3)
         async with InferenceClient(limits) as client, asyncio.timeout(WAIT_S):
             await load(client)
-            on_every_start(monkeypatch, tmp_path, "import os\nos._exit(7)\n")
+            dead.touch()
             os.kill(client.statistics().worker_pid, signal.SIGKILL)
             with pytest.raises(WorkerLost):
                 await answers(client)
@@ -309,7 +309,8 @@ def test_pauses_between_restarts_grow_to_their_limit():
 def test_worker_that_answers_nonsense_is_lost():
     async def scenario():
         with wire.nameless_file() as memory:
-            worker = await WorkerProcess.start(memory.fileno(), 1, Limits())
+            template = SharedTemplate.hold()
+            worker = await WorkerProcess.start(template, memory.fileno(), SETTINGS, Limits())
             os.kill(worker.pid, signal.SIGSTOP)
             asking = asyncio.create_task(worker.ask(Verb.INVOKE, WAIT_S))
             await asyncio.sleep(0)  # one turn, in which it asks
@@ -320,6 +321,7 @@ def test_worker_that_answers_nonsense_is_lost():
             with pytest.raises(WorkerLost, match="1 instead of 41"):
                 await worker.ask(Verb.INVOKE, WAIT_S)
             assert "1 instead of 41" in await worker.wait_lost()
+            await template.release()
 
     asyncio.run(scenario())
 
@@ -339,14 +341,10 @@ def test_nothing_is_left_behind():
                     await answers(client)
                 await answers(client)
 
-    def descriptors():
+    def held():
         gc.collect()
-        return sorted(Path("/proc/self/fd").iterdir())
+        return sorted(descriptors()), children()
 
-    def children():
-        tasks = Path("/proc/self/task").iterdir()
-        return sorted(" ".join((task / "children").read_text() for task in tasks).split())
-
-    before = descriptors(), children()
+    before = held()
     asyncio.run(scenario())
-    assert (descriptors(), children()) == before
+    assert held() == before

@@ -1,17 +1,20 @@
 """What a worker does with a model before it says that it has it."""
 
 import os
-import socket
 
 import numpy as np
 import pytest
 
 from agent.infer import wire
 from agent.infer.backend import InvokeFailed, ModelRejected, Runtime, TensorInfo
-from agent.infer.worker import Settings, Worker
+from agent.infer.edgetpu import EdgeTpu
+from agent.infer.kinds import Kind
+from agent.infer.settings import Settings
+from agent.infer.worker import Worker
 
 MODEL = b"a model"
 SIZE = 1_000
+SETTINGS = Settings((Kind.TFLITE,), 1, SIZE, 1, 1, EdgeTpu("a library", "usb"))
 
 
 class Recording:
@@ -31,11 +34,9 @@ class Recording:
 
 def tried(backend):
     """The backend as the worker hands it out, once it has tried it."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs, wire.nameless_file() as memory, wire.nameless_file() as file:
+    with wire.nameless_file() as memory, wire.nameless_file() as file:
         file.write(MODEL)
-        numbers = [theirs.fileno(), memory.fileno(), 1, SIZE, 1, 1]
-        worker = Worker(Settings([*map(str, numbers), "tflite", "", ""]), None)
+        worker = Worker(SETTINGS, memory.fileno(), None)
         loaded = []
 
         def load(model, threads):
@@ -65,3 +66,15 @@ def test_a_model_that_is_too_large_is_not_even_warmed():
     with pytest.raises(ModelRejected, match="at most 1000"):
         tried(backend)
     assert backend.asked == []
+
+
+def test_settings_travel_whole():
+    assert Settings.unpack(SETTINGS.pack()) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"{", b"[]", b"1", b'[["coffee"],1,1,1,1,[]]', SETTINGS.pack()[:-1]]
+)
+def test_settings_that_do_not_fit_are_refused(packed):
+    with pytest.raises(ValueError):
+        Settings.unpack(packed)

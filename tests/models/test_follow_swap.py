@@ -104,17 +104,17 @@ def test_a_version_that_fails_its_trial_never_runs(tmp_path, models, illness, wh
 
 def test_a_version_that_there_is_no_room_to_load_is_tried_again(tmp_path, models, monkeypatch):
     monkeypatch.setattr(follower_module, "FETCH_AGAIN_S", 0.05)
-    nameless_file, full = wire.nameless_file, [True]
+    nameless_file, files = wire.nameless_file, []
 
     def once():
-        if full:
-            full.clear()
+        files.append(len(files))
+        if len(files) == 2:  # the first is what the worker shares with its device
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return nameless_file()
 
     async def story():
         async with followed(tmp_path, models) as it:
-            monkeypatch.setattr(wire, "nameless_file", once)  # the worker is there already
+            monkeypatch.setattr(wire, "nameless_file", once)
             it.follower.want(payload(good(models), 1))
             await it.becomes("1", "active", "1")
             assert ("1", "waiting") in it.states

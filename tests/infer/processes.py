@@ -1,0 +1,55 @@
+"""Processes as a test sees them from outside, and Python that they run before anything else."""
+
+import os
+import select
+from contextlib import suppress
+from pathlib import Path
+
+WAIT_S = 30
+
+
+def wait_for_end(pid):
+    """Waits until a process that need not be a child of ours is gone."""
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        assert poll.poll(WAIT_S * 1000), f"process {pid} is still there"
+    finally:
+        os.close(watched)
+
+
+def children(pid="self"):
+    """Process ids of all that it has started and not reaped."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+
+
+def descriptors(pid="self"):
+    """What it has open, by number."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # what this looks through itself
+            found[entry.name] = str(entry.readlink())
+    return found
+
+
+def threads(pid):
+    """How many it has."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def on_every_start(monkeypatch, folder, code):
+    """Makes every template that is started from here run that code first."""
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def on_every_fork(monkeypatch, folder, code):
+    """Makes every worker whose template is started from here run that code first."""
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    hook = f"import os, sys\ndef begin():\n{lines}os.register_at_fork(after_in_child=begin)\n"
+    on_every_start(monkeypatch, folder, hook)
