@@ -11,8 +11,8 @@ fails there, in whatever way, the same reading goes to the processor at once; a 
 (`client.py`); one that only failed is left alone for AGAIN_S. So losing the accelerator costs the inference that met
 it INVOKE_TIMEOUT_S at most, and none after it.
 
-The price: a worker for each version that is loaded, two while one is tried or watched, and one for an Edge TPU: 26 MB
-that no other process shares, of 51 MB resident, with a model of 4 MB (measured).
+The price: a worker for each version that is loaded, two while one is tried or watched, and one for an Edge TPU: 13 MB
+that no other process shares, of 40 MB resident, with a model of 4 MB (measured).
 Assumed: one event loop; `start` before and `stop` after everything else.
 Failure: that of the serving version's client. Why the Edge TPU is not in use is in `reason`, for a person.
 """
