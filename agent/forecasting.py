@@ -175,6 +175,7 @@ class Forecasting:
                 "last_refused": follower.last_refused,
             }
         return {
+            "follows": self._name,
             "models": models,
             "content": self._library.report() if self._library is not None else {},
             "forecast": list(self._forecast) or None,

@@ -25,7 +25,7 @@ from agent.commands.model_upload import hand_over
 from agent.commands.model_wait import wait_for
 from agent.commands.paths import is_there
 from agent.commands.text import printable, say
-from agent.errors import ModelMissing, ModelUnusable
+from agent.errors import ModelMissing, ModelUnusable, NoDevice
 from agent.messages import ModelStatus, PayloadInvalid, decode
 from agent.models.bases import make_deltas, with_deltas
 from agent.models.manifest import (
@@ -54,6 +54,7 @@ from broker.wall_clock import wall_ms
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from agent.models.manifest import Manifest
     from agent.models.package import Package
     from agent.models.packing import Described
 
@@ -169,14 +170,19 @@ def publish(package: str, at: At, how: Publishing) -> None:
     found = _package(package)
     for sha256 in found.files:
         found.read_content(sha256)
-    told = asyncio.run(ask(at, [f"flock/v1/+/model/{found.draft.name}"]))
+    told = asyncio.run(ask(at, _topics_of(found.draft.name)))
     topic = model_topic(site=told.site, name=found.draft.name)
     if how.first and topic in told.values:
         say(f"the fleet has a version of {found.draft.name}, so none was published")
         return
     rollout = msgspec.structs.replace(found.draft.rollout, **how.rollout)
     draft = msgspec.structs.replace(found.draft, rollout=rollout)
-    _publish(draft, told, at, how, found if how.upload else None)
+    data, manifest, payload = _signed(draft, told, at, how)
+    if how.upload:
+        done = asyncio.run(hand_over(at, told, payload, manifest, found))
+        if done.sent_bytes:
+            say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
+    _tell(manifest, data, payload, at, how, found.folder)
     if how.devices:
         running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
         say(f"{running} devices run it")
@@ -195,18 +201,46 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
             "a rollback needs --identity, whose folder remembers what was published; without one, publish the old "
             "package again by `flockmq model publish`"
         )
-    told = asyncio.run(ask(at, [f"flock/v1/+/model/{name}"]))
+    told = asyncio.run(ask(at, _topics_of(name)))
     known = model_history.published(at.identity, told.site, name)
-    current = known[-1]
-    earlier = [each for each in known if each.variants != current.variants]
+    current = known[-1].manifest
+    earlier = [each for each in known if each.manifest.variants != current.variants]
     if version is not None:
-        earlier = [each for each in known if each.version == version]
+        earlier = [each for each in known if each.manifest.version == version]
     if not earlier:
-        versions = ", ".join(dict.fromkeys(each.version for each in known))
+        versions = ", ".join(dict.fromkeys(each.manifest.version for each in known))
         raise ModelMissing(
             f"there is no {version or 'earlier version'} of {name}; known are {versions}"
         )
-    _publish(earlier[-1], told, at, Publishing(days), None)
+    old, folder = earlier[-1]
+    package = _package_of(old, folder)
+    draft = old if package is not None else msgspec.structs.replace(old, deltas=())
+    how = Publishing(days)
+    data, manifest, payload = _signed(draft, told, at, how)
+    try:
+        done = asyncio.run(hand_over(at, told, payload, manifest, package))
+    except NoDevice:  # it is to stop a bad version in any case
+        done = None
+        say("no device has told whether the fleet has its files")
+    _tell(manifest, data, payload, at, how, folder)
+    if done is not None and done.sent_bytes:
+        say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
+    if done is not None and done.lacking:
+        where = f", nor are they in {folder}" if folder is not None else ""
+        say(
+            f"{done.device} has not all of its files any more{where}: a device that lacks them goes on with what it "
+            "runs until one has them; `flockmq model publish` of the old package hands them over"
+        )
+
+
+def _package_of(old: Manifest, folder: Path | None) -> Package | None:
+    """The folder that a version was published from, if its files are there still."""
+    try:
+        package = None if folder is None else read_package(folder)
+    except ModelMissing:
+        return None
+    wanted = {content.sha256 for content in old.contents}
+    return package if package is not None and wanted <= set(package.files) else None
 
 
 def list_models(at: At) -> None:
@@ -284,13 +318,27 @@ def key(identity: Path, *, rotate: bool) -> None:
 # Inside.
 
 
-def _publish(draft: Draft, told: Told, at: At, how: Publishing, found: Package | None) -> None:
-    """Sign a version, hand its bytes over if there are some, and say it."""
+def _topics_of(name: str) -> list[str]:
+    """What is to be known of a model and its devices, before a version is published."""
+    return [
+        f"flock/v1/+/model/{name}",
+        f"flock/v1/+/model-status/+/{name}",
+        "flock/v1/+/status/+",
+    ]
+
+
+def _signed(draft: Draft, told: Told, at: At, how: Publishing) -> tuple[bytes, Manifest, bytes]:
+    """Sign a version: the manifest's bytes, what they say, and what travels."""
     topic = model_topic(site=told.site, name=draft.name)
     now_ms = wall_ms()
     counter = how.counter
+    stands = _counter(told.values.get(topic), topic, at.identity)
     if counter is None:
-        counter = _counter(told.values.get(topic), topic, at.identity) + 1
+        counter = stands + 1
+    elif counter <= stands:
+        raise ModelUnusable(
+            f"--counter {counter} is not above {stands}, which stands; devices take higher ones only"
+        )
     try:
         manifest = publishable(
             draft,
@@ -304,20 +352,22 @@ def _publish(draft: Draft, told: Told, at: At, how: Publishing, found: Package |
         raise ModelUnusable(f"{draft.name} version {draft.version}: {error}") from None
     if at.identity is None:
         say(UNSIGNED)
-        payload = write_envelope(data)
-    else:
-        payload = ModelKey(at.identity, now_ms).sign(data)
-    if found is not None:
-        sent_bytes = asyncio.run(hand_over(at, told, payload, manifest, found))
-        if sent_bytes:
-            say(f"handed over to {told.device}: {sent_bytes:,} bytes")
-    asyncio.run(tell(at, topic, payload))
+        return data, manifest, write_envelope(data)
+    return data, manifest, ModelKey(at.identity, now_ms).sign(data)
+
+
+def _tell(
+    manifest: Manifest, data: bytes, payload: bytes, at: At, how: Publishing, folder: Path | None
+) -> None:
+    """Make a version the one that the fleet runs, and remember that."""
+    asyncio.run(tell(at, model_topic(site=manifest.site, name=manifest.name), payload))
     say(
-        f"{draft.name} version {draft.version} is current at site {told.site}, counter {counter}, for {how.days:g} days"
+        f"{manifest.name} version {manifest.version} is current at site {manifest.site}, counter {manifest.counter}, "
+        f"for {how.days:g} days"
     )
     if at.identity is not None:
         try:
-            model_history.keep(at.identity, manifest, data)
+            model_history.keep(at.identity, manifest, data, folder)
         except SecretUnusable as error:
             raise ModelUnusable(f"it cannot be remembered for a rollback: {error}") from None
 

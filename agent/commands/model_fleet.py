@@ -47,11 +47,14 @@ class Told(NamedTuple):
     device: str
     values: dict[str, bytes]
     """Retained values by topic."""
+    follows: str | None = None
+    """The model that it follows; None: it has none."""
 
 
 class _Report(msgspec.Struct):
     site: str
     device: str
+    follows: str | None = None
 
 
 async def ask(at: At, filters: Sequence[str]) -> Told:
@@ -71,7 +74,7 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
                     topic, payload = str(message.topic), bytes(message.payload)
                     if topic == STATUS_TOPIC:
                         report = msgspec.json.decode(payload, type=_Report)
-                        return Told(report.site, report.device, values)
+                        return Told(report.site, report.device, values, report.follows)
                     if payload:
                         values[topic] = payload
         except (TimeoutError, ValueError):  # msgspec's errors are ValueErrors

@@ -1,14 +1,14 @@
-"""Takes the bytes of a version from an operator who is connected to this device, for the whole fleet.
+"""Takes the bytes of a version from an operator who is connected to a device of the fleet, for all of it.
 
-An operator's program calls the service `offer` of the device that it is connected to, in that device's own name, with
-the signed manifest that it is going to publish. The device fetches what the manifest names and is not here, deltas and
-variants of all kinds, one after the other; the program hands the chunks over on `chunk/`, again in the device's name,
-and asks the service `chunks` what has come. Neighbours that have some of it are asked as ever.
+An operator's program calls the service `offer` of a device that follows the model, with the signed manifest that it is
+going to publish, in the name of the device that it is connected to: this one, or another one, which may be one without
+models. This device fetches what the manifest names and is not here, deltas and variants of all kinds, one after the
+other; the program hands the chunks over on `chunk/`, again in that device's name, and asks the service `chunks` what
+has come. Neighbours that have some of it are asked as ever.
 
-Decides who may hand over what: who may speak in this device's name to its broker (`broker/permissions.py`: operators,
-and programs of the device itself), and of content only what a manifest names that this device would take up. So not one
-byte comes to lie on the disk that no operator has signed for. One offer at a time; a new one ends the one before; one
-to which nothing is added for OFFER_IDLE_S ends, too. What has come stays for the next time.
+Decides what may be handed over: content that a manifest names which this device would take up. So not one byte comes to
+lie on the disk that no operator has signed for, whoever hands it over. One offer at a time; a new one ends the one
+before; one to which nothing is added for OFFER_IDLE_S ends, too. What has come stays for the next time.
 
 On failure: the offer is refused with a line for people; the version that runs is not touched.
 """
@@ -65,7 +65,7 @@ class Handover:
         self._library = library
         self._acceptance = acceptance
         self._offer = ""
-        """Digest of the manifest that was offered last."""
+        """Who offered last, and the digest of the manifest."""
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         """Of who looks at an offer and begins with it."""
@@ -79,18 +79,15 @@ class Handover:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _serve(self, request: Request) -> bytes:
-        if request.sender != self._device:
-            return _answer(
-                Offered(refused=f"{self._device} takes models from its own broker's clients")
-            )
         try:
             accepted = await asyncio.to_thread(self._acceptance.examine, request.payload)
         except ManifestRefused as error:
             return _answer(Offered(refused=str(error)))
         async with self._turn:
-            return _answer(await self._take(sha256_of(request.payload), accepted.manifest))
+            offer = f"{request.sender} {sha256_of(request.payload)}"
+            return _answer(await self._take(offer, request.sender, accepted.manifest))
 
-    async def _take(self, offer: str, manifest: Manifest) -> Offered:
+    async def _take(self, offer: str, sender: str, manifest: Manifest) -> Offered:
         """Begin with an offer, or say how the one under way goes."""
         try:
             missing = [
@@ -108,6 +105,7 @@ class Handover:
         await self.close()
         self._offer, self._failure = offer, ""
         if missing:
+            self._library.take_from(sender)
             self._task = asyncio.create_task(self._fetch(missing, manifest))
         return Offered(wanted)
 

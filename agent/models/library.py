@@ -111,6 +111,10 @@ class Library:
         """
         await self._fetcher.fetch(content, deltas)
 
+    def take_from(self, device: str) -> None:
+        """An operator hands over what is being fetched, in the name of this device."""
+        self._transfers.giver = device
+
     def chunks_there(self, content: Content) -> int:
         """How much of what is being fetched is here."""
         progress = self._transfers.progress().get(content.sha256)

@@ -51,6 +51,7 @@ class Package(msgspec.Struct, frozen=True):
     """The file of each variant."""
     files: dict[str, Path]
     """The file of each variant and of each delta, by digest."""
+    folder: Path
 
     def read(self, kind: Kind) -> bytes:
         """The bytes of a variant, checked.
@@ -108,7 +109,7 @@ def read_package(directory: Path) -> Package:
     for there in files.values():
         if not there.is_file():
             raise ModelMissing(f"{path} names {there.name}, which is not beside it; put it there")
-    return Package(listed.draft, paths, files)
+    return Package(listed.draft, paths, files, directory)
 
 
 def write_package(

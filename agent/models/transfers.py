@@ -130,6 +130,8 @@ class Transfers:
         """Of content that somebody waits for: it is pulled once, however many do."""
         self._room = asyncio.Semaphore(PULLS_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.giver = node.device
+        """Who may hand over chunks that were not asked for, besides this device's own clients: `handover.py`."""
         self.uploaded: dict[str, int] = {}
         """By content: bytes of chunks that were given to others."""
         self._random = Random(node.device)  # noqa: S311 - which of several to ask, nothing secret
@@ -285,8 +287,8 @@ class Transfers:
         self._soon(pull)
 
     def _counts(self, puller: Puller, peer: str, chunk: Chunk, now_ns: int) -> bool:
-        """Whether a chunk is news; one in this device's own name is handed over by an operator (`handover.py`)."""
-        if peer == self._node.device:
+        """Whether a chunk is news; an operator hands over in the name of this device, or of the one they came to."""
+        if peer in {self._node.device, self.giver}:
             return puller.given(chunk.index, chunk.data)
         return puller.chunk(peer, chunk.index, chunk.data, now_ns)
 

@@ -8,7 +8,8 @@ from agent.device import Device
 from tests.models.follow import SITE
 
 
-def device(tmp_path, name, neighbours=(), *, models=None, unsigned=True):
+def device(tmp_path, name, neighbours=(), *, models=None, unsigned=True, follows="occupancy"):
+    """One that follows a model; `follows` None: it has none."""
     return Device(
         Config(
             device=name,
@@ -16,8 +17,9 @@ def device(tmp_path, name, neighbours=(), *, models=None, unsigned=True):
             state=str(tmp_path / name),
             broker=BrokerConfig(port=0),
             neighbour=neighbours,
-            model=ModelConfig(
-                name="occupancy",
+            model=follows
+            and ModelConfig(
+                name=follows,
                 directory=models and str(models),
                 options={"junction": "j-1-1"},
                 unsigned=unsigned,

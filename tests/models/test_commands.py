@@ -157,6 +157,43 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         until_running("1", plain)
 
 
+def test_a_rollback_hands_over_what_the_device_has_not_any_more(here, call):
+    """From where the old version was published; where that is gone, too, it says so."""
+    for arguments in (
+        ("init", "town"),
+        ("issue", "lot-1"),
+        ("issue", "desk", "--role", "operator"),
+    ):
+        assert call("ca", *arguments)[0] == 0
+    packed(call)
+    packed(call, version="2", file="dense_other.tflite", high="2")
+    config = member_toml(here, "lot-1")
+    with config.open("a") as file:
+        file.write('[model]\nname = "occupancy"\noptions = { junction = "j-1-1" }\n')
+    with device(config, cwd=here) as (_, plain, secured):
+        desk = ("-p", secured, "--identity", "identity-desk")
+        for version in "12":
+            good("model", "publish", f"models/occupancy-{version}", *desk, "--wait", "1")
+        told = call(
+            "model", "publish", "models/occupancy-1", *desk, "--counter", "1", "--no-upload"
+        )
+        assert_one_line(told, "--counter 1 is not above 2, which stands")
+        assert "handed over" not in good("model", "rollback", "occupancy", *desk)
+        until_running("1", plain)
+        good("model", "rollback", "occupancy", "--to", "2", *desk)
+        until_running("2", plain)
+    shutil.rmtree(here / "state")
+    with device(config, cwd=here) as (_, plain, secured):
+        desk = ("-p", secured, "--identity", "identity-desk")
+        said = good("model", "rollback", "occupancy", "--to", "1", *desk)
+        assert "handed over to lot-1: 516 bytes\n" in said
+        until_running("1", plain)
+        (here / "models" / "occupancy-2").rename(here / "elsewhere")
+        said = good("model", "rollback", "occupancy", "--to", "2", *desk)
+        assert "lot-1 has not all of its files any more, nor are they in " in said
+        assert report(plain)["models"]["occupancy"]["version"] == "1"
+
+
 def until_running(version, port):
     shown = ask_until(
         lambda: good("model", "status", "-p", port),
