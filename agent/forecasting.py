@@ -22,10 +22,11 @@ from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
 from agent.infer.standby import StandbyClient
 from agent.messages import Inference, ModelStatus
-from agent.models.follower import Fleet, ModelFollower, Surroundings
+from agent.models.follower import ModelFollower
 from agent.models.handover import Handover
 from agent.models.library import Library
 from agent.models.shipped import ModelFiles
+from agent.models.surroundings import Fleet, Surroundings
 from agent.models.transfers import Transfers
 from broker import topic_names
 from broker.calls import Calls

@@ -1,4 +1,4 @@
-"""What can go wrong while a model is kept or fetched, as one tree; a device survives all of it.
+"""What can go wrong while a model is kept, fetched or tried; a device survives all of it.
 
     TransferError
     ├── TooLarge          more bytes than this device keeps, known before one is fetched
@@ -8,7 +8,8 @@
     ├── ContentDamaged    bytes are not what their digest says
     └── DeltaRefused      a delta is damaged, or is none against this base
 
-`reason` is the word under which it is counted and told on `model-status/`; the text is one line for people.
+`reason` is the word under which it is counted and told on `model-status/`; the text is one line for people. `Later` is
+not of that tree: it ends a step that was told of already, and says when to begin it anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "ContentMissing",
     "DeltaRefused",
     "DiskFailed",
+    "Later",
     "StoreFull",
     "TooLarge",
     "TransferError",
@@ -30,6 +32,18 @@ class TransferError(Exception):
     """Root of what ends the fetching of content."""
 
     reason: ClassVar[str] = "transfer"
+
+
+class Later(Exception):
+    """A step is to be tried again.
+
+    Args:
+        pause_s: After so long.
+    """
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__(pause_s)
+        self.pause_s = pause_s
 
 
 class TooLarge(TransferError):

@@ -14,18 +14,9 @@ from agent.models.limits import BURST_CHUNKS, PACE_BYTES_PER_S, PACE_CHUNKS_MAX,
 if TYPE_CHECKING:
     from agent.models.content import Content
 
-__all__ = ["Pace", "pull_s"]
+__all__ = ["Pace"]
 
 _S: Final = 1_000_000_000
-
-
-def pull_s(content: Content) -> float:
-    """How long a pull of this content takes at its pace, in seconds."""
-    return content.size_bytes / _bytes_per_s(content)
-
-
-def _bytes_per_s(content: Content) -> int:
-    return max(PACE_BYTES_PER_S, content.size_bytes // PACE_S_MAX)
 
 
 class Pace:
@@ -34,7 +25,8 @@ class Pace:
     __slots__ = ("_chunk_ns", "_empty_ns", "next_ns")
 
     def __init__(self, content: Content, now_ns: int) -> None:
-        self._chunk_ns = content.chunk_bytes * _S // _bytes_per_s(content)
+        bytes_per_s = max(PACE_BYTES_PER_S, content.size_bytes // PACE_S_MAX)
+        self._chunk_ns = content.chunk_bytes * _S // bytes_per_s
         self._empty_ns = now_ns - BURST_CHUNKS * self._chunk_ns
         """When the bucket was empty; it has been filling since."""
         self.next_ns = now_ns

@@ -14,7 +14,7 @@ from agent.infer.loop import Filled, InferenceLoop
 from agent.infer.standby import StandbyClient
 from agent.models.acceptance import KINDS, Acceptance
 from agent.models.content import content_of
-from agent.models.follower import Fleet, ModelFollower, Surroundings
+from agent.models.follower import ModelFollower
 from agent.models.library import Library
 from agent.models.manifest import Rollout, Variant, encode_manifest, publishable
 from agent.models.memory import FILE, ManifestMemory
@@ -22,6 +22,7 @@ from agent.models.package import write_package
 from agent.models.packing import Described, pack
 from agent.models.shipped import ModelFiles
 from agent.models.store import ContentStore
+from agent.models.surroundings import Fleet, Surroundings
 from broker.identity import DAY_MS, Moment, Role
 from broker.model_envelope import write_envelope
 from broker.model_key import ModelKey

@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from agent.models import follower as follower_module
-from agent.models.follower import Fleet
+from agent.models import turns
 from agent.models.manifest import Rollout
+from agent.models.surroundings import Fleet
 from tests.identity.fleet import T_MS
 from tests.models.follow import OTHER, TOPIC, Desk, begin, followed, good, payload, until
 
@@ -19,8 +19,8 @@ CAREFUL = Rollout(canary_share=0.01)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """It looks, and says for whom it waits, at once."""
-    monkeypatch.setattr(follower_module, "LOOK_S", 0.02)
-    monkeypatch.setattr(follower_module, "TELL_S", 0.02)
+    monkeypatch.setattr(turns, "LOOK_S", 0.02)
+    monkeypatch.setattr(turns, "TELL_S", 0.02)
 
 
 def other_says(it, state, reason=""):

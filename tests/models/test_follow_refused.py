@@ -10,6 +10,7 @@ import pytest
 
 from agent.infer.kinds import Kind
 from agent.models import follower as follower_module
+from agent.models import version_files
 from agent.models.content import content_of
 from agent.models.errors import ContentDamaged, DiskFailed, StoreFull, TooLarge
 from agent.models.manifest import Variant
@@ -78,7 +79,7 @@ def test_what_no_operator_has_signed_is_refused_by_reason(tmp_path, models):
 def test_bytes_that_cannot_be_had_or_kept_are_told_by_reason_and_tried_again(
     tmp_path, models, monkeypatch
 ):
-    monkeypatch.setattr(follower_module, "FETCH_AGAIN_S", 0.05)
+    monkeypatch.setattr(version_files, "FETCH_AGAIN_S", 0.05)
     first = good(models)
     missing = (Variant(kind=Kind.TFLITE, content=content_of(b"nobody has this yet" * 99)),)
     lost = msgspec.structs.replace(first, version="2", variants=missing)

@@ -8,7 +8,7 @@ import pytest
 
 from agent.infer import wire
 from agent.infer.limits import Limits
-from agent.models import follower as follower_module
+from agent.models import attempts
 from tests.models.follow import (
     DENSE,
     OTHER,
@@ -103,7 +103,7 @@ def test_a_version_that_fails_its_trial_never_runs(tmp_path, models, illness, wh
 
 
 def test_a_version_that_there_is_no_room_to_load_is_tried_again(tmp_path, models, monkeypatch):
-    monkeypatch.setattr(follower_module, "FETCH_AGAIN_S", 0.05)
+    monkeypatch.setattr(attempts, "ROOM_AGAIN_S", 0.05)
     nameless_file, files = wire.nameless_file, []
 
     def once():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agent.models import running as running_module
-from agent.models.follower import BOOTS_MAX
+from agent.models.attempts import BOOTS_MAX
 from agent.models.manifest import Rollout
 from tests.models.follow import (
     OTHER,
@@ -175,7 +175,7 @@ def test_a_version_under_which_the_device_goes_down_again_and_again_is_given_up(
             async with followed(tmp_path, models) as it:
                 it.follower.want(wanted)
                 await it.becomes("2", "watched")
-                it.follower._trying = None  # as if it were killed
+                it.follower._attempts._begun = None  # as if it were killed
         for _ in range(2):
             async with followed(tmp_path, models) as it:
                 it.follower.want(wanted)
