@@ -256,6 +256,9 @@ class InferenceClient:
                     self._input, self._output = wire.map_tensors(self._memory.fileno(), *tensors)
                 except OSError as problem:
                     raise NoRoom(f"no room to hand it over: {problem}") from problem
+                except ValueError as problem:  # the model may have taken the worker over
+                    worker.kill(f"sent {problem}")
+                    raise ModelRejected(f"the worker sent {problem} over it") from problem
                 except WorkerLost as problem:
                     if self._supervision is None:
                         raise

@@ -38,7 +38,7 @@ import mmap
 import os
 import struct
 import tempfile
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import numpy as np
 
@@ -48,6 +48,8 @@ __all__ = ["MESSAGE_BYTES_MAX", "Message", "Verb", "map_tensors", "nameless_file
 
 HEAD: Final = struct.Struct("<B3xIQ")
 TAIL_BYTES_MAX: Final = 1024
+TENSOR_BYTES_MAX: Final = 1 << 48
+"""More than any machine has; the worker keeps to a tighter limit, where nobody took it over."""
 MESSAGE_BYTES_MAX: Final = HEAD.size + TAIL_BYTES_MAX
 ALIGNMENT_BYTES: Final = 64  # a cache line
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - files there get no name
@@ -101,10 +103,23 @@ def pack_loaded(runtime: str, model_input: TensorInfo, model_output: TensorInfo)
 
 
 def unpack_loaded(tail: bytes) -> tuple[str, TensorInfo, TensorInfo]:
-    """Reads the tail of LOADED. Raises ValueError."""
-    runtime, *tensors = json.loads(tail)
-    described = [TensorInfo(tuple(shape), *rest) for shape, *rest in tensors]
-    return runtime, described[0], described[1]
+    """Reads the tail of LOADED, which may be anything where the model took the worker over. Raises ValueError."""
+    try:
+        runtime, *tensors = json.loads(tail)
+        model_input, model_output = map(_read_tensor, tensors)
+    except (TypeError, RecursionError) as problem:
+        raise ValueError(str(problem)) from None
+    return str(runtime), model_input, model_output
+
+
+def _read_tensor(said: Any) -> TensorInfo:
+    """Raises ValueError, TypeError."""
+    shape, dtype, *rest = said
+    tensor = TensorInfo(tuple(shape), dtype, *rest)
+    whole = isinstance(dtype, str) and all(isinstance(size, int) and size > 0 for size in shape)
+    if not whole or tensor.float_bytes > TENSOR_BYTES_MAX:
+        raise ValueError(f"{said!r:.40} as a tensor")
+    return tensor
 
 
 def nameless_file() -> BinaryIO:
@@ -129,7 +144,8 @@ def map_tensors(
 ) -> tuple[FloatArray, FloatArray]:
     """Returns the shared input and output as writable float32 arrays of the tensors' shapes.
 
-    The memory must be reserved. It is unmapped when the last array on it is gone.
+    The memory must be reserved. It is unmapped when the last array on it is gone. Raises ValueError where the tensors
+    are not within it, OSError.
     """
     output_offset, output_bytes = _layout(model_input, model_output)
     memory = mmap.mmap(descriptor, output_offset + output_bytes)

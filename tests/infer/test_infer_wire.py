@@ -34,6 +34,35 @@ def test_tensors_survive_the_wire():
     assert wire.unpack_loaded(wire.pack_loaded("runs", SMALL, LARGE)) == ("runs", SMALL, LARGE)
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"", b"\xff", b"5", b"[]", b"[" * 1_000, b'["runs"]', b'["runs", 1, 2]',
+        b'["runs", [[1], "float32"]]',
+        b'["runs", [1, "float32"], [[1], "float32"]]',
+        b'["runs", [[1], "float32", 0, 0, 0], [[1], "float32"]]',
+        b'["runs", [[1], "float32"], [[1], "float32"], [[1], "float32"]]',
+        b'["runs", [[1]], [[1], "float32"]]',
+        b'["runs", [[1], 5], [[1], "float32"]]',
+        b'["runs", [[-1, -1], "float32"], [[1], "float32"]]',
+        b'["runs", [["1"], "float32"], [[1], "float32"]]',
+        b'["runs", [[1.5], "float32"], [[1], "float32"]]',
+        b'["runs", [[4294967296, 4294967296], "float32"], [[1], "float32"]]',
+    ],
+    ids=range(17),
+)  # fmt: skip
+def test_what_describes_no_tensors_is_refused(tail):
+    with pytest.raises(ValueError):
+        wire.unpack_loaded(tail)
+
+
+def test_tensors_that_are_not_in_the_memory_are_refused():
+    with wire.nameless_file() as memory:
+        wire.reserve(memory.fileno(), SMALL, SMALL)
+        with pytest.raises(ValueError):
+            wire.map_tensors(memory.fileno(), LARGE, LARGE)
+
+
 def test_both_sides_see_the_same_memory_and_older_mappings_stay():
     with wire.nameless_file() as memory:
         wire.reserve(memory.fileno(), SMALL, SMALL)

@@ -43,7 +43,7 @@ until = partial(waiting.until, within_s=40)
 
 ILL = """
 import os, time
-from agent.infer import tflite
+from agent.infer import tflite, wire
 from agent.infer.backend import InvokeFailed
 made, invoke = tflite.TfliteBackend.__init__, tflite.TfliteBackend.invoke
 def ill_made(self, interpreter, model, num_threads):
@@ -53,6 +53,8 @@ def ill_made(self, interpreter, model, num_threads):
         os.abort()
     if self.ill == "hang at load":
         time.sleep(3600)
+    if self.ill == "lies at load":
+        wire.pack_loaded = lambda *_: b'["runs", [[-1, 4], "float32"], 5]'
     made(self, interpreter, model, num_threads)
 def ill_invoke(self, features):
     self.invoked += 1

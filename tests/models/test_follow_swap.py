@@ -52,6 +52,7 @@ def test_versions_follow_each_other_without_losing_a_reading(tmp_path, models):
     [
         ("crash at load", "does not load"),
         ("hang at load", "does not load"),
+        ("lies at load", "does not load"),
         ("crash at sample", "trial failed"),
         ("hang at sample", "trial failed"),
         ("slow", "slow"),
