@@ -22,7 +22,7 @@ from cryptography import x509
 
 from broker import certificates
 from broker.certificates import PEM, Issuer, PublicKey
-from broker.errors import AuthorityUnusable
+from broker.errors import AuthorityUnusable, SecretUnusable
 from broker.fleet_key import KEY_DAYS, KEYS_MAX, FleetKey, make_notice, new_key
 from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Identity, Role
 from broker.identity_folder import write_identity
@@ -248,15 +248,26 @@ class Authority:
     ) -> None:
         """Make the folder of a new member's identity, its key included; otherwise as `issue`.
 
+        Where it cannot be written nobody has the certificate, and the name is free again.
+
         Raises:
             AuthorityUnusable: As there.
             SecretUnusable: Something cannot be written.
         """
         key = certificates.make_key()
-        issued = self.issue(name, role, key.public_key(), now_ms, hosts=hosts, days=days)
-        share = self.key_share(issued, now_ms)
-        key_pem, pem = certificates.key_bytes(key), issued.pem.encode()
-        write_identity(folder, self.pem, pem, key_pem, share)
+        before = msgspec.structs.replace(self._book, issued=[*self._book.issued])
+        try:
+            issued = self.issue(name, role, key.public_key(), now_ms, hosts=hosts, days=days)
+            share = self.key_share(issued, now_ms)
+            key_pem, pem = certificates.key_bytes(key), issued.pem.encode()
+            write_identity(folder, self.pem, pem, key_pem, share)
+        except SecretUnusable:
+            self._book = before
+            with contextlib.suppress(
+                SecretUnusable
+            ):  # then the name stays taken until it is revoked
+                self._save(now_ms)
+            raise
 
     def renew(self, name: str, now_ms: int) -> Issued:
         """Sign a new certificate for a member, with the key, role and hosts of the last one.

@@ -5,11 +5,12 @@ the fleet share, wrapped for it; `signers.pem`: certificates of others whose bun
 key for manifests of models.
 
 Decides the names and modes of the files, and the order in which they are written: the key before the certificate that
-needs it. On failure: `SecretUnusable`, with the way out.
+needs it. On failure: `SecretUnusable`, with the way out, and of a new folder nothing is left.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from broker.errors import SecretUnusable
@@ -36,12 +37,13 @@ REVOKED_FILE: Final = "revoked.json"
 FLEET_KEY_FILE: Final = "fleet-key.pem"
 SIGNERS_FILE: Final = "signers.pem"
 MODEL_KEY_FILE: Final = "model.key"
+SECRET_FILES: Final = (KEY_FILE, FLEET_KEY_FILE)
 
 
 def write_identity(
     directory: Path, authority: bytes, certificate: bytes, key: bytes, fleet_key: bytes = b""
 ) -> None:
-    """Write the folder of a new member.
+    """Write the folder of a new member, all of it or nothing.
 
     Args:
         directory: Made if it is missing.
@@ -57,8 +59,15 @@ def write_identity(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SecretUnusable(f"{directory} cannot be made: {error.strerror}") from None
-    write_file(directory / KEY_FILE, key, secret=True)
-    write_file(directory / AUTHORITY_FILE, authority)
+    files = [(KEY_FILE, key), (AUTHORITY_FILE, authority), (CERTIFICATE_FILE, certificate)]
     if fleet_key:
-        write_file(directory / FLEET_KEY_FILE, fleet_key, secret=True)
-    write_file(directory / CERTIFICATE_FILE, certificate)
+        files.insert(2, (FLEET_KEY_FILE, fleet_key))
+    try:
+        for name, content in files:
+            write_file(directory / name, content, secret=name in SECRET_FILES)
+    except SecretUnusable:
+        for name, _ in files:
+            (directory / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            directory.rmdir()  # something else is in it
+        raise

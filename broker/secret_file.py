@@ -96,4 +96,6 @@ def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
         beside.replace(path)
         sync_directory(path.parent)  # else the old one may be back when the power comes back
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise SecretUnusable(f"{path} cannot be written: {error.strerror}") from None

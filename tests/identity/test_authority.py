@@ -1,5 +1,8 @@
 """The fleet's authority: what it signs, to whom, and what it keeps to itself."""
 
+import contextlib
+import errno
+import os
 import stat
 import subprocess
 
@@ -74,6 +77,42 @@ def test_a_name_has_one_holder_at_a_time(fleet):
             issue(authority, "lot-1")
         authority.revoke("lot-1", T_MS)
         issue(authority, "lot-1")
+
+
+class FullDisk:
+    """Has no room for the write with this number."""
+
+    def __init__(self, full_at):
+        self.full_at = full_at
+        self.writes = 0
+        self._fsync = os.fsync
+
+    def fsync(self, descriptor):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            self.writes += 1
+            if self.writes == self.full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._fsync(descriptor)
+
+
+def test_a_full_disk_leaves_nothing_half_done(fleet, tmp_path, monkeypatch):
+    folder = tmp_path / "identity-lot-1"
+    kept = sorted(fleet.authority.iterdir())
+    for full_at in range(1, 100):
+        disk = FullDisk(full_at)
+        monkeypatch.setattr(os, "fsync", disk.fsync)
+        with Authority.at(fleet.authority) as authority, contextlib.suppress(SecretUnusable):
+            authority.equip(folder, "lot-1", Role.DEVICE, T_MS)
+            break
+        assert not folder.exists()
+        assert sorted(fleet.authority.iterdir()) == kept
+    assert full_at > 6, "book twice, key, two certificates, the fleet's key"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "ca.pem",
+        "fleet-key.pem",
+        "own.key",
+        "own.pem",
+    ]
 
 
 def test_a_name_is_free_again_after_its_grace(fleet):
