@@ -77,8 +77,16 @@ def read_users(path: Path) -> dict[str, User]:
     """The users of a file, by name.
 
     Raises:
-        UsersUnusable: It cannot be read, others may read it, or a line of it is none.
+        UsersUnusable: It is not there, cannot be read, others may read it, or a line of it is none.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise UsersUnusable(
+            f"there is no users file {path}; `flockmq user add NAME --file {path}` makes it"
+        ) from None
+    except OSError:
+        pass  # to read it says the same
     try:
         content = read_private(path, "users file", bytes_max=_FILE_BYTES_MAX)
     except SecretUnusable as error:

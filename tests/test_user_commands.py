@@ -66,7 +66,11 @@ def test_users_are_added_changed_listed_and_removed(call, tmp_path):
         (("add", "anna", "--file", "no/users"), PASSWORD, "the folder no cannot be used"),
         (("add", "anna", "--file", "open"), "", "mode 0644.*chmod 600"),
         (("remove", "carl", "--file", "made"), "", "no user carl in made; those are: anna"),
-        (("list",), "", "there is no users; `flockmq user add NAME` makes one"),
+        (
+            ("list",),
+            "",
+            "there is no users file users; `flockmq user add NAME --file users` makes it",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(call, tmp_path, arguments, given, reason):
@@ -124,7 +128,7 @@ def test_a_person_is_asked_twice_and_sees_nothing_of_it(tmp_path):
 
 def test_a_device_goes_by_its_users_as_they_are_at_the_moment(call, tmp_path):
     config = device_toml(tmp_path, "[users]\n")
-    assert_one_line(call("run", "--config", config), "users cannot be read: No such file")
+    assert_one_line(call("run", "--config", config), "flockmq user add NAME --file")
     assert call("user", "add", "anna", "--role", "viewer", given=PASSWORD)[0] == 0
     key = tmp_path / "anna.password"
     written(key, PASSWORD)
@@ -168,7 +172,7 @@ def test_what_status_needs_to_know_whom_it_talks_to(call):
 @pytest.mark.parametrize(
     ("users", "text", "finding"),
     [
-        (None, "[users]", "missing  users: the users file .* cannot be read"),
+        (None, "[users]", "missing  users: there is no users file .*flockmq user add"),
         (["damaged"], "[users]", "missing  users: line 1 .* damaged"),
         ([], "[users]", "warn  users: 0 may come .*without a name: refused"),
         ([f"anna viewer {STORED}"], '[users]\nanonymous = "viewer"', "ok  users: 1 .*: viewer"),

@@ -184,7 +184,7 @@ def _users(config: Config) -> Iterator[Finding]:
     try:
         users = read_users(Path(config.users.file))
     except UsersUnusable as error:
-        yield Finding("missing", f"users: {error}", "`flockmq user add NAME` makes one")
+        yield Finding("missing", f"users: {error}")
         return
     nobody = not users and config.users.anonymous == "refused"
     advice = "`flockmq user add NAME` makes one; until then nobody gets in" if nobody else ""

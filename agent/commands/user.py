@@ -66,12 +66,8 @@ def list_users(file: Path) -> None:
     """Show who is in the file.
 
     Raises:
-        UsersUnusable: It cannot be used.
+        UsersUnusable: It is not there, or cannot be used.
     """
-    if not is_there(file):
-        raise UsersUnusable(
-            f"there is no {file}; `flockmq user add NAME` makes one, --file names another"
-        )
     users = read_users(file)
     say(f"{file}: {len(users)} users")
     for user in users.values():
