@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from agent.addresses import parse_address
 from agent.commands.client import Secured, connect
 from agent.commands.paths import is_there
-from agent.commands.text import say
+from agent.commands.text import count_of, say
 from agent.errors import ConfigError, NoDevice
 from broker.authority import LIFE_DAYS, Authority
 from broker.credentials import notice
@@ -75,7 +75,7 @@ def list_members(directory: Path) -> None:
     now_ms = wall_ms()
     with Authority.at(directory) as authority:
         members = authority.members(now_ms)
-        say(f"fleet {authority.fleet}: {len(members)} members")
+        say(f"fleet {authority.fleet}: {count_of(len(members), 'member')}")
     for member in members:
         left_days = (member.not_after_ms - now_ms) / DAY_MS
         due = ", due for renewal" if member.due(now_ms) else ""
@@ -130,7 +130,7 @@ def revoke(directory: Path, name: str, via: str | None) -> None:
     """Let no certificate of a member count any more, and tell the fleet."""
     with Authority.at(directory) as authority:
         count = authority.revoke(name, wall_ms())
-    say(f"revoked {count} certificates of {name}, and changed the fleet's key")
+    say(f"revoked {count_of(count, 'certificate')} of {name}, and changed the fleet's key")
     _tell(directory, via)
 
 

@@ -20,11 +20,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.commands import model_history
+from agent.commands.greeting import without_greeting
 from agent.commands.model_fleet import At, Told, ask, tell
 from agent.commands.model_upload import hand_over
 from agent.commands.model_wait import wait_for
 from agent.commands.paths import is_there
-from agent.commands.text import printable, say
+from agent.commands.text import count_of, printable, say
 from agent.errors import ModelMissing, ModelUnusable, NoDevice
 from agent.messages import ModelStatus, PayloadInvalid, decode
 from agent.models.bases import make_deltas, with_deltas
@@ -77,10 +78,12 @@ def pack(files: Sequence[Path], described: Described, out: Path, bases: Sequence
     if not is_id(described.name):
         raise ModelUnusable(f"--name {described.name} is no id; take 1 to 32 of a-z, 0-9 and -")
     earlier = [_package(base) for base in bases]
-    draft, contents = pack_files(described, [(path.name, _read(path)) for path in files])
-    trials = {
-        kind: try_sample(draft, kind, data, f"the {kind} file") for kind, data in contents.items()
-    }
+    with without_greeting():
+        draft, contents = pack_files(described, [(path.name, _read(path)) for path in files])
+        trials = {
+            kind: try_sample(draft, kind, data, f"the {kind} file")
+            for kind, data in contents.items()
+        }
     tried = make_deltas(draft, contents, earlier)
     draft, deltas = with_deltas(draft, tried)
     write_package(out, draft, contents, deltas)
@@ -112,7 +115,9 @@ def verify(package: str, at: At | None) -> None:
     found = _package(package)
     for kind, path in found.paths.items():
         data = found.read(kind)
-        say(f"{kind}: digest good, {try_sample(found.draft, kind, data, str(path))}")
+        with without_greeting():
+            trial = try_sample(found.draft, kind, data, str(path))
+        say(f"{kind}: digest good, {trial}")
     for delta in found.draft.deltas:
         found.read_content(delta.content.sha256)
         say(f"delta from {delta.base[:12]}: digest good, {delta.content.size_bytes:,} bytes")
@@ -185,7 +190,7 @@ def publish(package: str, at: At, how: Publishing) -> None:
     _tell(manifest, data, payload, at, how, found.folder)
     if how.devices:
         running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
-        say(f"{running} devices run it")
+        say(f"{count_of(running, 'device')} running it")
 
 
 def rollback(name: str, version: str | None, at: At, days: float) -> None:

@@ -6,7 +6,7 @@ move cursors and set titles among it, is shown as Python would write it.
 
 import sys
 
-__all__ = ["printable", "say"]
+__all__ = ["count_of", "printable", "say"]
 
 
 def say(text: str) -> None:
@@ -20,3 +20,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def count_of(number: int, what: str) -> str:
+    """So many of it, in words: "1 device", "2 devices"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

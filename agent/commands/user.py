@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.commands.password import new_password
 from agent.commands.paths import is_there
-from agent.commands.text import say
+from agent.commands.text import count_of, say
 from broker.errors import UsersUnusable
 from broker.identity import Role
 from broker.passwords import hash_password
@@ -69,7 +69,7 @@ def list_users(file: Path) -> None:
         UsersUnusable: It is not there, or cannot be used.
     """
     users = read_users(file)
-    say(f"{file}: {len(users)} users")
+    say(f"{file}: {count_of(len(users), 'user')}")
     for user in users.values():
         say(f"  {user.role} {user.name}")
 

@@ -1,13 +1,15 @@
 """The commands about models as a person calls them: a fleet with identities, a device as a process of its own."""
 
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from tests.program import ask_until, assert_one_line, device, good, member_toml, report
+from agent.commands.greeting import without_greeting
+from tests.program import ask_until, assert_one_line, device, flockmq, good, member_toml, report
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,6 +52,20 @@ def test_a_version_is_made_and_verified(here, call):
     code, out, _ = call("model", "verify", "models/occupancy-1")
     assert code == 0
     assert "tflite: digest good, sample off by 0 of " in out
+
+
+def test_a_runtime_s_greeting_is_not_shown(here, call):
+    packed(call)
+    again = ("--name", "occupancy", *PACK, "again")
+    for command in (("pack", "dense.tflite", *again), ("verify", "models/occupancy-1")):
+        told = flockmq("model", *command)
+        assert (told.code, told.err) == (0, "")
+
+
+def test_what_else_is_said_meanwhile_is_shown(capfd):
+    with without_greeting():
+        os.write(2, b"INFO: Created a delegate.\nERROR: no such operator\n")
+    assert capfd.readouterr().err == "ERROR: no such operator\n"
 
 
 def test_a_version_that_is_not_what_it_says_does_not_verify(here, call):
