@@ -2,8 +2,9 @@
 
 Each is signed by an operator of the fleet, in a manifest that promises what the good version takes and gives, so that
 nothing but the file stands between it and the device: cut short, made up of random bytes, overwritten in stretches,
-with bits flipped, or a good network of another shape. File number n is drawn from seed n. Damage can be harmless: what
-loads in a worker beside, and gives there what the manifest's sample expects, is no bad model; the next one is drawn.
+with bits flipped, or a good network of another shape; five for TFLite, then five for ONNX Runtime. File number n is
+drawn from seed n. Damage can be harmless: what loads in a worker beside, and gives there what the manifest's sample
+expects, is no bad model; the next one is drawn.
 
 A file is survived when the device has said that it does not take it, and goes on to infer with the good version:
 with that one's outputs, to the last digit.
@@ -17,7 +18,7 @@ from collections import Counter
 from itertools import count
 from random import Random
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,21 +32,31 @@ from agent.infer.tflite import FILE_IDENTIFIER, find_runtime
 from agent.models.content import content_of, sha256_of
 from agent.models.manifest import Draft, Variant
 from agent.models.package import write_package
+from agent.models.packing import Described, pack
 from agent.models.shipped import ModelFiles
 from agent.models.trial import sample_features
 from bench.models_device import GREY, MODEL
 from bench.models_versions import Operator
 from bench.networks import dense
+from bench.onnx_file import HEAD, drawn, pooled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bench.result import Result
     from bench.stage import Role, Stage
 
-__all__ = ["KINDS", "bad_file", "offer_all"]
+__all__ = ["KINDS", "RUNTIMES", "bad_file", "offer_all"]
 
 KINDS: Final = ("cut short", "random", "overwritten", "bits flipped", "another shape")
+RUNTIMES: Final = (Kind.TFLITE, Kind.ONNX)
+HEADS: Final = {Kind.TFLITE: b"\x1c\0\0\0" + FILE_IDENTIFIER, Kind.ONNX: HEAD}
+"""What a file begins with."""
+NETWORKS: Final[dict[Kind, Callable[[int, int, int], bytes]]] = {
+    Kind.TFLITE: dense,
+    Kind.ONNX: drawn,
+}
 BYTES_MAX: Final = 100_000
 """Of a random file: twice the good one."""
 STRETCH_BYTES_MAX: Final = 512
@@ -59,22 +70,33 @@ WITHIN_S: Final = 60.0
 """A file that hangs its worker takes 30 s."""
 
 
+class _Good(NamedTuple):
+    """What is damaged, and what is said of it."""
+
+    draft: Draft
+    data: bytes
+
+
+def runtime_of(number: int) -> Kind:
+    """What file `number` is for."""
+    return RUNTIMES[number // len(KINDS) % len(RUNTIMES)]
+
+
 def bad_file(number: int, good: bytes) -> tuple[str, bytes]:
-    """What kind file `number` is, and its bytes."""
+    """What kind file `number` is, and its bytes; `good` is for the same runtime."""
     random, kind = Random(number), KINDS[number % len(KINDS)]
     if kind == "cut short":
         return kind, good[: random.randrange(1, len(good))]
     if kind == "random":
-        drawn = random.randbytes(random.randrange(1, BYTES_MAX))
-        as_tflite = b"\x1c\0\0\0" + FILE_IDENTIFIER + drawn
-        return kind, as_tflite if random.random() < 0.5 else drawn
+        noise = random.randbytes(random.randrange(1, BYTES_MAX))
+        return kind, HEADS[runtime_of(number)] + noise if random.random() < 0.5 else noise
     if kind == "another shape":
         inputs, outputs = random.randrange(1, WIDTH_MAX), random.randrange(1, WIDTH_MAX)
-        return kind, dense(inputs, outputs, number)
+        return kind, NETWORKS[runtime_of(number)](inputs, outputs, number)
     data = bytearray(good)
     if kind == "overwritten":
         for _ in range(random.randrange(1, STRETCHES_MAX)):
-            length = random.randrange(1, STRETCH_BYTES_MAX)
+            length = random.randrange(1, min(STRETCH_BYTES_MAX, len(data) // 4))
             at = random.randrange(len(data) - length)
             data[at : at + length] = random.randbytes(length)
     else:
@@ -107,29 +129,35 @@ async def offer_all(stage: Stage, files: int, result: Result) -> None:
     await victim.ask("publish", manifest=operator.sign(draft).decode())
     await victim.ask("active", sha256=sha256_of(good), within_s=WITHIN_S)
     await victim.ask("expect", outputs=[round(float(value), 3) for value in expected])
+    goods = {Kind.TFLITE: _Good(draft, good), Kind.ONNX: _good_onnx(draft)}
     offered: Counter[str] = Counter()
+    of_onnx: Counter[str] = Counter()
     survived: Counter[str] = Counter()
     harmless = 0
     async with InferenceClient(ORACLE) as oracle:
         for number in count():
             if offered.total() == files:
                 break
-            kind, data = bad_file(number, good)
-            if await _agrees(oracle, draft, data):
+            runtime = runtime_of(number)
+            as_if = goods[runtime]
+            kind, data = bad_file(number, as_if.data)
+            if await _agrees(oracle, as_if.draft, data, runtime):
                 harmless += 1
                 continue
             offered[kind] += 1
-            told = await _offer(victim, operator, folder, draft, number, data)
+            of_onnx[kind] += runtime is Kind.ONNX
+            told = await _offer(victim, operator, folder, as_if.draft, number, data)
             if told["survived"]:
                 survived[kind] += 1
             else:
-                result.problems.append(f"file {number}, {kind}: {told}")
+                result.problems.append(f"file {number}, {runtime}, {kind}: {told}")
     counted = await victim.ask("counted")
     for kind in KINDS:
-        result.add(kind, files=offered[kind], survived=survived[kind])
+        result.add(kind, files=offered[kind], onnx=of_onnx[kind], survived=survived[kind])
     result.add(
         "bad models",
         files=offered.total(),
+        onnx=of_onnx.total(),
         survived=survived.total(),
         harmless=harmless,
         workers_lost=counted["workers_lost"],
@@ -145,9 +173,10 @@ async def _offer(
 ) -> dict[str, Any]:
     """Sign a file, put it beside the device, and publish it there."""
     content = await asyncio.to_thread(content_of, data)
-    variants = (Variant(kind=Kind.TFLITE, content=content),)
+    runtime = runtime_of(number)
+    variants = (Variant(kind=runtime, content=content),)
     bad = msgspec.structs.replace(draft, version=f"bad-{number}", variants=variants)
-    write_package(folder / bad.version, bad, {Kind.TFLITE: data})
+    write_package(folder / bad.version, bad, {runtime: data})
     told: dict[str, Any] = await victim.ask(
         "offer", manifest=operator.sign(bad).decode(), version=bad.version, within_s=WITHIN_S
     )
@@ -155,10 +184,18 @@ async def _offer(
     return told
 
 
-async def _agrees(oracle: InferenceClient, draft: Draft, data: bytes) -> bool:
+def _good_onnx(draft: Draft) -> _Good:
+    """A network for ONNX Runtime that takes and gives as much."""
+    takes, gives = draft.inputs[0].shape, draft.outputs[0].shape
+    data = pooled(takes, gives[-1], 1)
+    described = Described(MODEL, "onnx", "a benchmark", draft.rollout, 0.0, 1.0, 1, tolerance=None)
+    return _Good(pack(described, [("a network", data)])[0], data)
+
+
+async def _agrees(oracle: InferenceClient, draft: Draft, data: bytes, runtime: Kind) -> bool:
     """Whether a file does what its manifest says after all."""
     try:
-        info = await oracle.load(data, sha256_of(data))
+        info = await oracle.load(data, sha256_of(data), runtime)
         if (info.input.shape, info.output.shape) != (draft.inputs[0].shape, draft.outputs[0].shape):
             return False
         features = sample_features(draft.sample, info.input.shape)

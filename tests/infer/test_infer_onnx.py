@@ -15,8 +15,9 @@ from agent.infer.client import InferenceClient
 from agent.infer.kinds import Kind
 from agent.infer.onnx import find_runtime
 from agent.infer.standby import ModelFile, StandbyClient
+from bench.onnx_file import dense
 
-DENSE = tiny_onnx.dense(tiny_models.WEIGHTS, tiny_models.BIAS)
+DENSE = dense(tiny_models.WEIGHTS, tiny_models.BIAS)
 X = tiny_models.features(1.0, -2.0, 3.0, 0.5)
 
 
@@ -26,7 +27,7 @@ def load(model, num_threads=1):
 
 @pytest.mark.parametrize("rows", [1, "batch"])
 def test_computes_what_numpy_computes(rows):
-    backend = load(tiny_onnx.dense(tiny_models.WEIGHTS, tiny_models.BIAS, rows))
+    backend = load(dense(tiny_models.WEIGHTS, tiny_models.BIAS, rows))
     assert backend.input == TensorInfo((1, 4), "float32")
     assert backend.output == TensorInfo((1, 3), "float32")
     np.testing.assert_allclose(backend.invoke(X), tiny_models.dense(X), rtol=1e-6)

@@ -8,8 +8,8 @@ from agent.errors import ModelUnusable
 from agent.infer.kinds import Kind
 from agent.models.manifest import Rollout
 from agent.models.packing import Described, pack, try_sample
+from bench.onnx_file import dense
 from tests.infer import tiny_models
-from tests.infer.tiny_onnx import dense
 from tests.models.follow import DATA
 
 DESCRIBED = Described("x", "1", "a test", Rollout(), 0.0, 1.0, 1, None)
