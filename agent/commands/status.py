@@ -306,6 +306,8 @@ def _render_sensor(sensor: SensorState, console: Console) -> None:
         f"sensor {_text(sensor.source)}: [{colour}]{_text(sensor.state)}[/{colour}]"
         + _counted(sensor.counters)
     )
+    if sensor.runs_on:
+        console.print(f"its model runs on {_text(sensor.runs_on)}")
     if sensor.last_problem:
         console.print(f"[yellow]its last problem:[/yellow] {_text(sensor.last_problem)}")
 

@@ -83,6 +83,7 @@ class SensorState(msgspec.Struct, frozen=True):
     state: str = ""
     last_problem: str = ""
     counters: dict[str, int] = {}
+    runs_on: str = ""
 
 
 class Hub(msgspec.Struct, frozen=True):

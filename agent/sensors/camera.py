@@ -193,7 +193,14 @@ class CameraSensor:
                 "lost": capture.lost,
                 "hung": capture.hung,
             }
-        return SensorReport(self._source.shown, state, problem, counters)
+        return SensorReport(self._source.shown, state, problem, counters, self._runs_on())
+
+    def _runs_on(self) -> str:
+        in_use = self._client.in_use
+        if in_use is None:
+            return ""
+        why_not = self._client.reason if self._options.edge_tpu_model else ""
+        return f"{in_use.runtime}, no Edge TPU: {why_not}" if why_not else in_use.runtime
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[asyncio.Task[None]]:

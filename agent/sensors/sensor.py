@@ -71,6 +71,8 @@ class SensorReport(NamedTuple):
     last_problem: str
     """Without secrets; empty: there is none."""
     counters: dict[str, int]
+    runs_on: str = ""
+    """What its model runs on, and why not on an Edge TPU; empty: it has none."""
 
 
 @runtime_checkable

@@ -15,7 +15,8 @@ from rich.console import Console
 from agent.commands.status import render
 from agent.commands.status_form import Report
 from agent.errors import SensorError
-from agent.sensors import capture
+from agent.infer import standby
+from agent.sensors import camera, capture
 from agent.sensors.camera import CameraSensor, Options, make
 from tests.camera.lot import OBSTACLE, looking
 from tests.camera.scripted import DETECTOR, GREEN, RED, Scripted, endless, scene
@@ -140,6 +141,34 @@ def test_a_camera_that_is_unplugged_is_waited_for_and_what_stands_there_is_the_s
         (after,) = (await next_where(seen(1))).sightings
         assert after.id == before.id
         assert sensor.report().counters["lost"] == 4
+
+    watch(sensor, story)
+
+
+def test_its_model_runs_on_an_edge_tpu_and_on_the_processor_while_that_is_away(tpu, monkeypatch):
+    """What stands there is the same thing all the time."""
+    edge_tpu, trouble = tpu
+    monkeypatch.setattr(camera, "EdgeTpu", lambda: edge_tpu)
+    monkeypatch.setattr(standby, "plugged_in", lambda: "USB 1-1")
+    monkeypatch.setattr(standby, "AGAIN_S", 0.1)
+    monkeypatch.setattr(standby, "OPEN_BACKOFF_S", 0.3)
+    chosen = options(edge_tpu_model=str(MODELS / "detector_edgetpu.tflite"))
+    sensor = CameraSensor(chosen, Yard((1, 0, RED)).source.open)
+
+    async def story(next_where):
+        async def on(where):
+            observation = await next_where(lambda _: sensor.report().runs_on.startswith(where))
+            for _ in range(5):
+                observation = await next_where(seen(1))
+            assert [each.id for each in observation.sightings] == ["seen-1"]
+
+        await next_where(seen(1))
+        await on(edge_tpu.library)
+        (trouble / "unplugged").touch()
+        await on("ai_edge_litert, no Edge TPU: ")
+        (trouble / "unplugged").unlink()
+        await on(edge_tpu.library)
+        assert sensor.report().counters["failed"] == 0
 
     watch(sensor, story)
 

@@ -187,18 +187,28 @@ def passes_through() -> bytes:
     return build.finish([x], [x])
 
 
-def detector() -> bytes:
-    """Sees what fills a cell of the picture in one of two colours; it ends as MobileNet-SSD does."""
+def detector(*, compiled: bool = False) -> bytes:
+    """Sees what fills a cell of the picture in one of two colours; it ends as MobileNet-SSD does.
+
+    `compiled`: begins with what an Edge TPU runs, where the stand-in for one doubles all values.
+    """
     build, cells = Builder(), DETECTOR_CELLS
     kinds = len(DETECTOR_COLOURS) + 1
-    picture = build.tensor("picture", (1, DETECTOR_SIDE, DETECTOR_SIDE, 3), np.float32)
+    side = (1, DETECTOR_SIDE, DETECTOR_SIDE, 3)
+    picture = seen = build.tensor("picture", side, np.float32)
+    if compiled:
+        seen = build.tensor("doubled", side, np.float32)
+        code = schema.BuiltinOperator.CUSTOM
+        build.operator(code, [picture], [seen], custom="edgetpu-custom-op")
     means = build.tensor("means", (1, cells, cells, 3), np.float32)
     pool = schema.Pool2DOptionsT()
     pool.strideW = pool.strideH = pool.filterWidth = pool.filterHeight = DETECTOR_SIDE // cells
     pool.padding = schema.Padding.VALID
     options = (schema.BuiltinOptions.Pool2DOptions, pool)
-    build.operator(schema.BuiltinOperator.AVERAGE_POOL_2D, [picture], [means], options=options)
+    build.operator(schema.BuiltinOperator.AVERAGE_POOL_2D, [seen], [means], options=options)
     weights = np.array([[0.0, 0.0, 0.0], *DETECTOR_COLOURS]).reshape(kinds, 1, 1, 3)
+    if compiled:
+        weights /= 2
     filters = build.tensor("filters", weights.shape, np.float32, data=weights)
     bias = build.tensor("bias", (kinds,), np.float32, data=np.zeros(kinds))
     likeness = build.tensor("likeness", (1, cells, cells, kinds), np.float32)
@@ -258,6 +268,7 @@ def build_all() -> dict[str, bytes]:
         "dense_int8.tflite": dense_quantised(np.int8, 4, (3, 0, -5)),
         "dense_uint8.tflite": dense_quantised(np.uint8, 1, (131, 128, 123)),
         "detector.tflite": detector(),
+        "detector_edgetpu.tflite": detector(compiled=True),
         "integers.tflite": integers(),
         "passes_through.tflite": passes_through(),
         "same_width.tflite": same_width(),

@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,28 +22,7 @@ COMPILED = tiny_models.read("unknown_operator")
 DENSE = tiny_models.read("dense")
 WAIT_S = 60
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here"),
-]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    """The stand-in's path."""
-    built = tmp_path_factory.mktemp("edgetpu") / "libedgetpu_stub.so"
-    source = Path(__file__).with_name("edgetpu_stub.c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", built, source], check=True)
-    return str(built)
-
-
-@pytest.fixture
-def tpu(library, tmp_path, monkeypatch):
-    """An Edge TPU, and the folder that says what is wrong with it."""
-    folder = tmp_path / "tpu"
-    folder.mkdir()
-    monkeypatch.setenv("FLOCKMQ_STUB_TPU", str(folder))
-    return EdgeTpu(library), folder
+pytestmark = pytest.mark.timeout(120)
 
 
 def file(model):
