@@ -49,8 +49,6 @@ def bounded(wires: Wires) -> type[ServerConnection]:
                     self.transport.abort()
                     return
             super().data_received(data)
-            if self.request is not None:
-                under_way.pop(self, None)
 
         def connection_lost(self, exc: Exception | None) -> None:
             under_way.pop(self, None)

@@ -149,6 +149,7 @@ async def listen(
     """
 
     async def connected(websocket: ServerConnection) -> None:
+        wires.upgrades.pop(websocket, None)
         wire = make_wire()
         wire.counted = True
         wire.when_let_in = partial(_let_in, websocket)
@@ -162,6 +163,7 @@ async def listen(
         subprotocols=[Subprotocol("mqtt")],
         compression=None,
         open_timeout=wires.limits.handshake_s,
+        close_timeout=wires.limits.handshake_s,
         max_size=CONNECT_BYTES_MAX,
         logger=_quiet,
         create_connection=bounded(wires),

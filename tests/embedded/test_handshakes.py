@@ -282,6 +282,16 @@ async def test_the_broker_goes_down_beside_half_open_websockets():
         await closed(half)
 
 
+async def test_the_broker_goes_down_beside_websockets_that_it_refuses():
+    limits = Limits(handshake_s=3600.0)
+    async with running(limits=limits, websocket=True) as node, knocking(node) as (refused, writer):
+        writer.write(UPGRADE.replace(b"Sec-WebSocket-Protocol: mqtt", b"X: y") + b"\r\n")
+        async with asyncio.timeout(DEADLINE_S):
+            assert b" 400 " in await refused.readuntil(b"\r\n")  # and waits for this end to close
+        await node.broker.shutdown()
+        await ended(refused)
+
+
 @pytest.mark.parametrize("header", [b"X: " + b"y" * 5000, b"Z:"], ids=["long", "many"])
 async def test_the_request_for_a_websocket_is_bounded(header):
     async with running(websocket=True) as node, knocking(node) as (reader, writer):
