@@ -141,6 +141,8 @@ class Dialler:
                     self._seen()
                     await asyncio.sleep(AGAIN_S * self._random.random())
                     continue
+                if self._wish.has_link(name):
+                    continue  # both have dialled, and the neighbour's one has stayed
                 self._note(OSError("it closes the link as soon as it is up; see its log"))
             await asyncio.sleep(self._pause_s())
 
