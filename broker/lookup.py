@@ -1,14 +1,18 @@
 """Connects to a host by name, with one look-up at a time.
 
-The name of a machine that is off may take the resolver many seconds. Its thread cannot be stopped, and look-ups started
-anew with each attempt would use up the threads that the living ones' names need. So a look-up that outlasts an attempt
-goes on and serves the next.
+The name of a machine that is off may take the resolver many seconds, and nothing can stop its thread. So a look-up that
+outlasts an attempt goes on and serves the next, and each has a daemon thread of its own: those of the loop are few,
+other names need them, and a process waits for them before it ends. Assumes that hosts are few. On failure: what the
+resolver says is raised to whoever asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,15 +66,29 @@ class Lookup:
                 return
 
     async def _resolve(self) -> list[Any]:
+        with contextlib.suppress(socket.gaierror):  # an address needs no resolver
+            return _addresses(self._host, self._port, socket.AI_NUMERICHOST)
         if self._asked is None:
             loop = asyncio.get_running_loop()
-            self._asked = asyncio.ensure_future(
-                loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            )
-            self._asked.add_done_callback(self._answered)
+            self._asked = asked = loop.create_future()
+            asked.add_done_callback(self._answered)
+            threading.Thread(target=self._ask, args=(loop, asked), daemon=True).start()
         return await asyncio.shield(self._asked)
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, asked: asyncio.Future[list[Any]]) -> None:
+        """In the thread."""
+        tell: Callable[[], object]
+        try:
+            tell = partial(asked.set_result, _addresses(self._host, self._port))
+        except (OSError, ValueError, OverflowError) as error:
+            tell = partial(asked.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            loop.call_soon_threadsafe(tell)
 
     def _answered(self, asked: asyncio.Future[list[Any]]) -> None:
         self._asked = None
-        if not asked.cancelled():
-            asked.exception()  # the attempt that waits for it raises it; if none does, the next one asks again
+        asked.exception()  # the attempt that waits for it raises it; if none does, the next one asks again
+
+
+def _addresses(host: str, port: int, flags: int = 0) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import socket
+import sys
+import threading
 from random import Random
 
 import pytest
@@ -11,6 +13,7 @@ from broker.dialler import Dialler, Wish
 from broker.embedded import packets
 from broker.link import Neighbour
 from broker.radio import Radio
+from tests.program import DEADLINE_S, started
 from tests.waiting import until
 
 
@@ -46,30 +49,59 @@ async def stopped(task):
 
 
 def test_a_slow_look_up_is_not_started_anew_with_each_attempt(monkeypatch, caplog):
-    async def story():
-        loop = asyncio.get_running_loop()
-        started = []
+    started, answered = [], threading.Event()
 
-        async def slow(*arguments, **options):
+    def slow(*arguments, flags=0, **options):
+        if not flags:
             started.append(arguments)
-            await answered.wait()
-            raise socket.gaierror(-3, "Temporary failure in name resolution")
+            answered.wait()
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
 
-        answered = asyncio.Event()
-        monkeypatch.setattr(loop, "getaddrinfo", slow)
-        monkeypatch.setattr("broker.dialler.CONNECT_TIMEOUT_S", 0.01)
+    async def story():
         dial = dialler("b.example", 1883, Owner())
         task = asyncio.create_task(dial.run())
         await until(lambda: dial.failures >= 3, "attempts")
         assert len(started) == 1
         answered.set()
-        await until(lambda: len(started) == 2, "the next look-up, after the first was answered")
+        await until(lambda: len(started) >= 2, "the next look-up, after the first was answered")
         await until(lambda: "name resolution" in dial.last_failure, "the reason")
         await stopped(task)
         gc.collect()
 
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr("broker.dialler.CONNECT_TIMEOUT_S", 0.01)
     asyncio.run(story())
     assert "never retrieved" not in caplog.text
+
+
+UNANSWERED = """
+import socket, sys, threading
+from agent.cli import main
+
+def ask(host, *arguments, flags=0, of=socket.getaddrinfo, **options):
+    if host == "away.example" and not flags:
+        print("asked", flush=True)
+        threading.Event().wait()
+    return of(host, *arguments, flags=flags, **options)
+
+socket.getaddrinfo = ask
+sys.modules["uvloop"] = None  # it asks past the socket module
+sys.argv = ["flockmq", "run"]
+main()
+"""
+AWAY = """
+device = "a"
+broker = { port = 0, plain_listen = true }
+neighbour = [{ name = "b", host = "away.example" }]
+"""
+
+
+def test_a_device_ends_beside_a_resolver_that_does_not_answer(tmp_path):
+    (tmp_path / "device.toml").write_text(AWAY)
+    with started([sys.executable, "-P", "-c", UNANSWERED], cwd=tmp_path) as process:
+        assert process.stdout.readline() == "asked\n"
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize("host", ["x..local", "b.example\0", "256.256.256.256"])
