@@ -60,10 +60,10 @@ class Exchange:
         self.journal = SessionJournal()
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
-        self.writes = Writes(ingress.request_flush)
+        self.slices = Slices(TURN_SLICE_S)  # what all clients together may take of a turn
+        self.writes = Writes(ingress.request_flush, self.slices)
         self._unmeasured_bytes = 0  # of QoS 1 and 2, since all sessions were looked at
         self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn
-        self.slices = Slices(TURN_SLICE_S)  # what all clients together may take of a turn
         # Topic fields of recent topics: one encoding per topic, not per message.
         self._fields: dict[str, bytes] = {}
 

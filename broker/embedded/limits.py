@@ -41,8 +41,8 @@ PACKET_BYTES_MAX: Final = MESSAGE_BYTES_MAX + TOPIC_BYTES_MAX + 4
 # rest.
 READ_BYTES: Final = 64 * KIB
 
-# What all clients together may take of one turn before links, timers and the agent have theirs: half
-# of one read, since what is read has to be handed out at the end of the turn, too. Eight clients that
+# What all clients together may take of one turn, to be read and to be written to, before links, timers
+# and the agent have theirs: half of one read, since what is read has to be stored and sent on, too. Eight clients that
 # send as fast as they can, or a SUBSCRIBE of a thousand filters over a full retained map, would take
 # tens of milliseconds and more.
 TURN_SLICE_S: Final = 0.001

@@ -186,10 +186,18 @@ class Session:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def flush(self, *, committed: bool, acknowledge: bool, turn: int = 0, durable: int = 0) -> None:
-        """Write what is due: answers first, then messages; one write unless a long replay runs.
+    def flush(
+        self,
+        *,
+        committed: bool,
+        acknowledge: bool,
+        turn: int = 0,
+        durable: int = 0,
+        messages: bool = True,
+    ) -> None:
+        """Write what is due, answers first, then messages, in one write; see `writes_more`.
 
-        A persistent session writes what `prepare` has chosen.
+        A persistent session writes what `prepare` has chosen. Without `messages` they stay for a later turn.
 
         Without `acknowledge`, PUBACK and PUBREC stay for a later flush (`Answers.owed`), and those of
         turns after `durable` until it has come to them (`Answers.await_disk`).
@@ -206,17 +214,14 @@ class Session:
             return
         if answers.wait:
             answers.turn_ended(turn, durable, acknowledge=acknowledge)
-        while (output := self.output) is not None:
-            if self._journal is None and (self._queue or self._blocked):
+        if messages:
+            if self._journal is None and self.output is not None and (self._queue or self._blocked):
                 self._pump()
-            if not (self._ready or answers.ready):
-                return
-            self._counters.messages_out += len(self._ready)
-            data = b"".join((*answers.ready, *self._ready))
+            self._write()
+        elif answers.ready and self.output is not None:
+            data = b"".join(answers.ready)
             answers.ready.clear()
-            self._ready.clear()
-            self._ready_bytes = 0
-            output.write(data)
+            self.output.write(data)
 
     def hasten(self) -> bool:
         """Write messages that are ready, behind answers that are, unless the session is stored first.
@@ -226,14 +231,21 @@ class Session:
         self.hasty = False
         if self._journal is not None:
             return True
-        if self._ready and self.output is not None:
-            self._counters.messages_out += len(self._ready)
-            data = b"".join((*self.answers.ready, *self._ready))
-            self.answers.ready.clear()
-            self._ready.clear()
-            self._ready_bytes = 0
-            self.output.write(data)
-        return self._blocked or bool(self._queue)
+        if self._ready:
+            self._write()
+        return self.writes_more
+
+    def _write(self) -> None:
+        """Write all that is ready."""
+        answers, output = self.answers.ready, self.output
+        if output is None or not (answers or self._ready):
+            return
+        self._counters.messages_out += len(self._ready)
+        data = b"".join((*answers, *self._ready))
+        answers.clear()
+        self._ready.clear()
+        self._ready_bytes = 0
+        output.write(data)
 
     def prepare(self) -> None:
         """Choose what a persistent session writes next, packet ids included, so that it can be stored first."""
@@ -241,11 +253,18 @@ class Session:
             self._pump()
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a persistent session could write more in the next turn."""
-        if self._journal is None or self.output is None or self._congested:
+    def writes_more(self) -> bool:
+        """Whether messages wait that window and socket would take in the next turn."""
+        if self.output is None:
             return False
-        return bool(self._replay or self._queue) and self._window.has_room
+        if self._ready:
+            return True
+        if self._replay:
+            kept = self._replay[0][0] & 0x06
+            return not self._congested and (not kept or self._window.has_room)
+        if self._queue:
+            return self._window.has_room
+        return bool(self._fresh) and not self._congested
 
     def _pump(self) -> None:
         """Move what waited to the next write, as far as window and socket allow."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from contextlib import AsyncExitStack
 from unittest.mock import Mock
 
 import pytest
@@ -68,6 +69,29 @@ async def test_only_what_must_be_stored_first_waits_for_a_flush(kind: str) -> No
             await pub.expect(packets.PUBACK)
         else:
             assert (await sub.publish())[2] == b"0"
+
+
+async def test_many_readers_are_written_in_several_turns_each_message_once_and_in_order() -> None:
+    async with running() as node, AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(client(node)) for _ in range(12)]
+        for reader in readers:
+            await reader.subscribe("#", 1)
+        broker = node.broker
+        broker._exchange.slices._slice_s = (
+            1e-9  # the second look at the time in a turn finds it used up
+        )
+        for number in range(50):
+            broker.route(f"t/{number}", b"%d" % number, number % 2)
+            if number % 10 == 9:
+                before = broker.statistics().counters.messages_out
+                node.flush()
+                assert 0 < broker.statistics().counters.messages_out - before < 12 * 10
+                await asyncio.sleep(0)
+        for reader in readers:
+            assert [(await reader.publish())[2] for _ in range(50)] == [
+                b"%d" % n for n in range(50)
+            ]
+            await reader.quiet()
 
 
 async def test_a_reader_too_slow_for_qos1_is_told_in_the_log_and_dropped(
