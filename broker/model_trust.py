@@ -10,6 +10,7 @@ from each neighbour: a look costs 0.24 ms with one key in the row, 0.74 ms with 
 
 from __future__ import annotations
 
+from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,7 @@ class ModelTrust:
         self._authority_pem = authority_pem
         self._revoked = revoked
         self._verdicts: dict[tuple[str, bytes], Seal | SealBroken] = {}
+        self._watched: dict[str, Counter[str]] = {}
 
     def seal(self, topic: str, payload: bytes) -> Seal:
         """Who signed what stands on a topic of class `model`.
@@ -59,11 +61,17 @@ class ModelTrust:
         """Whether the certificate of that number counts no more."""
         return serial in self._revoked()
 
+    def watch(self, topic: str) -> Counter[str]:
+        """Counts from now on, by reason, what a client of this device or another device said there in vain."""
+        return self._watched.setdefault(topic, Counter())
+
     def believes(self, topic: str, payload: bytes, rank: int) -> bool:
         """Whether a value may stand on a topic of class `model`, at that rank."""
         try:
             return self.seal(topic, payload).head.counter == rank
-        except SealBroken:
+        except SealBroken as error:
+            if topic in self._watched:
+                self._watched[topic][error.reason] += 1
             return False
 
     def _verdict(self, topic: str, payload: bytes) -> Seal | SealBroken:

@@ -26,7 +26,7 @@ from broker.model_envelope import SealBroken, manifest_in, read_envelope
 from broker.topics import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent.models.memory import ManifestMemory
     from broker.identity import Moment
@@ -107,6 +107,8 @@ class Acceptance:
         self._moment = moment
         self._kinds = kinds
         self._unsigned = unsigned
+        self.unbelieved: Mapping[str, int] = trust.watch(topic) if trust is not None else {}
+        """By reason: what never came so far as to be judged, since no device believes it."""
 
     def judge(self, payload: bytes) -> Accepted:
         """Take up a manifest. Blocks for as long as the disk takes.

@@ -84,7 +84,7 @@ class ModelFollower:
         self._pending: Accepted | None = None
         """On its way."""
         self._running = Running(client, self._proved, self._rolled_back)
-        self._telling = Telling(around, lambda: self.active)
+        self._telling = Telling(around, lambda: self.active, acceptance.unbelieved)
         self._files = VersionFiles(library, client, self._telling)
         self._turns = Turns(around, self._telling)
         self._attempts = Attempts(client, acceptance, self._telling, around.fits)
@@ -123,6 +123,7 @@ class ModelFollower:
 
     async def run(self) -> None:
         """Take up what is wanted, whenever that changes."""
+        telling = asyncio.create_task(self._telling.tell_unbelieved())
         try:
             good = await self._begin()
             while True:
@@ -143,6 +144,8 @@ class ModelFollower:
                             await self._changed.wait()
                     self._changed.set()
         finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
             await self._running.close()
             self._attempts.end()
 

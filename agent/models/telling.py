@@ -7,9 +7,10 @@ counted, and not even its name is told. Assumes that whoever calls knows how far
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,7 +19,7 @@ from agent.messages import ModelStatus
 from agent.models.acceptance import sha256_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent.messages import ModelState
     from agent.models.acceptance import Accepted, ManifestRefused
@@ -29,6 +30,9 @@ __all__ = ["Telling"]
 
 logger = logging.getLogger(__name__)
 
+TELL_S: Final = 5.0
+"""Whoever reaches a broker can say what nobody believes as often as they like; the fleet need not hear of each."""
+
 
 class Telling:
     """Of one device and one model.
@@ -36,20 +40,32 @@ class Telling:
     Args:
         around: The device.
         running: What runs now.
+        unbelieved: By reason, how often something was said of the model that no device believes.
     """
 
-    def __init__(self, around: Surroundings, running: Callable[[], Accepted | None]) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        running: Callable[[], Accepted | None],
+        unbelieved: Mapping[str, int],
+    ) -> None:
         self._around = around
         self._running = running
+        self._unbelieved = unbelieved
+        self._told_unbelieved = 0
         self.status: ModelStatus | None = None
         """How the last change went."""
-        self.refused: Counter[str] = Counter()
-        """What was not taken up or not kept, by reason."""
+        self._refused: Counter[str] = Counter()
         self.last_refused = ""
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What was not believed, not taken up or not kept, by reason."""
+        return self._refused + Counter(self._unbelieved)
 
     def count(self, word: str, text: str = "") -> None:
         """Count a reason, and remember its text, if there is one."""
-        self.refused[word] += 1
+        self._refused[word] += 1
         if text:
             self.last_refused = text[:REASON_CHARACTERS_MAX]
 
@@ -67,6 +83,18 @@ class Telling:
                 self.status, running=self._running_version(), refused=dict(self.refused)
             )
             self._around.tell(self.status)
+
+    async def tell_unbelieved(self) -> None:
+        """Say the same again for ever, each TELL_S at most, when something was said that no device believes."""
+        while True:
+            count = sum(self._unbelieved.values())
+            if count > self._told_unbelieved:
+                self._told_unbelieved = count
+                self.last_refused = (
+                    "what no operator has signed, said by a client or another device"
+                )
+                self.say_again()
+            await asyncio.sleep(TELL_S)
 
     def refuse(self, error: ManifestRefused, payload: bytes, *, aloud: bool) -> None:
         """A manifest is not taken up.

@@ -10,13 +10,24 @@ import pytest
 
 from agent.infer.kinds import Kind
 from agent.models import follower as follower_module
-from agent.models import version_files
+from agent.models import telling, version_files
 from agent.models.content import content_of
 from agent.models.errors import ContentDamaged, DiskFailed, StoreFull, TooLarge
 from agent.models.manifest import Variant
 from agent.models.partial import Partial
 from tests.identity.fleet import T_MS
-from tests.models.follow import DENSE, OTHER, Desk, begin, followed, good, package, payload, until
+from tests.models.follow import (
+    DENSE,
+    OTHER,
+    TOPIC,
+    Desk,
+    begin,
+    followed,
+    good,
+    package,
+    payload,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,6 +83,26 @@ def test_what_no_operator_has_signed_is_refused_by_reason(tmp_path, models):
             await refused(it, payload(other, 2), "unsigned")
             it.follower.want(seal)
             await it.becomes("2", "active", "2")
+
+    asyncio.run(story())
+
+
+def test_what_is_not_even_let_in_is_counted_and_told(tmp_path, models, monkeypatch):
+    """A client or another device says it, and no device's retained map takes it: the follower never hears of it."""
+    monkeypatch.setattr(telling, "TELL_S", 0.01)
+    desk = Desk(tmp_path / "fleet")
+    first = good(models)
+
+    async def story():
+        async with followed(tmp_path, models, trust=desk.trust, now_ms=T_MS) as it:
+            it.follower.want(desk.signed(first, 1))
+            await it.becomes("1", "active")
+            desk.trust.believes("flock/v1/town/model/other", b"", 9)
+            for _ in range(2):
+                assert not desk.trust.believes(TOPIC, payload(first, 9), 9)
+            await until(lambda: it.status.refused == {"unsigned": 2}, "that it is told")
+            assert (it.status.version, it.status.state, it.status.running) == ("1", "active", "1")
+            assert "no operator has signed" in it.follower.last_refused
 
     asyncio.run(story())
 
