@@ -166,32 +166,39 @@ class TemplateProcess:
 
     async def _answered(self, answer: asyncio.Future[T], timeout_s: float) -> T:
         """Waits for an answer of the template. Raises WorkerLost."""
-        done, _ = await asyncio.wait({answer}, timeout=timeout_s)
-        if not done:
+        await asyncio.wait({answer}, timeout=timeout_s)
+        # It may lie there unread when it was this process that was stopped or busy.
+        while not answer.done() and not self.lost and self._read():
+            pass
+        if not answer.done() and not self.lost:
             self._hang_up(0)
             await self._buried()
             raise WorkerLost(f"was not started: its template gave no answer in {timeout_s:g} s")
+        if self.lost:
+            await self._buried()
         return answer.result()
 
-    def _read(self) -> None:
-        """Takes in what lies in the socket: an answer, the end of a worker, or its own."""
+    def _read(self) -> bool:
+        """Takes in an answer, the end of a worker, or its own, if one lies in the socket; says whether."""
         try:
             packet, descriptors, _, _ = socket.recv_fds(
                 self._device, wire.MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return
+            return False
         except OSError:
             packet, descriptors = b"", []
         if not packet:
             self._hang_up(self._limits.stop_grace_s)
-            return
+            return True
         message = Message.unpack(packet)
         asked = self._asked.get(message.number)
         if message.verb is Verb.READY:
             self._ready.set_result(None)
         elif message.verb is Verb.ENDED:
-            self._workers.pop(message.number).tell(os.waitstatus_to_exitcode(message.value))
+            if message.number in self._workers:
+                status = os.waitstatus_to_exitcode(message.value)
+                self._workers.pop(message.number).tell(status)
         elif descriptors:
             worker = Forked(message.value, descriptors[0], self._limits)
             self._workers[message.number] = worker
@@ -200,6 +207,7 @@ class TemplateProcess:
         elif asked is not None and not asked.done():
             reason = message.text or "there is no descriptor left"
             asked.set_exception(WorkerLost(f"was not started: {reason}"))
+        return True
 
     def _hang_up(self, grace_s: float) -> None:
         """Closes the socket, which an idle template takes as its end, and sees to the rest."""
