@@ -180,6 +180,11 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         transport.set_write_buffer_limits(
             high=self._limits.unsent_bytes_high, low=self._limits.unsent_bytes_low
         )
+        if self.by_tls:
+            # What waits to be decrypted while this connection is not read: 256 KiB by default, which
+            # OpenSSL then keeps for as long as the connection is there.
+            limit_reads: Callable[[int], None] = transport.set_read_buffer_limits  # type: ignore[attr-defined]  # of TLS only
+            limit_reads(READ_BYTES)
         self._deadline(self._limits.connect_timeout_s, self._no_connect)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
