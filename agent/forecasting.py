@@ -1,7 +1,8 @@
 """A device's model at work: readings in, forecasts out, and how good they were.
 
 Wires features, inference loop, worker and model follower together. If the runtime is missing or the worker cannot be
-started, this device makes no forecasts, says why and tries again later; everything else goes on.
+started, this device makes no forecasts, says why and tries again later. Where loop or follower end by a defect, so does
+the other, and `flockmq status` says so until the device is restarted. Everything else goes on.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from agent.infer.limits import Limits, LoopLimits
 from agent.infer.loop import Decision, Filled, InferenceLoop
 from agent.infer.records import InputRefused
 from agent.infer.standby import StandbyClient
+from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import Inference, ModelStatus
 from agent.models.follower import ModelFollower
 from agent.models.handover import Handover
 from agent.models.library import Library
 from agent.models.shipped import ModelFiles
+from agent.models.steps import to_its_end
 from agent.models.surroundings import Fleet, Surroundings
 from agent.models.transfers import Transfers
 from broker import topic_names
@@ -98,6 +101,8 @@ class Forecasting:
         self._library: Library | None = None
         self._handover: Handover | None = None
         self._calls: Calls | None = None
+        self._ended = ""
+        """By which defect; empty: by none."""
 
     def attach(self, publisher: Publisher, acceptance: Acceptance, store: ContentStore) -> None:
         """Publish through this from now on, take up what is accepted by that, keep it there; before `run`."""
@@ -113,7 +118,7 @@ class Forecasting:
         self._follower = ModelFollower(self._client, self._library, acceptance, around)
 
     async def run(self) -> None:
-        """Follow the fleet's model and decide on what is observed, until `stop`."""
+        """Follow the fleet's model and decide on what is observed, until this is cancelled, or by a defect."""
         assert self._follower is not None, "attach comes first"
         while True:
             try:
@@ -122,7 +127,15 @@ class Forecasting:
             except (InferenceError, OSError) as error:
                 logger.error("%s: no inference for now: %s", self._device, error)
                 await asyncio.sleep(START_AGAIN_S)
-        await asyncio.gather(self._follower.run(), self._loop.run())
+        try:
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(self._follower.run())
+                parts.create_task(self._loop.run())
+        except* Exception as defects:
+            first = defects.exceptions[0]
+            self._ended = f"{type(first).__name__}: {first}"[:REASON_CHARACTERS_MAX]
+            logger.error("%s: inference has ended by a defect", self._device, exc_info=defects)
+        await to_its_end(self._client.stop())
 
     async def stop(self) -> None:
         """End the worker; `run` must have been cancelled before."""
@@ -166,7 +179,7 @@ class Forecasting:
         models: dict[str, Any] = {}
         follower = self._follower
         if follower is not None and (follower.status is not None or follower.refused):
-            status, active = follower.status, follower.active
+            status, active = follower.status, None if self._ended else follower.active
             models[self._name] = {
                 "version": active.manifest.version if active else None,
                 "sha256": active.variant.content.sha256 if active else None,
@@ -193,6 +206,7 @@ class Forecasting:
                 "failed": loop.failed,
                 "last_failure": loop.last_failure,
                 "workers_lost": client.workers_lost,
+                "ended": self._ended,
             },
         }
 

@@ -277,6 +277,11 @@ def _render_agent(report: Report, console: Console) -> None:
         console.print(_worker(report.runtime, report.worker))
         if report.edge_tpu:
             console.print(f"no Edge TPU in use: {_text(report.edge_tpu)}")
+    if report.worker.ended:
+        console.print(
+            f"[red]inference has ended by a defect:[/red] {_text(report.worker.ended)}; restart the device, and send "
+            "what its log says of it to who maintains it"
+        )
     for name, count in report.invalid.items():
         console.print(f"[yellow]invalid {_text(name)} payloads: {count}[/yellow]")
     if report.last_invalid:

@@ -74,6 +74,7 @@ class Worker(msgspec.Struct, frozen=True):
     failed: int = 0
     last_failure: str = ""
     workers_lost: int = 0
+    ended: str = ""
 
 
 class SensorState(msgspec.Struct, frozen=True):
