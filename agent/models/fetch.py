@@ -17,6 +17,7 @@ from agent.models.content import sha256_of
 from agent.models.delta import apply_delta
 from agent.models.errors import DeltaRefused, TransferError
 from agent.models.limits import STALE_S
+from agent.models.steps import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,7 +87,7 @@ class Fetcher:
         """Whether the content is there now."""
         try:
             await self._patiently(delta.content)
-            await asyncio.to_thread(self._apply, content, delta)
+            await to_its_end(asyncio.to_thread(self._apply, content, delta))
         except TransferError as error:
             self._failed[error.reason] += 1
             self._last_failure = f"{content.sha256[:12]} from {delta.base[:12]}: {error}"

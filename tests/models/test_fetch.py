@@ -1,13 +1,14 @@
 """Content by delta between real nodes: what it costs, and every reason for the full file."""
 
 import asyncio
+import threading
 from random import Random
 
 import pytest
 
 from agent.models import fetch as fetch_module
 from agent.models.content import Content, content_of
-from agent.models.delta import make_delta
+from agent.models.delta import apply_delta, make_delta
 from agent.models.fetch import Fetcher
 from agent.models.manifest import Delta
 from tests.models.members import members
@@ -101,6 +102,36 @@ def test_a_delta_that_is_of_no_use_costs_no_version(tmp_path, monkeypatch, how, 
             assert (told["applied"], told["failed"]) == (0, {reason: 1})
             assert content_of(BASE).sha256[:12] in told["last_failure"]
             assert uploaded(fleet["a"], TARGET) >= len(TARGET)
+
+    asyncio.run(story())
+
+
+def test_who_gives_up_while_a_delta_is_applied_waits_for_its_end(tmp_path, monkeypatch):
+    """Or the next fetch of the same content would write to the same file meanwhile."""
+    entered, released = threading.Event(), threading.Event()
+
+    def slowly(delta, base):
+        entered.set()
+        assert released.wait(20)
+        return apply_delta(delta, base)
+
+    monkeypatch.setattr(fetch_module, "apply_delta", slowly)
+
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["a"].store.add(DELTA)
+            fleet["b"].store.add(BASE)
+            fetcher = Fetcher(fleet["b"].transfers, fleet["b"].store)
+            fetching = asyncio.create_task(fetcher.fetch(FULL, [offer()]))
+            await until(entered.is_set, "it is applied")
+            fetching.cancel()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not fetching.done()
+            released.set()
+            await asyncio.gather(fetching, return_exceptions=True)
+            assert fetching.cancelled()
+            assert fleet["b"].store.holds(FULL.sha256)
 
     asyncio.run(story())
 
