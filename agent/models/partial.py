@@ -98,15 +98,21 @@ class Partial:
         return data
 
     def sync(self) -> None:
-        """Have what was written survive a power cut. Blocks: for a thread.
+        """Have what was written survive a power cut; nothing once it is closed. Blocks: for a thread.
 
         Raises:
             DiskFailed: It cannot be written.
         """
+        file = self._file
+        if file < 0:
+            return
         try:
-            os.fdatasync(self._file)
+            os.fdatasync(file)
         except OSError as error:
-            raise _failed(self.path, error) from None
+            if (
+                self._file >= 0
+            ):  # else it was closed just now, and who opens it again digests each chunk
+                raise _failed(self.path, error) from None
 
     def sha256(self) -> str:
         """Digest of the whole file, in hex. Blocks: for a thread.

@@ -18,6 +18,7 @@ from agent.models.errors import (
     StoreFull,
     TooLarge,
 )
+from agent.models.partial import Partial
 from agent.models.store import ContentStore
 
 DATA = Random(1).randbytes(300_001)
@@ -82,6 +83,7 @@ import os, sys
 from pathlib import Path
 from random import Random
 from agent.models.content import content_of
+from agent.models.partial import Partial
 from agent.models.store import ContentStore
 data = Random(1).randbytes(300_001)
 content = content_of(data)
@@ -238,6 +240,13 @@ def test_a_disk_that_fills_up_half_way_keeps_what_it_took(tmp_path, monkeypatch,
     assert partial.have == 0b111
     store.leave(partial)
     assert ContentStore(tmp_path).open(CONTENT).have == 0b111
+
+
+def test_a_sync_that_comes_after_the_end_does_nothing(tmp_path):
+    """In a thread, on its way while the pull was given up."""
+    partial = Partial(tmp_path / "x.part", content_of(b"x"))
+    partial.close()
+    partial.sync()
 
 
 def test_a_disk_that_does_not_sync_makes_nothing_visible(tmp_path, monkeypatch):

@@ -317,7 +317,7 @@ def test_who_gives_up_while_the_file_is_opened_leaves_nothing_open(tmp_path, mon
             await asyncio.gather(fetching, return_exceptions=True)
             assert fetching.cancelled()
             await until(lambda: opened, "an open file")
-            with pytest.raises(ValueError, match="file descriptor"):  # it is closed
-                opened[0].sync()
+            with pytest.raises(DiskFailed, match="Bad file descriptor"):  # it is closed
+                opened[0].write(0, bytes(CONTENT.span(0)[1]))
 
     run(story())
