@@ -179,22 +179,30 @@ def _change(target: Bytes, gaps: _Stream, differences: _Stream) -> int:
 
 
 class _Stream:
-    """Deflated bytes, unpacked as far as they are read."""
+    """Deflated bytes, unpacked as far as they are read.
+
+    They are handed over in steps, too: zlib copies what it was given and did not come to, each time.
+    """
 
     def __init__(self, packed: bytes) -> None:
         self._unpack = zlib.decompressobj()
-        self._packed = packed
+        self._packed = memoryview(packed)
+        self._given = b""
 
     def read(self, size_bytes: int) -> bytes:
         """So many bytes, or what there is."""
         found = b""
-        while len(found) < size_bytes:
+        while len(found) < size_bytes and not self._unpack.eof:
+            if not self._given:
+                self._given = bytes(self._packed[:DELTA_STEP_BYTES])
+                self._packed = self._packed[DELTA_STEP_BYTES:]
+            last = not self._packed
             try:
-                more = self._unpack.decompress(self._packed, size_bytes - len(found))
+                more = self._unpack.decompress(self._given, size_bytes - len(found))
             except zlib.error as error:
                 raise DeltaRefused(f"it cannot be unpacked: {error}") from None
-            self._packed = self._unpack.unconsumed_tail
-            if not more:
+            self._given = self._unpack.unconsumed_tail
+            if not more and last:
                 break
             found += more
         return found
@@ -202,4 +210,5 @@ class _Stream:
     @property
     def ended(self) -> bool:
         """Whether all of it was read, and nothing follows."""
-        return not self.read(1) and self._unpack.eof and not self._unpack.unused_data
+        rest = self.read(1)
+        return not rest and self._unpack.eof and not self._unpack.unused_data and not self._packed

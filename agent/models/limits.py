@@ -116,4 +116,4 @@ DELTAS_MAX: Final = 8
 DELTA_SORTED_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of a layer whose weights a delta sorts: where each comes from is 32 MiB for as long as it is applied."""
 DELTA_STEP_BYTES: Final = 64 * 1024
-"""A delta is unpacked in such steps, so that a bad one costs no memory."""
+"""A delta is handed to zlib, and unpacked, in such steps, so that a bad one costs no memory."""

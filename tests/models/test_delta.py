@@ -49,6 +49,29 @@ def test_a_fine_tuned_layer_costs_less_than_a_tenth(length, steps, share):
     assert apply_delta(delta, BASE) == target
 
 
+def test_what_is_packed_is_handed_over_once(monkeypatch):
+    """The rest of a stream was copied at each step."""
+    handed = []
+
+    class Counted:
+        def __init__(self):
+            self._unpack = decompressobj()
+
+        def decompress(self, data, length):
+            handed.append(len(data))
+            return self._unpack.decompress(data, length)
+
+        def __getattr__(self, name):
+            return getattr(self._unpack, name)
+
+    decompressobj = zlib.decompressobj
+    target = fine_tuned(BASE, 0, MODEL_BYTES, 2.0)
+    delta = make_delta(BASE, target)
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+    assert apply_delta(delta, BASE) == target
+    assert sum(handed) < 4 * len(delta)  # 31 times as it was, and more for larger ones
+
+
 def trained(base, begin, rows, stride, steps):
     """One layer's weights moved as gradients do: whole rows and whole columns more than others."""
     random = np.random.default_rng(4)
