@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.errors import ModelMissing
 from agent.models.errors import ContentDamaged, TransferError
 from agent.models.fetch import Fetcher
+from agent.models.steps import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +101,7 @@ class Library:
             TransferError: There is no room for it, or the disk fails.
             ModelMissing: What is in the folder cannot be used.
         """
-        await asyncio.to_thread(self._take_in, (content.sha256,))
+        await to_its_end(asyncio.to_thread(self._take_in, (content.sha256,)))
         return self._store.holds(content.sha256)
 
     async def fetch(self, content: Content, deltas: Sequence[Delta] = ()) -> None:
@@ -153,7 +154,7 @@ class Library:
     async def _offer(self, *names: str) -> None:
         """Put what of this is in the folder into the store, for neighbours; the model runs without that, too."""
         try:
-            await asyncio.to_thread(self._take_in, names)
+            await to_its_end(asyncio.to_thread(self._take_in, names))
         except (TransferError, ModelMissing) as error:
             logger.warning("neighbours cannot fetch a model from here: %s", error)
 

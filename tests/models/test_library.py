@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import threading
 from random import Random
+
+import pytest
 
 from agent.infer.kinds import Kind
 from agent.models.bases import make_deltas, with_deltas
@@ -14,6 +17,7 @@ from agent.models.store import ContentStore
 from tests.models.members import Member
 from tests.models.versions import NEW, changed, draft
 from tests.node.fleet import graph
+from tests.waiting import until
 
 OLD = changed(500)
 
@@ -77,6 +81,36 @@ def packages(directory, *, old=True):
     if old:
         (directory / "before").rename(directory / "models" / "1")
     return made, ModelFiles(str(directory / "models"))
+
+
+@pytest.mark.parametrize("step", ["read", "keeps"])
+def test_who_gives_up_while_the_folder_is_copied_waits_for_its_end(tmp_path, step):
+    """Or two threads would write the same file."""
+    made, files = packages(tmp_path)
+    content = made.variant(Kind.TFLITE).content
+    entered, released, add = threading.Event(), threading.Event(), ContentStore.add
+
+    class Slow(ContentStore):
+        def add(self, data, chunk_bytes=0):
+            entered.set()
+            assert released.wait(20)
+            return add(self, data, chunk_bytes)
+
+    async def story():
+        store = Slow(tmp_path / "store")
+        copying = getattr(Library(files, store, None), step)(content)
+        task = asyncio.ensure_future(copying)
+        await until(entered.is_set, "it is copied")
+        task.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        released.set()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert store.holds(content.sha256)
+
+    asyncio.run(story())
 
 
 def test_deltas_of_the_folder_reach_neighbours_and_bases_of_the_folder_serve_them(tmp_path):
