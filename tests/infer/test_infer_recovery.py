@@ -326,6 +326,24 @@ def test_worker_that_answers_nonsense_is_lost():
     asyncio.run(scenario())
 
 
+def test_each_request_has_its_own_time():
+    """Though one watchdog looks after all: one that is set later is waited for, and one that ends sooner is not."""
+
+    async def scenario():
+        with wire.nameless_file() as memory:
+            template = SharedTemplate.hold()
+            for first_s, second_s in ((1.0, 1.2), (WAIT_S, 0.2)):
+                worker = await WorkerProcess.start(template, memory.fileno(), SETTINGS, Limits())
+                assert (await worker.ask(Verb.INVOKE, first_s)).verb is Verb.FAILED
+                os.kill(worker.pid, signal.SIGSTOP)
+                with pytest.raises(WorkerLost, match=rf"gave no answer in {second_s:g} s"):
+                    await worker.ask(Verb.INVOKE, second_s)
+                await worker.close()
+            await template.release()
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_left_behind():
     async def scenario():
         for _ in range(3):
