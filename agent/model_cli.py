@@ -1,4 +1,4 @@
-"""The commands `flockmq model ...`: names and options. What they do stands in `agent/commands/model.py`."""
+"""The commands `flockmq model ...`: names and options. What they do stands in `agent/commands/model*.py`."""
 # ruff: noqa: FBT002, PLC0415 - typer makes flags of boolean parameters; each command imports what it needs when called
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def publish(
     within: Within = 300,
 ) -> None:
     """Have the fleet run a version, rolled out as its package says or as said here; by --identity an operator signs."""
-    from agent.commands import model
+    from agent.commands import model_publish
 
     chosen = {
         "canary_share": canary_share,
@@ -135,7 +135,7 @@ def publish(
         "error_share_max": error_share,
         "latency_factor_max": latency_factor,
     }
-    how = model.Publishing(
+    how = model_publish.Publishing(
         days,
         counter=counter,
         first=first,
@@ -144,7 +144,7 @@ def publish(
         devices=wait,
         wait_s=within,
     )
-    model.publish(package, _at(host, port, identity, user, password_file), how)
+    model_publish.publish(package, _at(host, port, identity, user, password_file), how)
 
 
 @model_app.command()
@@ -159,9 +159,9 @@ def rollback(
     days: Days = 365,
 ) -> None:
     """Have the fleet run an earlier version again; by --identity an operator signs that."""
-    from agent.commands import model
+    from agent.commands import model_publish
 
-    model.rollback(name, to, _at(host, port, identity, user, password_file), days)
+    model_publish.rollback(name, to, _at(host, port, identity, user, password_file), days)
 
 
 @model_app.command("list")
@@ -173,9 +173,9 @@ def list_models(
     password_file: PasswordFile = None,
 ) -> None:
     """Show which versions the fleet is to run, and who says so."""
-    from agent.commands import model
+    from agent.commands import model_show
 
-    model.list_models(_at(host, port, identity, user, password_file))
+    model_show.list_models(_at(host, port, identity, user, password_file))
 
 
 @model_app.command()
@@ -190,9 +190,9 @@ def status(
     within: Within = 300,
 ) -> None:
     """Show what each device runs, and why not."""
-    from agent.commands import model
+    from agent.commands import model_show
 
-    model.status(_at(host, port, identity, user, password_file), name, wait, within)
+    model_show.status(_at(host, port, identity, user, password_file), name, wait, within)
 
 
 @model_app.command()

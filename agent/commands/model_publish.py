@@ -1,0 +1,221 @@
+"""`flockmq model publish` and `rollback`: tells the fleet which version to run.
+
+Decides that a version is published through any one device that is up, as a retained manifest signed by the operator
+whose identity folder it is, under a counter above the one that stands there; a rollback is the old version under a new
+counter, so what devices have seen never sinks. Where there are no identities nobody can sign: the manifest goes out as
+it is, and devices take it only if they were told to.
+
+Assumes that this machine's clock is right. On failure: one sentence, and nothing was published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from agent.commands import model_history
+from agent.commands.model_fleet import At, Told, ask, tell
+from agent.commands.model_package import package_named
+from agent.commands.model_standing import read_standing
+from agent.commands.model_upload import hand_over
+from agent.commands.model_wait import wait_for
+from agent.commands.text import count_of, say
+from agent.errors import ModelMissing, ModelUnusable, NoDevice
+from agent.models.manifest import (
+    Draft,
+    ManifestInvalid,
+    encode_manifest,
+    publishable,
+)
+from agent.models.package import read_package
+from broker.errors import IdentityUnusable, SecretUnusable
+from broker.identity import DAY_MS
+from broker.model_envelope import SealBroken, write_envelope
+from broker.model_key import ModelKey
+from broker.topic_names import model_topic
+from broker.wall_clock import wall_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from agent.models.manifest import Manifest
+    from agent.models.package import Package
+
+__all__ = ["Publishing", "publish", "rollback"]
+
+UNSIGNED: Final = (
+    "without --identity nobody signs it, and only devices with unsigned = true in [model] take it"
+)
+
+
+class Publishing(NamedTuple):
+    """How a version is published."""
+
+    days: float
+    """For how long devices may take it up."""
+    counter: int | None = None
+    """None: one above the fleet's."""
+    first: bool = False
+    """Only if the fleet has no version of it yet."""
+    upload: bool = True
+    """Whether the bytes are handed over to the device first."""
+    rollout: Mapping[str, float] = {}
+    """What of the package's rollout is to be otherwise."""
+    devices: int = 0
+    """For how many devices to wait, until they run it."""
+    wait_s: float = 0.0
+
+
+def publish(package: str, at: At, how: Publishing) -> None:
+    """Make a version the one that the fleet runs.
+
+    Raises:
+        ModelMissing: It is not there.
+        ModelUnusable: The device does not take it, or too few devices run it in time.
+        IdentityUnusable: The identity is no operator's.
+        NoDevice: No device answers, or it does not take it.
+    """
+    found = package_named(package)
+    for sha256 in found.files:
+        found.read_content(sha256)
+    told = asyncio.run(ask(at, _topics_of(found.draft.name)))
+    topic = model_topic(site=told.site, name=found.draft.name)
+    if how.first and topic in told.values:
+        say(f"the fleet has a version of {found.draft.name}, so none was published")
+        return
+    rollout = msgspec.structs.replace(found.draft.rollout, **how.rollout)
+    draft = msgspec.structs.replace(found.draft, rollout=rollout)
+    data, manifest, payload = _signed(draft, told, at, how)
+    if how.upload:
+        done = asyncio.run(hand_over(at, told, payload, manifest, found))
+        if done.sent_bytes:
+            say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
+    _tell(manifest, data, payload, at, how, found.folder)
+    if how.devices:
+        running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
+        say(f"{count_of(running, 'device')} running it")
+
+
+def rollback(name: str, version: str | None, at: At, days: float) -> None:
+    """Make an earlier version current, by a higher counter.
+
+    Raises:
+        ModelMissing: There was none, as far as the operator's folder knows.
+        IdentityUnusable: There is no identity, or it is no operator's.
+        NoDevice: No device answers, or it does not take it.
+    """
+    if at.identity is None:
+        raise IdentityUnusable(
+            "a rollback needs --identity, whose folder remembers what was published; without one, publish the old "
+            "package again by `flockmq model publish`"
+        )
+    told = asyncio.run(ask(at, _topics_of(name)))
+    known = model_history.published(at.identity, told.site, name)
+    current = known[-1].manifest
+    earlier = [each for each in known if each.manifest.variants != current.variants]
+    if version is not None:
+        earlier = [each for each in known if each.manifest.version == version]
+    if not earlier:
+        versions = ", ".join(dict.fromkeys(each.manifest.version for each in known))
+        raise ModelMissing(
+            f"there is no {version or 'earlier version'} of {name}; known are {versions}"
+        )
+    old, folder = earlier[-1]
+    package = _package_of(old, folder)
+    draft = old if package is not None else msgspec.structs.replace(old, deltas=())
+    how = Publishing(days)
+    data, manifest, payload = _signed(draft, told, at, how)
+    try:
+        done = asyncio.run(hand_over(at, told, payload, manifest, package))
+    except NoDevice:  # it is to stop a bad version in any case
+        done = None
+        say("no device has told whether the fleet has its files")
+    _tell(manifest, data, payload, at, how, folder)
+    if done is not None and done.sent_bytes:
+        say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
+    if done is not None and done.lacking:
+        where = f", nor are they in {folder}" if folder is not None else ""
+        say(
+            f"{done.device} has not all of its files any more{where}: a device that lacks them goes on with what it "
+            "runs until one has them; `flockmq model publish` of the old package hands them over"
+        )
+
+
+# Inside.
+
+
+def _topics_of(name: str) -> list[str]:
+    """What is to be known of a model and its devices, before a version is published."""
+    return [
+        f"flock/v1/+/model/{name}",
+        f"flock/v1/+/model-status/+/{name}",
+        "flock/v1/+/status/+",
+    ]
+
+
+def _package_of(old: Manifest, folder: Path | None) -> Package | None:
+    """The folder that a version was published from, if its files are there still."""
+    try:
+        package = None if folder is None else read_package(folder)
+    except ModelMissing:
+        return None
+    wanted = {content.sha256 for content in old.contents}
+    return package if package is not None and wanted <= set(package.files) else None
+
+
+def _signed(draft: Draft, told: Told, at: At, how: Publishing) -> tuple[bytes, Manifest, bytes]:
+    """Sign a version: the manifest's bytes, what they say, and what travels."""
+    topic = model_topic(site=told.site, name=draft.name)
+    now_ms = wall_ms()
+    counter = how.counter
+    stands = _counter(told.values.get(topic), topic, at.identity)
+    if counter is None:
+        counter = stands + 1
+    elif counter <= stands:
+        raise ModelUnusable(
+            f"--counter {counter} is not above {stands}, which stands; devices take higher ones only"
+        )
+    try:
+        manifest = publishable(
+            draft,
+            site=told.site,
+            counter=counter,
+            made_ms=now_ms,
+            expires_ms=now_ms + int(how.days * DAY_MS),
+        )
+        data = encode_manifest(manifest)
+    except ValueError as error:
+        raise ModelUnusable(f"{draft.name} version {draft.version}: {error}") from None
+    if at.identity is None:
+        say(UNSIGNED)
+        return data, manifest, write_envelope(data)
+    return data, manifest, ModelKey(at.identity, now_ms).sign(data)
+
+
+def _tell(
+    manifest: Manifest, data: bytes, payload: bytes, at: At, how: Publishing, folder: Path | None
+) -> None:
+    """Make a version the one that the fleet runs, and remember that."""
+    asyncio.run(tell(at, model_topic(site=manifest.site, name=manifest.name), payload))
+    say(
+        f"{manifest.name} version {manifest.version} is current at site {manifest.site}, counter {manifest.counter}, "
+        f"for {how.days:g} days"
+    )
+    if at.identity is not None:
+        try:
+            model_history.keep(at.identity, manifest, data, folder)
+        except SecretUnusable as error:
+            raise ModelUnusable(f"it cannot be remembered for a rollback: {error}") from None
+
+
+def _counter(payload: bytes | None, topic: str, identity: Path | None) -> int:
+    """Of what stands on a topic; what nobody has signed does not count."""
+    if payload is None:
+        return 0
+    try:
+        return read_standing(payload, topic, identity).manifest.counter
+    except (SealBroken, ManifestInvalid):
+        return 0
