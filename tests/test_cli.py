@@ -270,6 +270,14 @@ def test_doctor_says_what_to_do(tmp_path):
     assert "did you mean" in broken.out
 
 
+def test_doctor_looks_at_the_models(tmp_path):
+    shown = good("doctor", "--config", device_toml(tmp_path, "[model]"))
+    assert re.search(r"ok  models: forecaster 1, forecaster 2", shown)
+    broken = flockmq("doctor", "--config", device_toml(tmp_path, "[model]\ndirectory = 'none'"))
+    assert broken.code == 1
+    assert re.search(r"missing  models: .*none holds no folder", broken.out)
+
+
 def test_doctor_says_how_neighbours_are_found(tmp_path):
     shown = good("doctor", "--config", device_toml(tmp_path))
     assert "topology static: 0 named, 0 seeds, mDNS off" in shown

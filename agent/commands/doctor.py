@@ -21,9 +21,10 @@ from rich.markup import escape
 
 from agent.addresses import is_loopback
 from agent.config import load
-from agent.errors import ConfigError
+from agent.errors import AgentError, ConfigError
 from agent.infer import edgetpu, onnx, tflite
 from agent.infer.backend import RuntimeUnavailable
+from agent.models.shipped import ModelFiles
 from broker.credentials import system_moment
 from broker.discovery import own_addresses
 from broker.errors import IdentityUnusable, SecretUnusable, UsersUnusable
@@ -151,6 +152,8 @@ def _config(path: Path) -> Iterator[Finding]:
         yield _identity(config.device, Path(config.tls.identity))
     if config.users is not None:
         yield from _users(config)
+    if config.model is not None:
+        yield _models(config.model.directory)
     yield from _neighbourhood(config)
     yield from _state(Path(config.state))
     checks: list[tuple[str, Callable[[], object]]] = []
@@ -196,6 +199,15 @@ def _users(config: Config) -> Iterator[Finding]:
             f"passwords travel unencrypted to {config.broker.host}",
             "let who is elsewhere come by [tls], and listen on 127.0.0.1; else whoever is on that network reads them",
         )
+
+
+def _models(directory: str | None) -> Finding:
+    try:
+        packages = ModelFiles(directory).packages
+    except AgentError as error:
+        return Finding("missing", f"models: {error}")
+    names = sorted(f"{package.draft.name} {package.draft.version}" for package in packages)
+    return Finding("ok", f"models: {', '.join(names)}")
 
 
 def _secrets(what: str, make: Callable[[], object]) -> Finding:
@@ -271,7 +283,8 @@ def _ports(host: str, port: int) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 f"port {port} on {host} cannot be used: {error.strerror}",
-                f"stop what listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another",
+                f"if it is not this device that runs there (`ss -ltnp 'sport = :{port}'` names who), stop that, or "
+                "choose another",
             )
             return
     yield Finding("ok", f"port {port} on {host} is free")

@@ -37,8 +37,8 @@ class ModelFiles:
         found = sorted(self._directory.glob(f"*/{PACKAGE_FILE}"))
         if not found:
             raise ModelMissing(
-                f"{self._directory} holds no folder that `flockmq model pack` has written; set directory in [model] to "
-                "one that does"
+                f"{self._directory} holds no folder that `flockmq model pack` has written; make one there, or set "
+                "directory in [model] to where one is"
             )
         self.packages = [read_package(path.parent) for path in found]
         return {sha256: package for package in self.packages for sha256 in package.files}
