@@ -10,6 +10,7 @@ certificate more; only if the device's last word is lost there is one that it ma
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import tempfile
 from datetime import timedelta
@@ -47,6 +48,8 @@ __all__ = ["Invited", "invite"]
 
 GUESTS_MAX: Final = 8
 """Exchanges at once, each of EXCHANGE_S at most. One device is expected."""
+ELSEWHERE: Final = ("198.51.100.1", 9)
+"""Nobody's address (RFC 5737): reached, if at all, by the default route."""
 HANG_UP_S: Final = 1.0
 """For the last words to leave; who does not take them is not waited for."""
 
@@ -118,11 +121,23 @@ async def _serve(directory: Path, invited: Invited, host: str, port: int, minute
 
 
 async def _reachable(host: str) -> list[str]:
-    """The addresses of this machine, for people."""
+    """The addresses of this machine, for people: the one on the way to everybody else, then those of bridges, say."""
     try:
-        return await own_addresses(host)
+        addresses = await own_addresses(host)
     except (OSError, ValueError):
         return [host]
+    outward = _outward_address()
+    return sorted(addresses, key=lambda address: address != outward)
+
+
+def _outward_address() -> str | None:
+    """The address that the default route goes out from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(ELSEWHERE)
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
 def _context(life: timedelta) -> tuple[ssl.SSLContext, bytes]:

@@ -8,6 +8,7 @@ import ssl
 import msgspec
 import pytest
 
+from agent.commands import invite
 from agent.config import load
 from broker import certificates
 from broker.enrolment import (
@@ -108,6 +109,19 @@ def inviting(*arguments):
         found = re.search(r"flockmq enroll (\S+) --at 127.0.0.1:(\d+)", process.stdout.readline())
         assert found, process.communicate()
         yield process, found[1], int(found[2])
+
+
+def test_the_address_that_others_reach_comes_first(monkeypatch):
+    """The bridge of a container engine sorts before most networks."""
+
+    async def own_addresses(host):
+        return ["10.0.0.1", "172.17.0.1", "192.0.2.2"]
+
+    monkeypatch.setattr(invite, "own_addresses", own_addresses)
+    monkeypatch.setattr(invite, "_outward_address", lambda: "192.0.2.2")
+    assert asyncio.run(invite._reachable("0.0.0.0")) == ["192.0.2.2", "10.0.0.1", "172.17.0.1"]
+    monkeypatch.setattr(invite, "_outward_address", lambda: None)
+    assert asyncio.run(invite._reachable("0.0.0.0"))[0] == "10.0.0.1"
 
 
 def ended(process):
