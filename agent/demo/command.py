@@ -1,7 +1,9 @@
 """`flockmq demo`: what it takes, what it leaves behind (nothing), how it exits.
 
 Decides: Ctrl-C is how a live demo ends, status 0; without a screen, and by any other signal, it is
-128 plus the signal. However it ends, the devices are ended and their directory is removed.
+128 plus the signal. A device that somebody kills starts again in a live demo, as the one that the scenario kills
+does; without a screen it ends the run, since that is a proof. However it ends, the devices are ended and their
+directory is removed.
 Assumes it has the process for itself: it takes over SIGINT, SIGTERM and SIGHUP.
 On failure: what a person can mend is one line and status 2; a device that ends unasked or does
 not answer is one line and status 1.
@@ -108,7 +110,14 @@ async def _demo(
     try:
         with tempfile.TemporaryDirectory(prefix="flockmq-demo-") as directory:
             started_ms = time.time_ns() // 1_000_000 - int(TRACE_OFFSET_S * 1000 / speed)
-            fleet = Fleet(plans, Path(directory), recorder, speed=speed, started_ms=started_ms)
+            fleet = Fleet(
+                plans,
+                Path(directory),
+                recorder,
+                speed=speed,
+                started_ms=started_ms,
+                revive=not headless,
+            )
             try:
                 with Lines() if headless else Table() as screen:
                     await Run(

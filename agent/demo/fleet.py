@@ -4,6 +4,8 @@ Decides how a fault is made: a kill is SIGKILL to the device's process alone; a 
 device to silence its neighbours on the other side, all at once, and is over when the last one has
 acknowledged to hear them again. Records go to a sink as they are read, every POLL_S: a timer
 rather than readiness, since reading each line as it comes would cost the devices a core.
+Who looks on may kill a device, too, where that is allowed: it counts as a fault, and the device starts again OUTAGE_S
+later.
 Assumes a directory of its own for configurations, states and logs.
 On failure: a device that cannot start or ends unasked is an exception out of `watch`.
 """
@@ -31,7 +33,7 @@ from agent.demo.records import (
     Silence,
     StopSensors,
 )
-from agent.demo.scenario import Act
+from agent.demo.scenario import OUTAGE_S, Act
 from broker.errors import FlockmqError
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Fleet:
         recorder: Takes what the devices tell.
         speed: Trace seconds per second.
         started_ms: Wall time at which the trace was at its second 0.
+        revive: Whether a device that somebody else kills starts again.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Fleet:
         *,
         speed: float,
         started_ms: int,
+        revive: bool = False,
     ) -> None:
         self._recorder = recorder
         self._ledger: Ledger = recorder.ledger
@@ -79,6 +83,9 @@ class Fleet:
         self._processes: dict[str, DeviceProcess] = {}
         self._names = tuple(plan.name for plan in plans)
         self._fault: Fault | None = None
+        self._revive = revive
+        self._visited: dict[str, tuple[Fault, int]] = {}
+        """Who was killed by somebody else: the fault, and when it starts again."""
         make_fleet(directory, SITE, self._names)
         self._operator = DemoOperator(identity_of(directory, DESK), SITE)
         for plan in plans:
@@ -92,6 +99,16 @@ class Fleet:
     def fault(self) -> str | None:
         """The kind of the fault that is going on."""
         return None if self._fault is None else self._fault.kind
+
+    @property
+    def killed(self) -> frozenset[str]:
+        """Who is down."""
+        return frozenset(self._names) - self._processes.keys()
+
+    @property
+    def visited(self) -> bool:
+        """Whether somebody has killed a device that is not quite back."""
+        return bool(self._visited) or bool(self._processes.keys() - self._recorder.ready)
 
     def pids(self) -> dict[str, int]:
         """The processes that live, by device."""
@@ -121,8 +138,12 @@ class Fleet:
                     raise CannotStart(f"{name} cannot start: {record.reason}")
                 self._recorder.record(name, record)
             for process in processes:
-                if process.ended_unasked:
+                if process.was_killed and self._revive:
+                    now_ns = time.monotonic_ns()
+                    self._visited[process.name] = self._bury(process.name), now_ns
+                elif process.ended_unasked:
                     raise DeviceEnded(f"{process.name} has ended: {process.last_words()}")
+            self._bring_back(time.monotonic_ns())
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
@@ -170,7 +191,7 @@ class Fleet:
         """Do this to the fleet."""
         match act:
             case Act.KILL:
-                self._kill(KILLED)
+                self._fault = self._bury(KILLED)
             case Act.START_AGAIN:
                 self._over(time.monotonic_ns())
                 self._start(KILLED)
@@ -187,13 +208,21 @@ class Fleet:
         log = self._directory / f"{name}.log"
         self._processes[name] = DeviceProcess(name, self._config(name), log)
 
-    def _kill(self, name: str) -> None:
+    def _bury(self, name: str) -> Fault:
         process = self._processes.pop(name)
         begin_ns = time.monotonic_ns()
         for record in process.kill():
             self._recorder.record(name, record)
         self._recorder.forget(name)
-        self._fault = self._ledger.killed(name, begin_ns)
+        return self._ledger.killed(name, begin_ns)
+
+    def _bring_back(self, now_ns: int) -> None:
+        """Start those again whom somebody else has killed, when it is time."""
+        for name, (fault, killed_ns) in list(self._visited.items()):
+            if now_ns - killed_ns >= OUTAGE_S * 1e9:
+                del self._visited[name]
+                self._ledger.over(fault, now_ns)
+                self._start(name)
 
     def _over(self, at_ns: int) -> None:
         assert self._fault is not None, "no fault is going on"

@@ -79,15 +79,21 @@ class DeviceProcess:
         """Whether it ended although nobody told it to."""
         return not self._told_to_end and self._process.poll() is not None
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether somebody has ended it as a power cut does."""
+        return self.ended_unasked and self._process.returncode == -signal.SIGKILL
+
     def last_words(self) -> str:
-        """The last line of its log, as why it ended."""
+        """Why it ended: the last line of its log, which says nothing of a signal."""
         lines = self._log.read_text(errors="replace").split("\n")
         words = [line.strip() for line in lines if line.strip()]
-        if words:
-            return words[-1]
         status = self._process.returncode
+        if words and status >= 0:
+            return words[-1]
         how = f"status {status}" if status >= 0 else signal.Signals(-status).name
-        return f"{how}, and no word in its log"
+        said = f"the last word in its log was: {words[-1]}" if words else "no word in its log"
+        return f"{how}, and {said}"
 
     def drain(self) -> list[Record]:
         """What it has told since; answers are handed to who asked.
@@ -135,9 +141,9 @@ class DeviceProcess:
         return done
 
     def kill(self) -> list[Record]:
-        """End it as a power cut does, and return what it had told before."""
+        """End it as a power cut does, if nobody has, and return what it had told before."""
         self._told_to_end = True
-        os.kill(self.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
         records = self.drain()
         for answer in self._answers.values():

@@ -103,7 +103,8 @@ class Run:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def perform(self, act: Act) -> None:
-        """A step of the scenario has come."""
+        """A step of the scenario has come; it waits until those are back whom somebody else has killed."""
+        await self._until(lambda: not self._fleet.visited)
         self._usage.sample(self._fleet.pids())
         self._screen.say(f"{self._elapsed_s():5.1f} s  {act.value}")
         await self._fleet.perform(act)
@@ -163,7 +164,7 @@ class Run:
             self._usage.sample(self._fleet.pids())
             if self._screen.wants_reports:
                 self._board.reports = await self._fleet.reports()
-                self._board.fault = self._fleet.fault
+                self._board.fault, self._board.killed = self._fleet.fault, self._fleet.killed
                 self._screen.show(self._board, time.monotonic_ns())
             await asyncio.sleep(PULSE_S)
 
@@ -175,9 +176,8 @@ class Run:
         except TimeoutError:
             up = self._recorder.ledger.links.up()
             missing = [f"{a} - {b}" for a, b in LINKS if tuple(sorted((a, b))) not in up]
-            raise NotLinked(
-                f"no link within {LINK_S:g} s: {', '.join(missing)}; is this machine very busy?"
-            ) from None
+            what = f"no link {', '.join(missing)}" if missing else "not all devices are back"
+            raise NotLinked(f"{what} within {LINK_S:g} s; is this machine very busy?") from None
 
     async def _wait_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self._elapsed_s()))

@@ -33,6 +33,8 @@ __all__ = ["Board", "render"]
 WIDE_COLUMNS: Final = 110
 UNKNOWN: Final = "·"
 PERCENTS: Final = (50, 99)
+FAULTS_SHOWN: Final = 3
+"""The latest: as many as fit in a line of 80 columns."""
 COMING: Final = {
     Act.KILL: f"{KILLED} will be killed",
     Act.START_AGAIN: f"{KILLED} starts again",
@@ -52,6 +54,7 @@ class Board:
         reports: By device that lives: what it says of itself.
         began_ns: When all were linked; None: not yet.
         fault: The kind of the fault that goes on.
+        killed: Who is down.
         coming: The next step, if there is one.
     """
 
@@ -60,6 +63,7 @@ class Board:
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     began_ns: int | None = None
     fault: str | None = None
+    killed: frozenset[str] = frozenset()
     coming: Step | None = None
 
 
@@ -76,7 +80,7 @@ def render(board: Board, now_ns: int, columns: int) -> RenderableType:
     for name in DEVICES:
         report = board.reports.get(name)
         if report is None:
-            down = board.fault == "kill" and name == KILLED
+            down = name in board.killed
             table.add_row(name, Text("killed", "bold red") if down else Text("starts", "dim"))
         else:
             table.add_row(name, *_cells(name, report, board.recorder, now_ns, columns))
@@ -133,7 +137,7 @@ def _footer(board: Board, now_ns: int) -> list[Text]:
     lines = [Text.assemble("now    ", _now(board, now_ns))]
     faults = board.recorder.ledger.faults
     if board.began_ns is not None and faults:
-        past = "   ".join(_past(board, fault, board.began_ns) for fault in faults)
+        past = "   ".join(_past(board, fault, board.began_ns) for fault in faults[-FAULTS_SHOWN:])
         lines.append(Text.assemble("faults ", past))
     lines += [
         Text.assemble("look   ", (subscribe, "green"), "   end  ", ("Ctrl-C", "green")),
@@ -145,8 +149,9 @@ def _footer(board: Board, now_ns: int) -> list[Text]:
 def _now(board: Board, now_ns: int) -> tuple[str, str]:
     if board.began_ns is None:
         return "devices start and find each other", "cyan"
-    if board.fault == "kill":
-        return f"{KILLED} was killed and will come back", "bold red"
+    if board.killed:
+        were = "was" if len(board.killed) == 1 else "were"
+        return f"{', '.join(sorted(board.killed))} {were} killed and will come back", "bold red"
     if board.fault == "cut":
         sides = (sorted(CUT_OFF), sorted(set(DEVICES) - CUT_OFF))
         return "cut in two: " + " | ".join(" ".join(side) for side in sides), "bold red"

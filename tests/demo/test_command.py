@@ -162,6 +162,27 @@ def test_devices_end_when_the_demo_is_killed(start):
     wait_gone(family)
 
 
+def device_when_there_is(process, name):
+    while True:
+        for member in children(process):
+            if lives(member) and f"{name}.toml" in " ".join(command_line(member)):
+                return member
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(90)
+def test_a_device_that_somebody_kills_is_back_in_a_live_demo(start):
+    process = start("seconds=None", "calm=True")
+    device = device_when_there_is(process, "j-1-2")
+    device.kill()
+    wait_gone([device])
+    device_when_there_is(process, "j-1-2")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
 @pytest.mark.timeout(90)
 def test_a_device_that_ends_unasked_ends_the_demo(start, tmp_path):
     process = start("headless=True", "calm=True", "seconds=60")
