@@ -86,7 +86,8 @@ class Commits:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._sync_upto = 0
         self._broken = False
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._pausing: asyncio.Future[None] | None = None
         self._crowded = asyncio.Event()
         self.turn = 0
         """The last turn that was committed."""
@@ -150,7 +151,9 @@ class Commits:
 
     async def close(self) -> None:
         """Make everything durable that can be, and close the store."""
-        self._closing.set()
+        self._closing = True
+        if self._pausing is not None:
+            _wake(self._pausing)
         while self._syncing is not None:
             await self._syncing
         try:
@@ -191,8 +194,14 @@ class Commits:
             self._go_on()
 
     async def _pause(self, pause_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause_s)
+        """Wait so long, or until the end; twice for each sync, so without the task that `asyncio.wait_for` makes."""
+        if self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        self._pausing = loop.create_future()
+        timer = loop.call_later(pause_s, _wake, self._pausing)
+        await self._pausing
+        timer.cancel()
 
     def _release(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.durable:
@@ -213,3 +222,8 @@ class Commits:
                 future.set_exception(error)
                 future.exception()  # nobody need be waiting
         self._tell(str(error))
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
