@@ -82,19 +82,15 @@ class HybridClock:
         """How far `stamp` lies in this device's future, in milliseconds; negative when it is past."""
         return wall_ms_of(stamp) - (now_ns // MS + self._offset_ms)
 
-    def observe(self, stamp: int, now_ns: int) -> bool:
-        """Follow another device's stamp. False, and nothing changed, when it is too far ahead to be trusted.
+    def observe(self, stamp: int, now_ns: int) -> None:
+        """Follow another device's stamp, unless it is too far ahead to be trusted.
 
         An unsynchronised clock follows anyone: it has nothing better.
         """
-        if stamp <= self._last:
-            return True
-        if stamp >= CLOCK_FOLLOWED_MAX:
-            return False
-        if self.synchronised and self.ahead_ms(stamp, now_ns) > CLOCK_AHEAD_MAX_MS:
-            return False
-        self._last = stamp
-        return True
+        if not self._last < stamp < CLOCK_FOLLOWED_MAX:
+            return
+        if not self.synchronised or self.ahead_ms(stamp, now_ns) <= CLOCK_AHEAD_MAX_MS:
+            self._last = stamp
 
     def store(self, *, with_others: bool) -> int | None:
         """The stamp to store as the bound under which no stamp is given after a restart, or None.
