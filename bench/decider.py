@@ -20,8 +20,10 @@ from agent.models.shipped import ModelFiles
 from agent.sensors.sensor import Observation
 from agent.world import World
 from bench.role import Part
+from bench.stage import BenchFailed
 from bench.systems.flockmq import Holder
 from bench.traffic import SITE
+from bench.waiting import until
 
 if TYPE_CHECKING:
     from agent.infer.backend import FloatArray
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Decider"]
 
 JUNCTION = "j-1-1"
+TRAFFIC_WITHIN_S = 30.0
 
 
 class Decider(Holder, Part):
@@ -53,9 +56,19 @@ class Decider(Holder, Part):
         self._tick_s = 0
         return port
 
-    async def decide(self, *, rate: float, seconds: float) -> dict[str, Any]:
-        """Capture at a rate for so long; returns each decision's milliseconds, and messages reduced a second."""
-        self._decisions_ms, reduced = [], self._reduced
+    async def decide(self, *, rate: float, seconds: float, beside: bool) -> dict[str, Any]:
+        """Capture at a rate for so long, from the first message on where there is traffic beside.
+
+        Returns each decision's milliseconds, and messages reduced a second.
+
+        Raises:
+            BenchFailed: No message comes.
+        """
+        reduced = self._reduced
+        # Who sends them has what others leave of the processor.
+        if beside and not await until(lambda: self._reduced > reduced, within_s=TRAFFIC_WITHIN_S):
+            raise BenchFailed("there is no traffic beside")
+        self._decisions_ms = []
         started_s = time.monotonic()
         for number in range(round(rate * seconds)):
             wait_s = started_s + number / rate - time.monotonic()

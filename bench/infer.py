@@ -146,7 +146,7 @@ async def _decisions(result: Result, plan: Plan) -> None:
             count = round(TRAFFIC_PER_S * plan.seconds)
             await near.ask("prepare", first=number * count, count=count)
             traffic = asyncio.create_task(near.ask("publish", rate=TRAFFIC_PER_S))
-            busy.append(await _window(decider, plan.seconds))
+            busy.append(await _window(decider, plan.seconds, beside=True))
             await traffic
     p99 = {}
     for name, windows in (("quiet", quiet), (f"{TRAFFIC_PER_S:,} messages a second", busy)):
@@ -163,8 +163,10 @@ async def _decisions(result: Result, plan: Plan) -> None:
     result.ratios["decision_p99_difference_ms"] = beside - calm
 
 
-async def _window(decider: Role, seconds: float) -> dict[str, Any]:
-    answer: dict[str, Any] = await decider.ask("decide", rate=CAPTURES_PER_S, seconds=seconds)
+async def _window(decider: Role, seconds: float, *, beside: bool = False) -> dict[str, Any]:
+    answer: dict[str, Any] = await decider.ask(
+        "decide", rate=CAPTURES_PER_S, seconds=seconds, beside=beside
+    )
     return answer
 
 
