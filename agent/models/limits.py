@@ -13,7 +13,7 @@ CHUNK_BYTES_MIN: Final = 32 * 1024
 CHUNK_BYTES_STEP: Final = 4 * 1024
 """Chunks of larger models grow by this: a page of memory and of most disks."""
 CHUNKS_MAX: Final = 384
-"""Chunks of one content. Their digests have 16 KiB in a manifest, so that three variants fit its 64 KiB; 384 chunks of
+"""Chunks of one content. Their digests have 16 KiB in a manifest, those of three variants 48 of its 224; 384 chunks of
 64 MiB have 172 KiB each, which one message of the mesh still takes."""
 CHUNK_BYTES_MAX: Final = 192 * 1024
 """Below the 256 KiB of a message of the mesh; as large as CHUNKS_MAX of MODEL_BYTES_MAX need."""
