@@ -55,11 +55,15 @@ CREATE TABLE IF NOT EXISTS session_incoming (
         for client_id, topic_filter, qos in database.execute("SELECT * FROM session_filter"):
             filters[client_id][topic_filter] = qos
         messages: dict[str, list[StoredMessage]] = defaultdict(list)
-        for client_id, *row in database.execute(
+        shared: dict[
+            bytes, bytes
+        ] = {}  # what waits in many sessions is held once, as before the restart
+        for client_id, serial, packet_id, flags, topic, payload in database.execute(
             "SELECT client_id, serial, packet_id, flags, topic, payload FROM session_message"
             " ORDER BY sent = 0, sent, serial"
         ):
-            messages[client_id].append(StoredMessage(*row))
+            one = shared.setdefault(topic, topic), shared.setdefault(payload, payload)
+            messages[client_id].append(StoredMessage(serial, packet_id, flags, *one))
         incoming: dict[str, set[int]] = defaultdict(set)
         for client_id, packet_id in database.execute("SELECT * FROM session_incoming"):
             incoming[client_id].add(packet_id)
