@@ -22,7 +22,7 @@ from functools import partial
 from broker.embedded.ingress import Ingress
 from broker.embedded.limits import TURN_SLICE_S, Limits
 from broker.embedded.packets import FLAG_RETAIN, SUBACK_REFUSED, publish_frame, string_field
-from broker.embedded.session import Message, Output, Session
+from broker.embedded.session import OVERHEAD_BYTES, Message, Output, Session
 from broker.embedded.session_journal import Change, SessionJournal, StoredSession
 from broker.embedded.slices import Slices
 from broker.embedded.statistics import Counters
@@ -143,7 +143,7 @@ class Exchange:
                     shared = publish_frame(0, field, payload)
                 session.deliver_fresh(shared)
         if qos:
-            self._unmeasured_bytes += len(targets) * len(payload)
+            self._unmeasured_bytes += len(targets) * (len(payload) + OVERHEAD_BYTES)
             if self._unmeasured_bytes > self.limits.kept_bytes_max // 64:
                 self._relieve()
 

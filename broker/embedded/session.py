@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Python's own bytes per queued message: objects and slots. A bound on bytes then bounds empty
 # messages too.
-_OVERHEAD_BYTES = 100
+OVERHEAD_BYTES = 100
 
 Message = tuple[int, bytes, bytes]  # flags of the PUBLISH, topic field, payload
 Waiting = tuple[int, bytes, bytes, int]  # the same, and its serial in the journal, or 0
@@ -285,7 +285,7 @@ class Session:
         self._replays(now=False)
         while self._queue and self._window.has_room:
             flags, topic_field, payload, serial = self._queue.popleft()
-            self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
+            self._queue_bytes -= len(payload) + OVERHEAD_BYTES
             self._ready.append(self._window.send(flags, topic_field, payload, serial))
         if self._lags and self._fill() < 3 / 8:
             self._lag(now=False)
@@ -308,9 +308,9 @@ class Session:
 
     def _wait_fresh(self, frame: bytes) -> None:
         self._fresh.append(frame)
-        self._fresh_bytes += len(frame) + _OVERHEAD_BYTES
+        self._fresh_bytes += len(frame) + OVERHEAD_BYTES
         while self._fresh_bytes > self._limits.fresh_queue_bytes_max:
-            self._fresh_bytes -= len(self._fresh.popleft()) + _OVERHEAD_BYTES
+            self._fresh_bytes -= len(self._fresh.popleft()) + OVERHEAD_BYTES
             self._counters.shed += 1
 
     def _wait(self, flags: int, topic_field: bytes, payload: bytes, *, front: bool = False) -> None:
@@ -320,7 +320,7 @@ class Session:
             journal.add("queue", self.client_id, serial, 0, 0, flags, topic_field, payload)
         add = self._queue.appendleft if front else self._queue.append
         add((flags, topic_field, payload, serial))
-        self._queue_bytes += len(payload) + _OVERHEAD_BYTES
+        self._queue_bytes += len(payload) + OVERHEAD_BYTES
 
     def _replays(self, *, now: bool) -> None:
         if self._journal is not None and self.replaying != now:
@@ -348,7 +348,7 @@ class Session:
 
     def _drop_oldest(self) -> None:
         _, _, payload, serial = self._queue.popleft()
-        self._queue_bytes -= len(payload) + _OVERHEAD_BYTES
+        self._queue_bytes -= len(payload) + OVERHEAD_BYTES
         self._counters.dropped_offline += 1
         if self._journal is not None:
             self._journal.add("done", self.client_id, serial)
@@ -368,7 +368,7 @@ class Session:
                 self._queue.append(
                     (message.flags, message.topic_field, message.payload, message.serial)
                 )
-                self._queue_bytes += len(message.payload) + _OVERHEAD_BYTES
+                self._queue_bytes += len(message.payload) + OVERHEAD_BYTES
         self._trim()
 
     def changes(self) -> list[Change]:

@@ -281,6 +281,20 @@ async def test_what_waits_for_all_sessions_together_is_bounded() -> None:
             assert kept == list(range(100 - len(kept), 100))  # the newest
 
 
+async def test_empty_messages_that_wait_for_all_sessions_together_are_bounded() -> None:
+    limits = Limits(kept_bytes_max=50_000)
+    async with running(limits=limits) as node, client(node, "pub") as pub:
+        for name in ("a", "b"):
+            async with client(node, name, clean=False) as sub:
+                await sub.subscribe("t", 1)
+        for _ in range(400):
+            pub.send(publish("t", b"", 1, packet_id=1))
+            await pub.expect(packets.PUBACK)
+        sessions = node.broker._exchange.sessions.values()
+        assert sum(session.kept_bytes for session in sessions) < 55_000
+        assert node.broker.statistics().counters.dropped_offline > 0
+
+
 async def test_what_is_in_flight_for_all_sessions_together_is_bounded() -> None:
     limits = Limits(kept_bytes_max=100_000)
     async with (
