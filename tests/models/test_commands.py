@@ -113,8 +113,8 @@ def test_what_cannot_be_done_is_one_line(here, call, arguments, reason):
     assert_one_line(call("model", *arguments), reason)
 
 
-def test_a_model_goes_through_a_fleet_and_back(here, call):
-    """Published, verified, replaced, rolled back; the key changed; and what a stranger or a device cannot do."""
+def with_two_versions(here, call):
+    """A fleet of lot-1 and an operator, who has two versions; the configuration of lot-1."""
     for arguments in (
         ("init", "town"),
         ("issue", "lot-1"),
@@ -123,7 +123,12 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         assert call("ca", *arguments)[0] == 0
     packed(call)
     packed(call, version="2", file="dense_other.tflite", high="2")
-    config = member_toml(here, "lot-1")
+    return member_toml(here, "lot-1")
+
+
+def test_a_model_goes_through_a_fleet_and_back(here, call):
+    """Published, verified, replaced, rolled back; the key changed; and what a stranger or a device cannot do."""
+    config = with_two_versions(here, call)
     with config.open("a") as file:
         file.write(
             '[model]\nname = "occupancy"\ndirectory = "models"\noptions = { junction = "j-1-1" }\n'
@@ -175,15 +180,7 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
 
 def test_a_rollback_hands_over_what_the_device_has_not_any_more(here, call):
     """From where the old version was published; where that is gone, too, it says so."""
-    for arguments in (
-        ("init", "town"),
-        ("issue", "lot-1"),
-        ("issue", "desk", "--role", "operator"),
-    ):
-        assert call("ca", *arguments)[0] == 0
-    packed(call)
-    packed(call, version="2", file="dense_other.tflite", high="2")
-    config = member_toml(here, "lot-1")
+    config = with_two_versions(here, call)
     with config.open("a") as file:
         file.write('[model]\nname = "occupancy"\noptions = { junction = "j-1-1" }\n')
     with device(config, cwd=here) as (_, plain, secured):

@@ -1,6 +1,7 @@
 """Devices that wait for others to try a version first; real workers, without a mesh."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -38,6 +39,16 @@ async def waits(it, wanted):
     assert (it.status.state, it.status.running) == ("waiting", "1")
 
 
+@asynccontextmanager
+async def waiting(tmp_path, models):
+    """A follower that decides by version 1, and waits for the canary of version 2."""
+    first, second = good(models), good(models, "2", OTHER, rollout=CAREFUL)
+    async with followed(tmp_path, models) as it:
+        await begin(it, first)
+        await waits(it, payload(second, 2))
+        yield it
+
+
 def test_a_manifest_that_is_refused_does_not_stop_one_that_is_on_its_way(tmp_path, models):
     first = good(models)
     second = good(models, "2", OTHER, rollout=Rollout(canary_share=0.5))
@@ -56,13 +67,9 @@ def test_a_manifest_that_is_refused_does_not_stop_one_that_is_on_its_way(tmp_pat
 
 
 def test_who_waits_for_canaries_and_hears_of_harm_holds_until_something_newer(tmp_path, models):
-    first = good(models)
-    second = good(models, "2", OTHER, rollout=CAREFUL)
 
     async def story():
-        async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            await waits(it, payload(second, 2))
+        async with waiting(tmp_path, models) as it:
             other_says(it, "rolled-back", "slow: as a test")
             held = await it.becomes("2", "held", "1")
             assert held.reason == "other did not keep it: slow: as a test"
@@ -73,13 +80,9 @@ def test_who_waits_for_canaries_and_hears_of_harm_holds_until_something_newer(tm
 
 
 def test_who_waits_for_canaries_goes_when_they_are_healthy(tmp_path, models):
-    first = good(models)
-    second = good(models, "2", OTHER, rollout=CAREFUL)
 
     async def story():
-        async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            await waits(it, payload(second, 2))
+        async with waiting(tmp_path, models) as it:
             other_says(it, "active")
             await it.becomes("2", "active", "2")
 
