@@ -1,7 +1,9 @@
 """Memory and processor time of a process and everything it started, from /proc.
 
-Assumes Linux. Resident memory is the sum of VmRSS, so pages that processes share count several
-times: the figure errs upwards. Processor time includes descendants that ended and were waited for.
+Assumes Linux. Resident memory is the sum of proportional sizes: a page that n processes share counts as one n-th in
+each, so that workers forked from one template do not count its pages once more each. What a family shares with others,
+the files of Python, counts in part only: a device that is alone on its machine takes some megabytes more. Processor
+time includes descendants that ended and were waited for.
 On failure: a process that is gone has no figures; the rest is counted.
 """
 
@@ -39,8 +41,8 @@ def family(pids: set[int]) -> dict[int, set[int]]:
 
 
 def rss_mb(pids: set[int]) -> float | None:
-    """Resident memory in units of 2**20 bytes; None if none of them lives."""
-    sizes = [size for size in map(_rss_kib, pids) if size is not None]
+    """Resident memory, by proportional sizes, in units of 2**20 bytes; None if none of them lives."""
+    sizes = [size for size in map(_pss_kib, pids) if size is not None]
     return sum(sizes) / 1024 if sizes else None
 
 
@@ -74,12 +76,12 @@ def _stat(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()
 
 
-def _rss_kib(pid: int) -> int | None:
+def _pss_kib(pid: int) -> int | None:
     try:
-        text = (PROC / str(pid) / "status").read_text()
+        text = (PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
         return None
     for line in text.splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith("Pss:"):
             return int(line.split()[1])
     return None
