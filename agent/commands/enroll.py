@@ -48,6 +48,7 @@ __all__ = ["enroll"]
 
 ATTEMPTS: Final = 3
 AGAIN_S: Final = 1.0
+"""Between attempts: a device that was just started listens by then. Both guesses; whoever sits there can try again."""
 
 
 def enroll(text: str, at: str, identity: Path, config: Path) -> None:

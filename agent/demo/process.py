@@ -29,7 +29,9 @@ __all__ = ["CommandFailed", "DeviceProcess"]
 PIPE_BYTES: Final = 1024 * 1024
 """What a device may tell before it is read: the rebuild of a minute, ten times over."""
 READ_BYTES: Final = 256 * 1024
+"""At once: a quarter of that pipe, so that whoever reads soon comes back to the screen. Guess."""
 ANSWER_S: Final = 5.0
+"""To a command, which takes a device milliseconds: that long only where it is stuck. Guess."""
 STOP_S: Final = 5.0
 """A little more than a device takes at most."""
 

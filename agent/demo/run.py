@@ -34,8 +34,11 @@ __all__ = ["NotLinked", "Run", "Screen"]
 LINK_S: Final = 30.0
 """Five interpreters on the slowest machine we know need ten."""
 SETTLE_S: Final = 10.0
+"""Ten times what a healed fleet takes to agree (`heal` of docs/bench.md): beyond it something is wrong. Guess."""
 PULSE_S: Final = 0.5
+"""Between looks at links, memory and screen."""
 LOOK_S: Final = 0.02
+"""Between looks at whether all has arrived: what it adds to a time that is measured."""
 
 
 class NotLinked(FlockmqError):

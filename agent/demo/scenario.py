@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Act", "Stage", "Step", "play", "timeline"]
 
 OUTAGE_S: Final = 3.0
+"""Longer than the silence by which a neighbour is taken for gone, so that the others do miss it."""
 
 
 class Act(Enum):

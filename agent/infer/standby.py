@@ -51,7 +51,7 @@ M = TypeVar("M")
 AGAIN_S: Final = 10.0
 """How often to look for an accelerator that is not there, and how long to leave one alone that failed. Guess."""
 OPEN_BACKOFF_S: Final = 30.0
-"""Longest pause between starts of its worker: each costs a second of processor time on a Pi. Guess."""
+"""Longest pause between starts of its worker, each of which resets the accelerator. Guess."""
 INVOKE_TIMEOUT_S: Final = 2.0
 """Longest inference there. The slowest first one is 154 ms (coral/edgetpu #451); three seconds without a decision are
 too many."""
