@@ -1,6 +1,4 @@
-"""Python's own pauses, kept short: its cyclic garbage collector, and threads that hold the interpreter's lock.
-
-The collector is told what a device is like: a large start, then much that holds no cycles.
+"""Python's cyclic garbage collector, told what a device is like: a large start, then much that holds no cycles.
 
 Decides: what is there when a device serves is never walked again (`gc.freeze`), and full collections are rare. By
 default each quarter of growth costs one: measured 22 ms for the imports of a device and 17 ms more for a full log, in
@@ -8,16 +6,11 @@ which nobody is served; at 2,000 messages a second that came every few seconds a
 Assumes that messages, bundles and logs hold no cycles, so counting references frees them at once; what does hold some
 (tasks, exceptions) is young and is found by the frequent collections of young objects. On failure: such things stay
 until the next full collection.
-
-Threads: the event loop lets go of the lock where it writes a file or compresses, and a thread that computes meanwhile,
-as that which folds the journal into the database does, keeps it for the interval that is set here. Assumes that such
-threads are rare. What one call does in C is not cut short by it.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
 from typing import Final
 
 __all__ = ["spare"]
@@ -30,14 +23,10 @@ MIDDLE: Final = 10
 """Walks of the young ones to one that takes in what they left."""
 FULL: Final = 4_000
 """A full collection per ten million containers: at 2,000 messages a second every hour or so."""
-LOCK_S: Final = 0.0005
-"""How long a thread keeps the interpreter's lock that the event loop wants. With Python's 5 ms the 99th percentile of
-turns of 0.2 ms beside a fold of 4 MB was 1.9 to 4.2 ms, with this 0.5 to 3.3 (measured, four alternating runs)."""
 
 
 def spare() -> None:
-    """Set both up; call it once, when the device serves."""
+    """Set the collector up; call it once, when the device serves."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, FULL)
-    sys.setswitchinterval(LOCK_S)

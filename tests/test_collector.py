@@ -1,10 +1,10 @@
-"""What a device is made of is not walked again; what holds cycles and is young still goes; threads give way soon."""
+"""What a device is made of is not walked again; what holds cycles and is young still goes."""
 
 import subprocess
 import sys
 
 STORY = """
-import gc, sys, weakref
+import gc, weakref
 from broker.collector import YOUNG, spare
 
 class Ring:
@@ -12,7 +12,6 @@ class Ring:
 
 spare()
 assert gc.get_freeze_count() > 1_000
-assert sys.getswitchinterval() < 0.001
 ring = Ring()
 ring.ring = ring
 gone = weakref.ref(ring)

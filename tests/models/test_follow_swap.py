@@ -47,6 +47,29 @@ def test_versions_follow_each_other_without_losing_a_reading(tmp_path, models):
     asyncio.run(story())
 
 
+def test_only_a_version_that_replaces_another_waits_for_its_moment(tmp_path, models, monkeypatch):
+    first, second = good(models), good(models, "2", OTHER)
+    drawn = []
+
+    class AtOnce:
+        def uniform(self, low, high):
+            drawn.append((low, high))
+            return 0.0
+
+    monkeypatch.setattr(attempts, "SystemRandom", AtOnce)
+    monkeypatch.setattr(attempts, "SPREAD_S", 0.5)
+
+    async def story():
+        async with followed(tmp_path, models) as it:
+            await begin(it, first)
+            assert drawn == []
+            it.follower.want(payload(second, 2))
+            await it.becomes("2", "active", "2")
+            assert drawn == [(0.0, 0.5)]
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
