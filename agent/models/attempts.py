@@ -33,8 +33,8 @@ ROOM_AGAIN_S: Final = 60.0
 """After there was no room in memory to hand a file over: something else may end. Guess."""
 SPREAD_S: Final = 0.9
 """A version that replaces another is tried at some moment within so long: a fleet that fetches together is through
-together, and would else load and try it, and be slow, all at once. Obstacles were late by a quarter more than without
-a version instead of by 2.4 times with ten devices on two cores (measured, docs/bench.md)."""
+together, and would else load and try it, and be slow, all at once. With ten devices on two cores obstacles were 1.2 to
+1.7 times as late as without a version instead of 1.7 to 2.9 times (measured, docs/bench.md)."""
 BOOTS_MAX: Final = 3
 """Boots that ended, other than in good order, while a version was tried, before it counts as the reason. Two may be
 plugs. Guess."""
