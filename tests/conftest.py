@@ -1,9 +1,6 @@
 """What all tests share: hypothesis draws the same examples in every run, on every machine."""
 
 import io
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,25 +23,3 @@ def call(monkeypatch, capsys):
         return Told(ended.value.code, *capsys.readouterr())
 
     return called
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    """The path of a stand-in for libedgetpu, built here from C."""
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler here")
-    built = tmp_path_factory.mktemp("edgetpu") / "libedgetpu_stub.so"
-    source = Path(__file__).parent / "infer" / "edgetpu_stub.c"
-    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", built, source], check=True)
-    return str(built)
-
-
-@pytest.fixture
-def tpu(library, tmp_path, monkeypatch):
-    """An Edge TPU, and the folder that says what is wrong with it."""
-    from agent.infer.edgetpu import EdgeTpu  # noqa: PLC0415 - few tests have one
-
-    folder = tmp_path / "tpu"
-    folder.mkdir()
-    monkeypatch.setenv("FLOCKMQ_STUB_TPU", str(folder))
-    return EdgeTpu(library), folder
