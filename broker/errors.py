@@ -8,6 +8,7 @@
     ├── CannotListen        a listener's address cannot be used; says what, where and why
     │   └── PortInUse       another program has it; says the way out too
     ├── SecretUnusable      a key or a password cannot be taken from its file or put into it; says which and why
+    │   └── SecretMissing   there is no such file
     ├── UsersUnusable       the file of a device's users cannot be read or written; says which line, and why
     ├── AuthorityUnusable   the fleet's authority cannot do what it is asked; says why
     ├── IdentityUnusable    this device's certificate or key cannot be used; says which and why
@@ -71,6 +72,10 @@ class PortInUse(CannotListen):
 
 class SecretUnusable(FlockmqError):
     """A key or a password cannot be taken from its file; says which and why, never the secret."""
+
+
+class SecretMissing(SecretUnusable):
+    """There is no file where the key or the password should be."""
 
 
 class UsersUnusable(FlockmqError):

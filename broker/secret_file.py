@@ -11,7 +11,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from broker.errors import SecretUnusable
+from broker.errors import SecretMissing, SecretUnusable
 from broker.journal import sync_directory
 
 if TYPE_CHECKING:
@@ -47,12 +47,15 @@ def read_private(path: Path, what: str, *, bytes_max: int) -> bytes:
     """The bytes of a file that nobody but its owner may read.
 
     Raises:
-        SecretUnusable: It is not there, others may read it, or it is too long.
+        SecretMissing: It is not there.
+        SecretUnusable: It cannot be read, others may read it, or it is too long.
     """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(bytes_max + 1)
+    except FileNotFoundError as error:
+        raise SecretMissing(f"the {what} {path} cannot be read: {error.strerror}") from None
     except OSError as error:
         raise SecretUnusable(f"the {what} {path} cannot be read: {error.strerror}") from None
     if mode & 0o077:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.errors import SecretUnusable, UsersUnusable
+from broker.errors import SecretMissing, SecretUnusable, UsersUnusable
 from broker.identity import Identity, Role
 from broker.passwords import is_hash
 from broker.secret_file import read_private, write_file
@@ -80,15 +80,11 @@ def read_users(path: Path) -> dict[str, User]:
         UsersUnusable: It is not there, cannot be read, others may read it, or a line of it is none.
     """
     try:
-        path.stat()
-    except FileNotFoundError:
+        content = read_private(path, "users file", bytes_max=_FILE_BYTES_MAX)
+    except SecretMissing:
         raise UsersUnusable(
             f"there is no users file {path}; `flockmq user add NAME --file {path}` makes it"
         ) from None
-    except OSError:
-        pass  # to read it says the same
-    try:
-        content = read_private(path, "users file", bytes_max=_FILE_BYTES_MAX)
     except SecretUnusable as error:
         raise UsersUnusable(str(error)) from None
     users: dict[str, User] = {}

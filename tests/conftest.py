@@ -13,7 +13,7 @@ settings.load_profile("flockmq")
 def call(monkeypatch, capsys):
     """Calls the program within this process, which takes a tenth of the time: its exit status and what it said."""
     from agent.cli import main  # noqa: PLC0415 - few tests call it
-    from tests.program import Told  # noqa: PLC0415 - as above
+    from tests.program import Told  # noqa: PLC0415 - few tests call the program
 
     def called(*arguments, given=""):
         monkeypatch.setattr("sys.argv", ["flockmq", *map(str, arguments)])

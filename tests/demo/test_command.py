@@ -80,12 +80,31 @@ def children(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def when(look):
+    """What `look` finds, as soon as it finds something; the time limit of the test is the limit here."""
+    while not (found := look()):
+        time.sleep(0.02)  # between two looks at processes that tell nobody
+    return found
+
+
+def when_running(process, look):
+    """What `look` finds while the process runs."""
+
+    def found():
+        assert process.poll() is None, process.stderr.read()
+        return look()
+
+    return when(found)
+
+
 def children_when_there_are(process, count):
     """Five devices and their five workers: then all of them have started."""
-    while len(found := children(process)) < count:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    return found
+
+    def enough():
+        found = children(process)
+        return found if len(found) >= count else None
+
+    return when_running(process, enough)
 
 
 def lives(process):
@@ -96,9 +115,7 @@ def lives(process):
 
 
 def wait_gone(processes):
-    """The time limit of the test is the limit here."""
-    while any(map(lives, processes)):
-        time.sleep(0.02)
+    when(lambda: not any(map(lives, processes)))
 
 
 @pytest.mark.timeout(120)
@@ -163,12 +180,13 @@ def test_devices_end_when_the_demo_is_killed(start):
 
 
 def device_when_there_is(process, name):
-    while True:
+    def device():
         for member in children(process):
             if lives(member) and f"{name}.toml" in " ".join(command_line(member)):
                 return member
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+        return None
+
+    return when_running(process, device)
 
 
 @pytest.mark.timeout(90)

@@ -67,13 +67,24 @@ async def answers(client):
 
 @asynccontextmanager
 async def held():
-    """The loop's template."""
+    """Starts workers from the loop's template."""
     template = SharedTemplate.hold()
+
+    async def fork():
+        return await WorkerProcess.start(template, memory.fileno(), SETTINGS, Limits())
+
     try:
-        async with asyncio.timeout(WAIT_S):
-            yield template
+        with wire.nameless_file() as memory:
+            async with asyncio.timeout(WAIT_S):
+                yield fork
     finally:
         await template.release()
+
+
+async def forked(fork):
+    """The template's process id, once it has had a worker."""
+    await (await fork()).close()
+    return template_pid()
 
 
 def parent(pid):
@@ -84,10 +95,6 @@ def template_pid():
     """The one template of this process."""
     (pid,) = children()
     return pid
-
-
-async def fork(template, memory, limits=None):
-    return await WorkerProcess.start(template, memory.fileno(), SETTINGS, limits or Limits())
 
 
 def test_all_clients_have_one_template_which_ends_with_the_last():
@@ -123,49 +130,46 @@ def test_it_has_one_thread_and_no_descriptor_of_its_workers_ever(monkeypatch, tm
     on_every_start(monkeypatch, tmp_path, "import warnings\nwarnings.simplefilter('error')\n")
 
     async def scenario():
-        async with held() as template:
-            with wire.nameless_file() as memory:
-                first = await fork(template, memory)
-                pid, before = template_pid(), descriptors(template_pid())
-                ours = descriptors()
-                workers = [await fork(template, memory) for _ in range(3)]
-                assert threads(pid) == 1
-                # Beside what it had, a pidfd for each.
-                new = {name: what for name, what in descriptors(pid).items() if name not in before}
-                assert len(new) == 3
-                assert not [what for what in new.values() if "pidfd" not in what]
-                sockets = {what for what in descriptors(pid).values() if "socket" in what}
-                for worker in workers:
-                    has = descriptors(worker.pid)
-                    assert not [what for what in has.values() if "pidfd" in what]
-                    (own,) = (what for what in has.values() if "socket" in what)
-                    assert own not in sockets
-                    sockets.add(own)
-                    await worker.close()
-                assert descriptors(pid) == before
-                assert descriptors() == ours
-                await first.close()
+        async with held() as fork:
+            first = await fork()
+            pid, before = template_pid(), descriptors(template_pid())
+            ours = descriptors()
+            workers = [await fork() for _ in range(3)]
+            assert threads(pid) == 1
+            # Beside what it had, a pidfd for each.
+            new = {name: what for name, what in descriptors(pid).items() if name not in before}
+            assert len(new) == 3
+            assert not [what for what in new.values() if "pidfd" not in what]
+            sockets = {what for what in descriptors(pid).values() if "socket" in what}
+            for worker in workers:
+                has = descriptors(worker.pid)
+                assert not [what for what in has.values() if "pidfd" in what]
+                (own,) = (what for what in has.values() if "socket" in what)
+                assert own not in sockets
+                sockets.add(own)
+                await worker.close()
+            assert descriptors(pid) == before
+            assert descriptors() == ours
+            await first.close()
 
     asyncio.run(scenario())
 
 
 def test_nothing_is_left_of_200_workers():
     async def scenario():
-        async with held() as template:
-            with wire.nameless_file() as memory:
-                await (await fork(template, memory)).close()
-                pid = template_pid()
-                gc.collect()
-                before = descriptors(), descriptors(pid)
-                for _ in range(50):
-                    started = await asyncio.gather(*(fork(template, memory) for _ in range(4)))
-                    assert len({worker.pid for worker in started}) == 4
-                    await asyncio.gather(*(worker.close() for worker in started))
-                gc.collect()
-                assert (descriptors(), descriptors(pid)) == before
-                assert children(pid) == []
-                assert threads(pid) == 1
-                assert children() == [pid]
+        async with held() as fork:
+            pid = await forked(fork)
+            gc.collect()
+            before = descriptors(), descriptors(pid)
+            for _ in range(50):
+                started = await asyncio.gather(*(fork() for _ in range(4)))
+                assert len({worker.pid for worker in started}) == 4
+                await asyncio.gather(*(worker.close() for worker in started))
+            gc.collect()
+            assert (descriptors(), descriptors(pid)) == before
+            assert children(pid) == []
+            assert threads(pid) == 1
+            assert children() == [pid]
 
     asyncio.run(scenario())
 
@@ -174,11 +178,10 @@ def test_a_worker_that_crashes_is_told_with_its_last_words(monkeypatch, tmp_path
     on_every_start(monkeypatch, tmp_path, CRASH)
 
     async def scenario():
-        async with held() as template:
-            with wire.nameless_file() as memory:
-                match = r"was ended by SIGSEGV \(the board is on fire\)"
-                with pytest.raises(WorkerLost, match=match):
-                    await fork(template, memory)
+        async with held() as fork:
+            match = r"was ended by SIGSEGV \(the board is on fire\)"
+            with pytest.raises(WorkerLost, match=match):
+                await fork()
 
     asyncio.run(scenario())
 
@@ -258,37 +261,33 @@ def test_a_fork_that_the_kernel_refuses_is_told_and_the_template_goes_on(monkeyp
     on_every_start(monkeypatch, tmp_path, code)
 
     async def scenario():
-        async with held() as template:
-            with wire.nameless_file() as memory:
-                await (await fork(template, memory)).close()
-                pid = template_pid()
-                full.touch()
-                with pytest.raises(WorkerLost, match="Resource temporarily unavailable"):
-                    await fork(template, memory)
-                full.unlink()
-                await (await fork(template, memory)).close()
-                assert template_pid() == pid
+        async with held() as fork:
+            pid = await forked(fork)
+            full.touch()
+            with pytest.raises(WorkerLost, match="Resource temporarily unavailable"):
+                await fork()
+            full.unlink()
+            await (await fork()).close()
+            assert template_pid() == pid
 
     asyncio.run(scenario())
 
 
 def test_a_start_that_nobody_waits_for_any_more_leaves_no_worker():
     async def scenario():
-        async with held() as template:
-            with wire.nameless_file() as memory:
-                await (await fork(template, memory)).close()
-                pid = template_pid()
-                os.kill(pid, signal.SIGSTOP)
-                starting = asyncio.create_task(fork(template, memory))
-                await asyncio.sleep(0)
-                starting.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await starting
-                os.kill(pid, signal.SIGCONT)
-                await (await fork(template, memory)).close()
-                while children(pid):
-                    await asyncio.sleep(0.005)
-                assert threads(pid) == 1
+        async with held() as fork:
+            pid = await forked(fork)
+            os.kill(pid, signal.SIGSTOP)
+            starting = asyncio.create_task(fork())
+            await asyncio.sleep(0)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            os.kill(pid, signal.SIGCONT)
+            await (await fork()).close()
+            while children(pid):
+                await asyncio.sleep(0.005)
+            assert threads(pid) == 1
 
     asyncio.run(scenario())
 

@@ -25,6 +25,13 @@ WATCHED = Rollout(health_window_s=600, error_share_max=0.0)
 SHORT = Rollout(health_window_s=0.6)
 
 
+async def watch(it, first, second):
+    """Version 1 has decided, and version 2 runs in its window."""
+    await begin(it, first)
+    it.follower.want(payload(second, 2))
+    await it.becomes("2", "watched", "2")
+
+
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
@@ -41,9 +48,7 @@ def test_a_version_that_falls_ill_in_its_window_is_rolled_back(
 
     async def story():
         async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            it.follower.want(payload(second, 2))
-            await it.becomes("2", "watched", "2")
+            await watch(it, first, second)
             seen = len(it.decided)
             await until(lambda: len(it.decided) > seen + 40, "decisions by the new one")
             assert it.follower.version_of(it.decided[-1].model.sha256) == "2"
@@ -77,9 +82,7 @@ def test_a_worker_that_is_lost_while_nothing_is_inferred_rolls_back(tmp_path, mo
 
     async def story():
         async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            it.follower.want(payload(second, 2))
-            await it.becomes("2", "watched")
+            await watch(it, first, second)
             (serving,) = [c for c in it.client._clients if c is it.client._serving.client]
             serving._worker.kill("as the test says")
             status = await it.becomes("2", "rolled-back", "1")
@@ -118,9 +121,7 @@ def test_slow_for_another_reason_is_not_held_against_it(tmp_path, models, illnes
 
     async def story():
         async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            it.follower.want(payload(second, 2))
-            await it.becomes("2", "watched")
+            await watch(it, first, second)
             (illness / "slow").touch()
             await until(lambda: measured, "a measurement")
             seen = len(it.decided)
@@ -192,9 +193,7 @@ def test_what_is_replaced_within_its_window_leaves_the_one_before_it_to_go_back_
 
     async def story():
         async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            it.follower.want(payload(second, 2))
-            await it.becomes("2", "watched")
+            await watch(it, first, second)
             it.follower.want(payload(third, 3))
             await it.becomes("3", "watched", "3")
             await until(lambda: len(workers(it)) == 2, "the second one's worker ends")

@@ -198,7 +198,6 @@ def test_wrong_bytes_count_for_nothing_in_whosever_name_they_come(tmp_path):
             b = await start("b", tmp_path, [a.node])
             await until(lambda: a.node.statistics().mesh.peers, "a link")
             transfers = transfers_of(a)
-            wrong = lambda: transfers.progress()[content.sha256].counted.wrong  # noqa: E731 - asked again and again
             for node, calls in ((b, Calls(b, SITE)), (a.node, transfers._calls)):
                 assert (await offer(calls, sent)).wanted == (content.sha256,)
                 await until(transfers.progress, "a pull")
@@ -206,7 +205,9 @@ def test_wrong_bytes_count_for_nothing_in_whosever_name_they_come(tmp_path):
                 topic = chunk_topic(site=SITE, to="a", sender=node.device, transfer=name)
                 for chunk in (encode_chunk(0, 0, 1, bytes(10)), b"junk"):
                     node.publish_nowait(topic, chunk)
-                await until(lambda: wrong() == 1, "wrong bytes")
+                await until(
+                    lambda: transfers.progress()[content.sha256].counted.wrong == 1, "wrong bytes"
+                )
             assert await give(at, found) == HandedOver("a", content.size_bytes)
             await b.stop()
 
