@@ -14,9 +14,9 @@ from agent.commands.watch import line
 NOW_MS = 1_700_000_000_000
 
 
-def shown(topic, payload, *, retain=False):
+def shown(topic, payload, *, retain=False, characters_max=None):
     message = Message(Topic(topic), payload, 0, retain, 0, None)
-    return line(message, NOW_MS).plain
+    return line(message, NOW_MS, characters_max).plain
 
 
 def test_the_age_is_by_the_payload_s_own_clock():
@@ -42,6 +42,14 @@ def test_the_age_is_by_the_payload_s_own_clock():
 )
 def test_any_payload_is_shown_as_what_it_is(payload, text):
     assert shown("home/x", payload).endswith(f" home/x {text}")
+
+
+def test_a_terminal_gets_the_beginning_of_what_is_long():
+    payload = b'{"at_ms": %d, "much": "' % NOW_MS + b"x" * 3_000 + b'"}'
+    cut = '{"much":"' + "x" * 11 + "… and 2,991 characters more"
+    assert shown("home/x", payload, characters_max=20).endswith(f" home/x {cut}")
+    assert shown("home/x", b"x" * 20, characters_max=20).endswith(" home/x " + "x" * 20)
+    assert shown("home/x", payload).endswith(' home/x {"much":"' + "x" * 3_000 + '"}')
 
 
 def test_what_would_move_the_cursor_does_not():

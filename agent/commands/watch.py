@@ -2,7 +2,8 @@
 
 Decides what a line shows: the age by the payload's own `at_ms`, and whether the payload is valid for its topic. Both
 clocks must be right for the age to be; one of the future is shown as negative. Assumes nothing of a payload: what is
-not text is shown as bytes, what would move the cursor as an escape. On failure: `NoDevice`.
+not text is shown as bytes, what would move the cursor as an escape. A terminal gets the beginning of what is long, a
+pipe all of it. On failure: `NoDevice`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = ["line", "watch"]
 
 BYTES_SHOWN_MAX: Final = 64
 """Of a payload that is not text."""
+CHARACTERS_SHOWN_MAX: Final = 500
+"""On a terminal: five lines of one with a hundred columns. A manifest has three thousand."""
 OLD_MS: Final = 1_000
 """From here on an age is shown in seconds, and in yellow."""
 NO_AGE: Final = " " * 7
@@ -48,25 +51,28 @@ async def watch(
         NoDevice: There is no broker.
     """
     console = Console(soft_wrap=True, highlight=False)
+    characters_max = CHARACTERS_SHOWN_MAX if console.is_terminal else None
     async with connect(host, port, secured, login) as client:
         await client.subscribe(topic_filter, qos=1)
         left = count
         async for message in client.messages:
-            console.print(line(message, time.time_ns() // 1_000_000))
+            console.print(line(message, time.time_ns() // 1_000_000, characters_max))
             if left is not None:
                 left -= 1
                 if not left:
                     return
 
 
-def line(message: aiomqtt.Message, now_ms: int) -> Text:
-    """A message as a line."""
+def line(message: aiomqtt.Message, now_ms: int, characters_max: int | None) -> Text:
+    """A message as a line; of its payload at most so many characters, None: all of them."""
     payload, topic = bytes(message.payload), str(message.topic)
     at = datetime.fromtimestamp(now_ms / 1000).astimezone()
     age, shown = _age_and_text(payload, now_ms)
+    left_out = len(shown[characters_max:]) if characters_max else 0
     text = Text.assemble(
         (f"{at:%H:%M:%S}.{now_ms % 1000:03d}", "dim"), " ", age, " ", (printable(topic), "cyan"),
-        (" retained" if message.retain else "", "dim"), " ", printable(shown),
+        (" retained" if message.retain else "", "dim"), " ", printable(shown[:characters_max]),
+        (f"… and {left_out:,} characters more" if left_out else "", "dim"),
     )  # fmt: skip
     problem = _problem(topic, payload)
     if problem:
