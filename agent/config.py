@@ -6,7 +6,6 @@ is ignored costs an afternoon. On failure: `ConfigError`, one line with file, ke
 
 from __future__ import annotations
 
-import importlib
 import sys
 import tomllib
 from pathlib import Path
@@ -37,7 +36,6 @@ __all__ = [
     "TopologyConfig",
     "UsersConfig",
     "load",
-    "resolve",
 ]
 
 FACTORY_PATTERN: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
@@ -249,33 +247,6 @@ def load(path: Path | str) -> Config:
     return msgspec.structs.replace(
         config, state=str(state), tls=tls, users=users, hub=hubs, bridge=bridges
     )
-
-
-def resolve(factory: str) -> Any:
-    """The callable behind `module:callable`.
-
-    Raises:
-        ConfigError: There is no such module or callable, or importing the module fails.
-    """
-    module_name, _, name = factory.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(
-            f"factory {factory}: {error}; put the module beside device.toml, or install it"
-        ) from None
-    except Exception as error:  # a person's own module may fail in any way while it is imported
-        what = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(
-            f"factory {factory}: {module_name} cannot be imported: {what}; "
-            f"`python -c 'import {module_name}'` shows where"
-        ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise ConfigError(
-            f"factory {factory}: {module_name} has no callable {name}; define it there"
-        )
-    return found
 
 
 def _problem(config: Config) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.addresses import parse_address
-from agent.config import resolve
 from agent.errors import AgentError, ModelMissing
+from agent.factories import made_by
 from agent.messages import Obstacle, PayloadInvalid, decode
 from agent.models.acceptance import KINDS, Acceptance
 from agent.models.errors import TransferError
@@ -82,7 +82,8 @@ class Device:
         self._name = config.device
         self._sensor: Sensor | None = None
         if config.sensor is not None:
-            self._sensor = resolve(config.sensor.factory)(config.device, config.sensor.options)
+            sensor = config.sensor
+            self._sensor = made_by(sensor.factory, config.device, sensor.options)
         self.world = World(config.site, config.device)
         self._forecasting: Forecasting | None = None
         if config.model is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agent.config import resolve
+from agent.factories import made_by
 from agent.forecast import Judge
 from agent.infer.backend import InferenceError
 from agent.infer.edgetpu import LIBRARY, EdgeTpu
@@ -80,7 +80,7 @@ class Forecasting:
         self._world = world
         self._observer = observer
         self._models = ModelFiles(config.directory)
-        self._features: Features = resolve(config.features)(device, config.options)
+        self._features: Features = made_by(config.features, device, config.options)
         self._client = StandbyClient(
             Limits(),
             num_threads=config.threads,

@@ -270,12 +270,30 @@ def test_doctor_says_what_to_do(tmp_path):
     assert "did you mean" in broken.out
 
 
+AT_A_JUNCTION = "options = { junction = 'j-1-1' }"
+
+
 def test_doctor_looks_at_the_models(tmp_path):
-    shown = good("doctor", "--config", device_toml(tmp_path, "[model]"))
+    shown = good("doctor", "--config", device_toml(tmp_path, f"[model]\n{AT_A_JUNCTION}"))
     assert re.search(r"ok  models: forecaster 1, forecaster 2", shown)
     broken = flockmq("doctor", "--config", device_toml(tmp_path, "[model]\ndirectory = 'none'"))
     assert broken.code == 1
     assert re.search(r"missing  models: .*none holds no folder", broken.out)
+
+
+def test_doctor_makes_sensor_and_features(tmp_path):
+    text = f"[sensor]\n{AT_A_JUNCTION}\n[model]\n{AT_A_JUNCTION}"
+    shown = good("doctor", "--config", device_toml(tmp_path, text))
+    assert re.search(r"ok  sensor: agent.sensors.trace:make\n +ok  features: agent.forecast", shown)
+    elsewhere = flockmq("doctor", "--config", device_toml(tmp_path, "[sensor]"))
+    assert elsewhere.code == 1
+    assert re.search(r"missing  sensor: there is no trace .*; set junction in", elsewhere.out)
+    (tmp_path / "my_lamp.py").write_text("def make(device, options):\n    return options['x']\n")
+    named = "[sensor]\nfactory = 'my_lamp:make'\n[model]\nfeatures = 'my_lamp:mak'"
+    broken = flockmq("doctor", "--config", device_toml(tmp_path, named))
+    assert broken.code == 1
+    assert re.search(r"missing  sensor: factory my_lamp:make: it raised KeyError: 'x'", broken.out)
+    assert re.search(r"missing  features: factory my_lamp:mak: .* no callable mak", broken.out)
 
 
 def test_doctor_says_how_neighbours_are_found(tmp_path):

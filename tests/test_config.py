@@ -1,11 +1,9 @@
 """device.toml: what it may say, and what is said of it when it may not."""
 
-import sys
-
 import pytest
 
 from agent.commands.doctor import findings
-from agent.config import load, resolve
+from agent.config import load
 from agent.errors import ConfigError
 from broker.errors import SecretUnusable
 
@@ -249,34 +247,3 @@ def test_tls_opens_the_device_to_others_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])
 def test_loopback_needs_no_permission(tmp_path, host):
     assert load(written(tmp_path, f'device = "a"\n[broker]\nhost = "{host}"')).broker.host == host
-
-
-def test_a_module_beside_the_file_can_be_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "my_lot_sensor.py").write_text("def make(device, options):\n    return device\n")
-    load(written(tmp_path, 'device = "a"'))
-    assert resolve("my_lot_sensor:make")("a", {}) == "a"
-    del sys.modules["my_lot_sensor"]
-
-
-@pytest.mark.parametrize(
-    ("factory", "reason"),
-    [
-        ("no_such_module_at_all:make", "put the module beside device.toml"),
-        ("agent.sensors.trace:mak", "has no callable mak"),
-        ("agent.sensors.trace:APPROACHES", "has no callable"),
-    ],
-)
-def test_a_factory_that_is_not_there_is_said_so(factory, reason):
-    with pytest.raises(ConfigError, match=reason):
-        resolve(factory)
-
-
-def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_broken_sensor.py").write_text("def (\n")
-    with pytest.raises(
-        ConfigError, match="my_broken_sensor cannot be imported: SyntaxError"
-    ) as caught:
-        resolve("my_broken_sensor:make")
-    assert "\n" not in str(caught.value)
