@@ -27,6 +27,7 @@ from agent.messages import Inference, ModelStatus
 from agent.models.follower import ModelFollower
 from agent.models.handover import Handover
 from agent.models.library import Library
+from agent.models.rollout import RUNNING
 from agent.models.shipped import ModelFiles
 from agent.models.steps import to_its_end
 from agent.models.surroundings import Fleet, Surroundings
@@ -51,8 +52,6 @@ logger = logging.getLogger(__name__)
 
 START_AGAIN_S: Final = 30.0
 """A worker that does not start may lack memory or a runtime; somebody may mend it while the device runs."""
-RUNNING: Final = frozenset({"watched", "active"})
-"""States of a version that is in use."""
 HOLDING: Final = RUNNING | {"waiting", "held"}
 """States of a version whose bytes are there."""
 OUTPUTS_MAX: Final = 16
@@ -135,6 +134,7 @@ class Forecasting:
             first = defects.exceptions[0]
             self._ended = f"{type(first).__name__}: {first}"[:REASON_CHARACTERS_MAX]
             logger.error("%s: inference has ended by a defect", self._device, exc_info=defects)
+            self._follower.ended(f"inference has ended by a defect: {self._ended}")
         await to_its_end(self._client.stop())
 
     async def stop(self) -> None:

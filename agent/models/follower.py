@@ -121,6 +121,10 @@ class ModelFollower:
             self._wanted, self._judged = payload, False
             self._changed.set()
 
+    def ended(self, reason: str) -> None:
+        """Say that nothing runs any more, and why; `run` has ended."""
+        self._telling.ended(reason)
+
     async def run(self) -> None:
         """Take up what is wanted, whenever that changes."""
         telling = asyncio.create_task(self._telling.tell_unbelieved())

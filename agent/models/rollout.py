@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["FALLEN_MAX", "ROUND_NS", "SETTLE_NS", "Rollout", "Said", "Turn"]
+__all__ = ["FALLEN_MAX", "ROUND_NS", "RUNNING", "SETTLE_NS", "Rollout", "Said", "Turn"]
 
 SETTLE_NS: Final = 3_000_000_000
 """From having accepted a manifest to the first draw. A manifest and the answers to it cross a mesh in well under a
@@ -47,7 +47,8 @@ NAMED_MAX: Final = 3
 ROUNDING: Final = 1e-9
 """A tenth of thirty is three, though as floats it is a little more."""
 BAD: Final = frozenset({"failed", "rolled-back"})
-TRYING: Final = frozenset({"watched", "active"})
+RUNNING: Final = frozenset({"watched", "active"})
+"""States of a version that is in use."""
 
 
 class Said(NamedTuple):
@@ -137,7 +138,7 @@ class Rollout:
         count = math.ceil(self._share * len(taking_part) - ROUNDING)
 
         def place(name: str) -> tuple[bool, bytes]:
-            trying = name in said and said[name].state in TRYING
+            trying = name in said and said[name].state in RUNNING
             drawn = f"{self._manifest} {self.round} {name}"
             return not trying, sha256(drawn.encode()).digest()
 

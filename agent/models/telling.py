@@ -17,6 +17,7 @@ import msgspec
 from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import ModelStatus
 from agent.models.acceptance import sha256_in
+from agent.models.rollout import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,6 +82,16 @@ class Telling:
         if self.status is not None:
             self.status = msgspec.structs.replace(
                 self.status, running=self._running_version(), refused=dict(self.refused)
+            )
+            self._around.tell(self.status)
+
+    def ended(self, reason: str) -> None:
+        """Nothing runs any more until the device starts again; nor may others take what ran for healthy."""
+        if self.status is not None:
+            state = "rolled-back" if self.status.state in RUNNING else self.status.state
+            reason = reason[:REASON_CHARACTERS_MAX]
+            self.status = msgspec.structs.replace(
+                self.status, state=state, reason=reason, running=None
             )
             self._around.tell(self.status)
 

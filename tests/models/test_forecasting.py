@@ -65,6 +65,9 @@ def test_where_one_part_of_inference_fails_the_other_ends_and_the_device_says_so
             assert going[-1] == "ended"
             await until(lambda: each.report()["worker"]["pid"] is None, "the worker's end")
             assert each.report()["models"]["occupancy"]["version"] is None
+            told = each.world.snapshot().model_status["a", "occupancy"]
+            assert (told.version, told.state, told.running) == ("1", "rolled-back", None)
+            assert told.reason == "inference has ended by a defect: RuntimeError: as the test says"
             await each.node.publish("still", b"here", qos=1)
 
     asyncio.run(story())
