@@ -132,7 +132,7 @@ class ModelFollower:
             good = await self._begin()
             while True:
                 if good is not None and self.active is None:
-                    await self._begin_late(good)
+                    good = await self._begin_late(good)
                 await self._changed.wait()
                 self._changed.clear()
                 await self._judge()
@@ -167,15 +167,16 @@ class ModelFollower:
             return good  # it was told
         return None
 
-    async def _begin_late(self, good: Accepted) -> None:
+    async def _begin_late(self, good: Accepted) -> Accepted | None:
         """The same while nothing else is to be done: somebody may bring its bytes. What was said stands meanwhile."""
         try:
             await self._until_newer(self._library.bring(good.variant.content, good.manifest.deltas))
             await self._resume(good)
-            self._judged = False  # what stands is said again
-            self._changed.set()
         except (_Newer, Later):
-            pass
+            return good
+        self._judged = False  # what stands is said again
+        self._changed.set()
+        return None
 
     async def _resume(self, good: Accepted) -> None:
         """Fetch, load and use what ran well before.

@@ -4,10 +4,12 @@ import asyncio
 import errno
 import os
 import shutil
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
+from agent.infer.backend import ModelRejected
 from agent.infer.kinds import Kind
 from agent.models import follower as follower_module
 from agent.models import telling, version_files
@@ -154,34 +156,64 @@ def test_a_last_good_version_that_has_decayed_is_fetched_again(tmp_path, models)
     asyncio.run(story())
 
 
-def test_a_last_good_version_whose_bytes_come_late_runs_then(tmp_path, models, monkeypatch):
-    """Its file has decayed, the version that stands is known to be bad, and a neighbour comes back after that."""
+@asynccontextmanager
+async def beginning_late(tmp_path, models, monkeypatch):
+    """Its file has decayed, the version that stands is known to be bad, and a neighbour comes back after that.
+
+    A follower, and what has the neighbour come back.
+    """
     monkeypatch.setattr(follower_module, "BEGIN_S", 0.2)
     first, second = good(models), package(models, "2", OTHER, DENSE)
     stands = payload(second, 2)
+    async with followed(tmp_path, models) as it:
+        await begin(it, first)
+        it.follower.want(stands)
+        await it.becomes("2", "failed", "1")
+    path = tmp_path / "models-store" / first.variants[0].content.sha256
+    path.write_bytes(bytes(len(DENSE)))
+    shutil.rmtree(models / "occupancy-1")
+    async with followed(tmp_path, models) as it:
+        back = asyncio.Event()
 
+        async def fetch(content):
+            if not it.store.holds(content.sha256):
+                await back.wait()
+                await asyncio.to_thread(it.store.add, DENSE, content.chunk_bytes)
+
+        it.neighbours.fetch = fetch
+        it.follower.want(stands)
+        assert (await it.becomes("2", "failed", None)).refused["decayed"] == 1
+        yield it, back.set
+
+
+def test_a_last_good_version_whose_bytes_come_late_runs_then(tmp_path, models, monkeypatch):
     async def story():
-        async with followed(tmp_path, models) as it:
-            await begin(it, first)
-            it.follower.want(stands)
-            await it.becomes("2", "failed", "1")
-        path = tmp_path / "models-store" / first.variants[0].content.sha256
-        path.write_bytes(bytes(len(DENSE)))
-        shutil.rmtree(models / "occupancy-1")
-        async with followed(tmp_path, models) as it:
-            back = asyncio.Event()
-
-            async def fetch(content):
-                if not it.store.holds(content.sha256):
-                    await back.wait()
-                    await asyncio.to_thread(it.store.add, DENSE, content.chunk_bytes)
-
-            it.neighbours.fetch = fetch
-            it.follower.want(stands)
-            assert (await it.becomes("2", "failed", None)).refused["decayed"] == 1
-            back.set()
+        async with beginning_late(tmp_path, models, monkeypatch) as (it, come_back):
+            come_back()
             await it.becomes("2", "failed", "1")
             await until(lambda: it.decided, "a decision")
+
+    asyncio.run(story())
+
+
+def test_a_last_good_version_whose_bytes_come_late_and_do_not_load_is_tried_once(
+    tmp_path, models, monkeypatch
+):
+    third = good(models, "3", DENSE + b"-")
+
+    async def rejects(*_):
+        raise ModelRejected("as the test says")
+
+    async def story():
+        async with beginning_late(tmp_path, models, monkeypatch) as (it, come_back):
+            with monkeypatch.context() as patch:
+                patch.setattr(it.client, "prepare", rejects)
+                come_back()
+                await until(lambda: ("1", "waiting") in it.states, "that it does not load")
+                await it.becomes("2", "failed", None)
+            it.follower.want(payload(third, 3))
+            await it.becomes("3", "active", "3")
+            assert it.states.count(("1", "waiting")) == 1
 
     asyncio.run(story())
 
