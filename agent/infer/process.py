@@ -11,6 +11,7 @@ Failure: a worker that is not forked, or ends before it greets, is WorkerLost; h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -127,7 +128,8 @@ class WorkerProcess:
     def kill(self, blame: str) -> None:
         """Ends the process at once and makes it lost, for that reason."""
         if not self.lost.is_set():
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and nobody was told yet
+                self._process.kill()
             self._hang_up(blame, 0)
 
     async def wait_lost(self) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -182,6 +183,24 @@ def test_a_worker_that_crashes_is_told_with_its_last_words(monkeypatch, tmp_path
             match = r"was ended by SIGSEGV \(the board is on fire\)"
             with pytest.raises(WorkerLost, match=match):
                 await fork()
+
+    asyncio.run(scenario())
+
+
+def wait_until_reaped(pid):
+    """Without a turn of the loop, which would be told of it."""
+    while pid in children(template_pid()):
+        time.sleep(0.001)
+
+
+def test_a_worker_that_its_template_has_reaped_can_be_ended_still():
+    async def scenario():
+        async with held() as fork:
+            worker = await fork()
+            os.kill(worker.pid, signal.SIGKILL)
+            wait_until_reaped(worker.pid)
+            worker.kill("as the test says")
+            assert await worker.wait_lost() == "as the test says"
 
     asyncio.run(scenario())
 
