@@ -24,8 +24,11 @@ def wait_for_end(pid):
 
 def children(pid="self"):
     """Process ids of all that it has started and not reaped."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return sorted(found)
 
 
 def descriptors(pid="self"):
