@@ -34,6 +34,9 @@ async def to_its_end(step: Coroutine[None, None, T], undo: Callable[[T], None] =
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):  # who cancels again waits, too
+                await asyncio.wait({working})
         with contextlib.suppress(Exception):
-            undo(await working)
+            undo(working.result())
         raise
