@@ -7,7 +7,8 @@ Decides that content is visible only when all of it has the right digest and is 
 ago goes first when the limit is reached, and what is kept never; that a file which has decayed becomes a partial one,
 so only its bad chunks are fetched again. Assumes one process (the device's state directory is locked). On failure: an
 error of `agent.models.errors`; no failure removes good bytes. What is digested or synced blocks: call `add`, `read`,
-`open` and `finish` in a thread. Calls for one content do not overlap; the table of what there is, is under a lock.
+`open` and `finish` in a thread. From `open` to `leave` nothing else is called for that content, which `add` sees to
+among its own; the table of what there is, is under a lock.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class ContentStore:
         self._directory = directory
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
+        self._adding = threading.Lock()
+        """Of who adds: two may come by the same bytes at once."""
         self._entries: dict[str, _Entry] = {}
         self._contents: dict[str, Content] = {}
         self._open: set[str] = set()
@@ -241,16 +244,17 @@ class ContentStore:
             TransferError: As `open` and `finish`.
         """
         content = content_of(data, chunk_bytes)
-        if self.holds(content.sha256):
-            return content
-        partial = self.open(content)
-        try:
-            for index in range(content.count):
-                begin, length = content.span(index)
-                partial.write(index, data[begin : begin + length])
-            self.finish(partial)
-        finally:
-            self.leave(partial)
+        with self._adding:
+            if self.holds(content.sha256):
+                return content
+            partial = self.open(content)
+            try:
+                for index in range(content.count):
+                    begin, length = content.span(index)
+                    partial.write(index, data[begin : begin + length])
+                self.finish(partial)
+            finally:
+                self.leave(partial)
         return content
 
     def keep(self, versions: Sequence[Sequence[str]]) -> None:

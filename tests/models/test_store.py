@@ -1,10 +1,13 @@
 """Content on a device's disk: any order, any death, any decay, a limit, and a full disk."""
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -111,6 +114,24 @@ def test_a_kill_loses_nothing_that_was_written(tmp_path):
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert ContentStore(tmp_path).open(CONTENT).have == 0b11111
+
+
+def test_what_two_threads_add_at_once_is_written_once(tmp_path):
+    """As where an operator hands over what this device just copies out of its folder."""
+    both = threading.Barrier(2)
+
+    class Slow(ContentStore):
+        def open(self, content):
+            partial = super().open(content)
+            with contextlib.suppress(threading.BrokenBarrierError):  # one alone goes on
+                both.wait(0.2)
+            return partial
+
+    store = Slow(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        added = list(threads.map(store.add, [DATA, DATA]))
+    assert added == [content_of(DATA)] * 2
+    assert store.read(added[0].sha256) == DATA
 
 
 def test_bytes_that_decay_are_found_and_only_their_chunk_is_missing(tmp_path):
