@@ -181,8 +181,13 @@ class Puller:
         source.came(index, now_ns)
         return True
 
+    def awaits(self, peer: str, index: int) -> bool:
+        """Whether a neighbour was asked for a chunk that has not come."""
+        source = self._sources.get(peer)
+        return source is not None and index in source.under_way
+
     def given(self, index: int, data: bytes) -> bool:
-        """A chunk that is missing comes, or is handed over on this device itself. True if it is right: write it."""
+        """A chunk that is missing comes, or is handed over. True if it is right: write it."""
         if self.have >> index & 1:
             self._twice += 1
             return False

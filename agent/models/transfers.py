@@ -288,7 +288,8 @@ class Transfers:
 
     def _counts(self, puller: Puller, peer: str, chunk: Chunk, now_ns: int) -> bool:
         """Whether a chunk is news; an operator hands over in the name of this device, or of the one they came to."""
-        if peer in {self._node.device, self.giver}:
+        givers = {self._node.device, self.giver}
+        if peer in givers and not puller.awaits(peer, chunk.index):
             return puller.given(chunk.index, chunk.data)
         return puller.chunk(peer, chunk.index, chunk.data, now_ns)
 

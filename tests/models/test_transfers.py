@@ -86,6 +86,23 @@ def test_whoever_is_asked_before_it_has_anything_tells_when_it_has(tmp_path):
     run(story())
 
 
+def test_whom_an_operator_came_to_answers_for_itself_still(tmp_path):
+    """What was handed over in its name came unasked; what it is asked for is counted as its answer."""
+
+    async def story():
+        async with members(tmp_path, ["ab"]) as fleet:
+            fleet["a"].store.add(DATA)
+            transfers = fleet["b"].transfers
+            transfers.giver = "a"  # from an earlier hand-over
+            fetching = asyncio.create_task(transfers.fetch(CONTENT))
+            await until(lambda: there(fleet["b"]) >= 4, "more than what is asked for at first")
+            assert transfers.progress()[CONTENT.sha256].counted.late == 0
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+
+    run(story())
+
+
 def test_whoever_asks_twice_fetches_once(tmp_path):
     async def story():
         async with members(tmp_path, ["ab"]) as fleet:
