@@ -157,13 +157,18 @@ def _topics_of(name: str) -> list[str]:
 
 
 def _package_of(old: Manifest, folder: Path | None) -> Package | None:
-    """The folder that a version was published from, if its files are there still."""
+    """The folder that a version was published from, if its files are there still, and are what they were."""
+    if folder is None:
+        return None
     try:
-        package = None if folder is None else read_package(folder)
+        package = read_package(folder)
+        for content in old.contents:
+            if content.sha256 not in package.files:
+                return None
+            package.read_content(content.sha256)
     except ModelMissing:
         return None
-    wanted = {content.sha256 for content in old.contents}
-    return package if package is not None and wanted <= set(package.files) else None
+    return package
 
 
 def _signed(draft: Draft, told: Told, at: At, how: Publishing) -> tuple[bytes, Manifest, bytes]:

@@ -201,9 +201,12 @@ def test_a_rollback_hands_over_what_the_device_has_not_any_more(here, call):
         said = good("model", "rollback", "occupancy", "--to", "1", *desk)
         assert "handed over to lot-1: 516 bytes\n" in said
         until_running("1", plain)
-        (here / "models" / "occupancy-2").rename(here / "elsewhere")
-        said = good("model", "rollback", "occupancy", "--to", "2", *desk)
-        assert "lot-1 has not all of its files any more, nor are they in " in said
+        folder = here / "models" / "occupancy-2"
+        (folder / "occupancy.tflite").write_bytes(b"decayed")
+        for _ in ("damaged", "gone"):
+            said = good("model", "rollback", "occupancy", "--to", "2", *desk)
+            assert "lot-1 has not all of its files any more, nor are they in " in said
+            shutil.rmtree(folder, ignore_errors=True)
         assert report(plain)["models"]["occupancy"]["version"] == "1"
 
 
