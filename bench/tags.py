@@ -53,9 +53,8 @@ def _compare(result: Result, name: str, tagged: Lane | None, without: Lane | Non
         result.ratios[f"{figure}_q3"] = percentile(rounds, 75)
 
     note(f"updates_per_s_{name}_vs_tls", tagged.throughput, without.throughput, _over)
-    note(
-        f"cpu_us_{name}_vs_tls", tagged.cpu_us[1:], without.cpu_us[1:], _over
-    )  # the first warms up
+    # The first window warms up.
+    note(f"cpu_us_{name}_vs_tls", tagged.cpu_us[1:], without.cpu_us[1:], _over)
     for rate in RATES:
         note(f"p50_ms_{rate}_{name}_more", tagged.p50_ms[rate], without.p50_ms[rate], _less)
 

@@ -179,9 +179,8 @@ class Authority:
         """The fleet's shared keys for one member, as PEM; empty for who is no device."""
         if member.role is not Role.DEVICE:
             return b""
-        self.fleet_key_notice(
-            now_ms
-        )  # there are keys from here on, in a book of before there were any, too
+        # There are keys from here on, in a book of before there were any, too.
+        self.fleet_key_notice(now_ms)
         return self._notice(now_ms, member.name)
 
     def key_due(self, now_ms: int) -> bool:
@@ -263,9 +262,8 @@ class Authority:
             write_identity(folder, self.pem, pem, key_pem, share)
         except SecretUnusable:
             self._book = before
-            with contextlib.suppress(
-                SecretUnusable
-            ):  # then the name stays taken until it is revoked
+            # If that fails, too, the name stays taken until it is revoked.
+            with contextlib.suppress(SecretUnusable):
                 self._save(now_ms)
             raise
 

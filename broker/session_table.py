@@ -55,9 +55,8 @@ CREATE TABLE IF NOT EXISTS session_incoming (
         for client_id, topic_filter, qos in database.execute("SELECT * FROM session_filter"):
             filters[client_id][topic_filter] = qos
         messages: dict[str, list[StoredMessage]] = defaultdict(list)
-        shared: dict[
-            bytes, bytes
-        ] = {}  # what waits in many sessions is held once, as before the restart
+        # What waits in many sessions is held once, as before the restart.
+        shared: dict[bytes, bytes] = {}
         for client_id, serial, packet_id, flags, topic, payload in database.execute(
             "SELECT client_id, serial, packet_id, flags, topic, payload FROM session_message"
             " ORDER BY sent = 0, sent, serial"

@@ -15,10 +15,7 @@ from agent.commands.model_standing import read_standing
 from agent.commands.text import say
 from agent.errors import ModelMissing, ModelUnusable
 from agent.models.bases import make_deltas, with_deltas
-from agent.models.manifest import (
-    Draft,
-    ManifestInvalid,
-)
+from agent.models.manifest import Draft, ManifestInvalid
 from agent.models.package import write_package
 from agent.models.packing import pack as pack_files
 from agent.models.packing import try_sample

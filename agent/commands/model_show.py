@@ -15,9 +15,7 @@ from agent.commands.model_wait import wait_for
 from agent.commands.text import printable, say
 from agent.errors import ModelUnusable
 from agent.messages import ModelStatus, PayloadInvalid, decode
-from agent.models.manifest import (
-    ManifestInvalid,
-)
+from agent.models.manifest import ManifestInvalid
 from broker.identity import DAY_MS
 from broker.model_envelope import SealBroken
 from broker.topics import parse

@@ -293,10 +293,8 @@ class InferenceClient:
     async def _usable_worker(self) -> WorkerProcess:
         """Waits for a worker that can be asked. Raises WorkerLost."""
         worker = self._present
-        if (
-            worker is not None
-        ):  # at once: to set a limit to no wait costs an inference 4 us (measured)
-            return worker
+        if worker is not None:
+            return worker  # at once: to set a limit to no wait costs an inference 4 us (measured)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.recovery_wait_s):
                 while self._supervision is not None:

@@ -132,9 +132,8 @@ class StandbyClient:
         self._retiring: set[asyncio.Task[None]] = set()
         self._tpu: InferenceClient | None = None
         self._tpu_file: ModelFile | None = None
-        self._current = (
-            ""  # the file's digest that the Edge TPU has, if that is of the serving version
-        )
+        self._current = ""
+        """Digest of the file that the Edge TPU has, if that is of the serving version."""
         self._trusted_from_s = 0.0
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None

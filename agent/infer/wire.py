@@ -157,6 +157,5 @@ def map_tensors(
 
 def _layout(model_input: TensorInfo, model_output: TensorInfo) -> tuple[int, int]:
     """Returns where the output starts and how long it is, in bytes."""
-    return -(
-        -model_input.float_bytes // ALIGNMENT_BYTES
-    ) * ALIGNMENT_BYTES, model_output.float_bytes
+    lines = -(-model_input.float_bytes // ALIGNMENT_BYTES)
+    return lines * ALIGNMENT_BYTES, model_output.float_bytes

@@ -109,9 +109,8 @@ class Partial:
         try:
             os.fdatasync(file)
         except OSError as error:
-            if (
-                self._file >= 0
-            ):  # else it was closed just now, and who opens it again digests each chunk
+            # Otherwise it was closed just now, and who opens it again digests each chunk.
+            if self._file >= 0:
                 raise _failed(self.path, error) from None
 
     def sha256(self) -> str:

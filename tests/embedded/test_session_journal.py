@@ -113,9 +113,8 @@ class World:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_what_was_stored_brings_every_session_back(seed, monkeypatch) -> None:
-    monkeypatch.setattr(
-        Slices, "is_over", lambda _: False
-    )  # it asks the event loop, and there is none
+    # It asks the event loop, and there is none.
+    monkeypatch.setattr(Slices, "is_over", lambda _: False)
     world = World(seed)
     seen = 0
     for _ in range(800):

@@ -77,9 +77,8 @@ async def test_many_readers_are_written_in_several_turns_each_message_once_and_i
         for reader in readers:
             await reader.subscribe("#", 1)
         broker = node.broker
-        broker._exchange.slices._slice_s = (
-            1e-9  # the second look at the time in a turn finds it used up
-        )
+        # The second look at the time in a turn finds it used up.
+        broker._exchange.slices._slice_s = 1e-9
         for number in range(50):
             broker.route(f"t/{number}", b"%d" % number, number % 2)
             if number % 10 == 9:
