@@ -114,7 +114,7 @@ class Desk:
             async with asyncio.timeout(PROBE_S):
                 async for message in self._client.messages:
                     device = calls.pop(parse(str(message.topic)).get("id", ""), None)
-                    if device is not None and b'"error"' not in bytes(message.payload):
+                    if device is not None and _serves(bytes(message.payload)):
                         answered.add(device)
                     if not calls:
                         break
@@ -145,6 +145,14 @@ def _devices(told: Told, kind: str, name: str | None = None) -> set[str]:
         if not isinstance(said, Status) or said.state == "up":
             found.add(ids["device"])
     return found
+
+
+def _serves(payload: bytes) -> bool:
+    """Whether a reply is an answer, and no error."""
+    try:
+        return not msgspec.json.decode(payload, type=_Reply).error
+    except ValueError:  # msgspec's errors are ValueErrors
+        return False
 
 
 def _read(device: str, payload: bytes, form: type[_T]) -> _T:
