@@ -30,6 +30,7 @@ from broker.model_trust import ModelTrust
 from tests import waiting
 from tests.identity.fleet import T_MS
 from tests.identity.fleet import Fleet as TrustedFleet
+from tests.infer.processes import on_every_start
 
 DATA = Path(__file__).parents[1] / "data" / "models"
 SITE = "town"
@@ -78,8 +79,7 @@ tflite.TfliteBackend.__init__, tflite.TfliteBackend.invoke = ill_made, ill_invok
 
 def make_ill(monkeypatch, folder):
     """From now on models whose bytes end in an illness have it; `later` when a file in the folder says so."""
-    (folder / "sitecustomize.py").write_text(f"folder = {str(folder)!r}\n{ILL}")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    on_every_start(monkeypatch, folder, f"folder = {str(folder)!r}\n{ILL}")
 
 
 def ill(illness):
