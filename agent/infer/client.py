@@ -262,9 +262,7 @@ class InferenceClient:
             if self._model_file is not None:
                 self._model_file.close()
             self._model_file = file
-            self._model = ModelInfo(
-                sha256, len(model), tensors[0], tensors[1], answer.value, kind, runtime
-            )
+            self._model = ModelInfo(sha256, len(model), tensors[0], tensors[1], kind, runtime)
             return self._model
 
     async def _ask_to_load(

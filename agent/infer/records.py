@@ -35,7 +35,7 @@ class InputRefused(InferenceError):
 
 
 class ModelInfo(NamedTuple):
-    """A loaded model: SHA-256 of its file in hex, its size, its tensors, how long loading took.
+    """A loaded model: SHA-256 of its file in hex, its size, its tensors.
 
     `kind` is what the file was made for, `runtime` what runs it.
     """
@@ -44,7 +44,6 @@ class ModelInfo(NamedTuple):
     model_bytes: int
     input: TensorInfo
     output: TensorInfo
-    load_ns: int
     kind: Kind = Kind.TFLITE
     runtime: str = ""
 

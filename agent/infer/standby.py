@@ -243,10 +243,6 @@ class StandbyClient:
         now = self._serving.client.statistics()
         return replace(found, worker_pid=now.worker_pid, runtime=now.runtime)
 
-    def tpu_statistics(self) -> ClientStatistics | None:
-        """Returns the counts of the Edge TPU's worker, if there is or was one."""
-        return self._tpu.statistics() if self._tpu is not None else None
-
     @property
     def wants_compiled(self) -> bool:
         """Whether a version's file for the Edge TPU is of use here."""

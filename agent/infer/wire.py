@@ -7,7 +7,7 @@ and there is never more than one request under way.
     device -> worker                                worker -> device
                                                     READY        tail: the runtime's name
                                                     UNAVAILABLE  tail: the reason; it then ends
-    LOAD    value: bytes of the model, whose        LOADED       value: ns; tail: runtime, tensors
+    LOAD    value: bytes of the model, whose        LOADED       tail: runtime, tensors
             file comes along (SCM_RIGHTS);          REJECTED     tail: the reason; old one stays
             tail: its kind
     INVOKE  input lies in the shared memory         DONE         value: ns; output lies there too

@@ -215,7 +215,7 @@ def test_without_an_accelerator_in_sight_none_is_tried(monkeypatch):
     async def scenario():
         async with StandbyClient(edge_tpu=EdgeTpu(LIBRARY)) as client:
             await until(lambda: client.reason == "none is plugged in")
-            assert client.tpu_statistics() is None
+            assert client._tpu is None
 
     asyncio.run(scenario())
 

@@ -13,7 +13,7 @@ from agent.infer.limits import DEADLINE_MS, STATE_AGE_MAX_MS, LoopLimits
 from agent.infer.loop import Filled, InferenceLoop
 from agent.infer.records import Inference, InputRefused, ModelInfo, NoModel, WorkerLost
 
-MODEL = ModelInfo("00", 1, TensorInfo((1, 1), "float32"), TensorInfo((1, 1), "float32"), 1)
+MODEL = ModelInfo("00", 1, TensorInfo((1, 1), "float32"), TensorInfo((1, 1), "float32"))
 
 
 class ScriptedClient:
