@@ -101,6 +101,8 @@ class Plan:
     """How much."""
 
     windows: int = 5
+    windows_max: int = 5
+    """Until what must be counted is."""
     window_s: float = 1.5
     rate: float = 100.0
     """Obstacle updates a second of each device."""
@@ -108,7 +110,8 @@ class Plan:
     """Whether time matters, and not only what comes of an attack."""
 
 
-QUICK: Final = Plan(windows=1, window_s=0.7, measures=False)
+QUICK: Final = Plan(windows=1, windows_max=10, window_s=0.7, measures=False)
+"""On a busy machine an attacker gets little done in one window."""
 
 
 async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
@@ -241,20 +244,23 @@ async def _story(
     quiet: list[_Window] = []
     attacked: list[_Window] = []
     told, missing = [], 0
-    for _ in range(plan.windows):
+    grown: dict[str, int] = {}
+    while len(attacked) < plan.windows or (
+        len(attacked) < plan.windows_max and not _has_counted(attack, grown)
+    ):
         for busy in (False, True):
             window, said, lost = await fleet.window(plan, attacked=busy)
             (attacked if busy else quiet).append(window)
             missing += lost
             if said:
                 told.append(said)
+        counted = await fleet.victim.ask("counted")
+        grown = {
+            name: n - before.get(name, 0) for name, n in counted.items() if n > before.get(name, 0)
+        }
     peak.cancel()
     peak_mb = await peak
     after_mb = rss_mb({fleet.victim.pid}) or 0.0
-    counted = await fleet.victim.ask("counted")
-    grown = {
-        name: n - before.get(name, 0) for name, n in counted.items() if n > before.get(name, 0)
-    }
     _judge(attack, quiet, attacked, result)
     grown_mb = peak_mb - memory_mb
     allowed_mb = memory_mb + attack.memory_mb + (grown_mb if grows_mb is None else grows_mb)
@@ -275,12 +281,16 @@ async def _story(
     if peak_mb > allowed_mb:
         result.problems.append(f"{attack.name}: {peak_mb:.0f} MB, over what the limits allow")
     for name in attack.counted:
-        if not grown.get(name):
+        if name not in grown:
             result.problems.append(f"{attack.name}: nothing was counted as {name!r}")
     believed = {name.removeprefix(BELIEVED) for name in grown if name.startswith(BELIEVED)}
     for what in sorted(believed - set(attack.believed)):
         result.problems.append(f"{attack.name}: believed {what}")
     return grown_mb
+
+
+def _has_counted(attack: Attack, grown: dict[str, int]) -> bool:
+    return grown.keys() >= set(attack.counted)
 
 
 def _judge(attack: Attack, quiet: list[_Window], attacked: list[_Window], result: Result) -> None:

@@ -343,6 +343,10 @@ class Node:
         """Topic, payload and QoS of retained values that all share, deleted ones with an empty payload."""
         return retained_values(self._mesh.retained, topic_filter, deleted=True)
 
+    def has_neighbours(self) -> bool:
+        """Whether there is a link now."""
+        return self._local.links > 0
+
     def request_flush(self) -> None:
         """End this turn with a flush."""
         if not self._turn.due:

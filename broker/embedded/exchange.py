@@ -60,7 +60,7 @@ class Exchange:
         self.journal = SessionJournal()
         self.sessions: dict[str, Session] = {}  # in order of last departure, for eviction
         self.trie: Trie[Session] = Trie()
-        self.slices = Slices(TURN_SLICE_S)  # what all clients together may take of a turn
+        self.slices = Slices(TURN_SLICE_S, ingress.has_neighbours)  # of all clients together
         self.writes = Writes(ingress.request_flush, self.slices)
         self._unmeasured_bytes = 0  # of QoS 1 and 2, since all sessions were looked at
         self._own: Counter[tuple[str, str, bytes]] = Counter()  # bridges' publishes of this turn

@@ -50,6 +50,9 @@ class Ingress(Protocol):
     def retained_matching(self, topic_filter: str) -> Iterable[tuple[str, bytes, int]]:
         """Topic, payload and QoS of every retained message that a valid filter matches."""
 
+    def has_neighbours(self) -> bool:
+        """Whether clients share this device with neighbours, who are to be heard beside them."""
+
     def request_flush(self) -> None:
         """Schedule one `EmbeddedBroker.flush` at the end of this turn, however often asked."""
 

@@ -65,6 +65,9 @@ class FakeNode:
         self.detached.append((peer, pipe))
         self.changed.set()
 
+    def has_neighbours(self) -> bool:
+        return bool(self.links)
+
     def request_flush(self) -> None:
         self.changed.set()
         if not self._scheduled and not self.hold:
@@ -92,6 +95,7 @@ class Nowhere:
     def retained_matching(self, topic_filter):
         return [(f"r/{number}", b"r", number % 3) for number in range(9)]
 
+    def has_neighbours(self) -> bool: ...
     def request_flush(self) -> None: ...
     def write(self, data) -> None: ...
     def drop(self, reason) -> None: ...

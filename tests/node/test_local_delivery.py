@@ -72,11 +72,13 @@ def test_a_neighbour_that_comes_gets_what_is_published_from_then_on(tmp_path):
             raw.send(packets.encode_publish("t", b"alone"))
             assert await raw.rest() == []
             assert one.statistics().mesh.counters.get("published", 0) == 0
+            assert not one.has_neighbours()
             other = await start("b", tmp_path, [one])
             heard = Listener(other)
             await until(lambda: "a" in established(other) and not other.joining, "a link")
             raw.send(packets.encode_publish("t", b"together"))
             await until(lambda: heard.payloads("t") == [b"together"], "the message")
+            assert one.has_neighbours()  # so clients leave time to it
             await other.stop()
             await until(lambda: not one._local.links, "the link to go")
             raw.send(packets.encode_subscribe(1, [("t", 0)]), packets.encode_publish("t", b"alone"))
