@@ -84,8 +84,8 @@ class Fleet:
         self._names = tuple(plan.name for plan in plans)
         self._fault: Fault | None = None
         self._revive = revive
-        self._visited: dict[str, tuple[Fault, int]] = {}
-        """Who was killed by somebody else: the fault, and when it starts again."""
+        self._killed_by_others: dict[str, Fault] = {}
+        """Who is to start again OUTAGE_S after the fault began."""
         make_fleet(directory, SITE, self._names)
         self._operator = DemoOperator(identity_of(directory, DESK), SITE)
         for plan in plans:
@@ -106,9 +106,9 @@ class Fleet:
         return frozenset(self._names) - self._processes.keys()
 
     @property
-    def visited(self) -> bool:
-        """Whether somebody has killed a device that is not quite back."""
-        return bool(self._visited) or bool(self._processes.keys() - self._recorder.ready)
+    def all_back(self) -> bool:
+        """Whether those whom somebody else has killed are up again, and all others that were started."""
+        return not self._killed_by_others and self._processes.keys() <= self._recorder.ready
 
     def pids(self) -> dict[str, int]:
         """The processes that live, by device."""
@@ -139,8 +139,7 @@ class Fleet:
                 self._recorder.record(name, record)
             for process in processes:
                 if process.was_killed and self._revive:
-                    now_ns = time.monotonic_ns()
-                    self._visited[process.name] = self._bury(process.name), now_ns
+                    self._killed_by_others[process.name] = self._bury(process.name)
                 elif process.ended_unasked:
                     raise DeviceEnded(f"{process.name} has ended: {process.last_words()}")
             self._bring_back(time.monotonic_ns())
@@ -218,9 +217,9 @@ class Fleet:
 
     def _bring_back(self, now_ns: int) -> None:
         """Start those again whom somebody else has killed, when it is time."""
-        for name, (fault, killed_ns) in list(self._visited.items()):
-            if now_ns - killed_ns >= OUTAGE_S * 1e9:
-                del self._visited[name]
+        for name, fault in list(self._killed_by_others.items()):
+            if now_ns - fault.window.begin_ns >= OUTAGE_S * 1e9:
+                del self._killed_by_others[name]
                 self._ledger.over(fault, now_ns)
                 self._start(name)
 

@@ -107,7 +107,7 @@ class Run:
 
     async def perform(self, act: Act) -> None:
         """A step of the scenario has come; it waits until those are back whom somebody else has killed."""
-        await self._until(lambda: not self._fleet.visited)
+        await self._until(lambda: self._fleet.all_back)
         self._usage.sample(self._fleet.pids())
         self._screen.say(f"{self._elapsed_s():5.1f} s  {act.value}")
         await self._fleet.perform(act)
