@@ -1,4 +1,4 @@
-"""Waits until devices run the version that stands: `flockmq model status --watch` and `publish --wait`.
+"""Waits until devices run the version that stands: `flockmq model status --wait` and `publish --wait`.
 
 Decides when a device counts: it says that it is active under the manifest that stands. Manifest and statuses are
 retained, so nothing is missed, and a version that is published meanwhile takes the place of the one before. Where some
