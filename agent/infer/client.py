@@ -246,11 +246,15 @@ class InferenceClient:
                 try:
                     file = cleanup.enter_context(wire.nameless_file())
                     _write(file, model)
+                except OSError as problem:
+                    raise NoRoom(f"no room to hand it over: {problem}") from problem
+                try:
                     answer = await self._ask_to_load(worker, file, len(model), kind)
                     runtime, *tensors = wire.unpack_loaded(answer.tail)
                     self._input, self._output = wire.map_tensors(self._memory.fileno(), *tensors)
-                except OSError as problem:
-                    raise NoRoom(f"no room to hand it over: {problem}") from problem
+                except OSError as problem:  # the worker has taken the model up
+                    worker.kill(f"has tensors that cannot be seen here: {problem}")
+                    raise NoRoom(f"no room for its tensors: {problem}") from problem
                 except ValueError as problem:  # the model may have taken the worker over
                     worker.kill(f"sent {problem}")
                     raise ModelRejected(f"the worker sent {problem} over it") from problem

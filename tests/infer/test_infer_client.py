@@ -206,6 +206,21 @@ def test_no_room_in_shared_memory_is_a_rejected_model(monkeypatch):
     asyncio.run(scenario())
 
 
+def test_no_room_to_look_at_what_the_worker_has_loaded_leaves_the_model_before(monkeypatch):
+    def full(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    async def scenario():
+        async with client_with_dense() as client:
+            with monkeypatch.context() as patch:
+                patch.setattr("agent.infer.wire.map_tensors", full)
+                with pytest.raises(NoRoom, match="Cannot allocate memory"):
+                    await load(client, OTHER)
+            assert_computes(await client.infer(X), X)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "x",
     [
