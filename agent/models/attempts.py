@@ -18,11 +18,12 @@ from agent.models.trial import VersionBad, accelerator_check, try_out
 from broker.errors import SecretUnusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from agent.infer.kinds import Kind
     from agent.infer.standby import ModelFile, StandbyClient, Version
     from agent.models.acceptance import Acceptance, Accepted
+    from agent.models.surroundings import Surroundings
     from agent.models.telling import Telling
 
 __all__ = ["Attempts"]
@@ -32,9 +33,9 @@ TRY_AGAIN_S: Final = 5.0
 ROOM_AGAIN_S: Final = 60.0
 """After there was no room in memory to hand a file over: something else may end. Guess."""
 SPREAD_S: Final = 0.9
-"""A version that replaces another is tried at some moment within so long: a fleet that fetches together is through
-together, and would else load and try it, and be slow, all at once. With ten devices on two cores obstacles were 1.2 to
-1.7 times as late as without a version instead of 1.7 to 2.9 times (measured, docs/bench.md)."""
+"""A version that replaces another is tried at some moment within so long, unless no other device is alive: a fleet that
+fetches together is through together, and would else load and try it, and be slow, all at once. With ten devices on two
+cores obstacles were 1.2 to 1.7 times as late as without a version instead of 1.7 to 2.9 times (docs/bench.md)."""
 BOOTS_MAX: Final = 3
 """Boots that ended, other than in good order, while a version was tried, before it counts as the reason. Two may be
 plugs. Guess."""
@@ -47,7 +48,7 @@ class Attempts:
         client: Where versions run.
         acceptance: Remembers what was begun.
         telling: Is told why a version is tried again.
-        fits: Says why this device's features do not fill an input of that shape; empty: they do.
+        around: What this device's features fill, and whether others are alive.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class Attempts:
         client: StandbyClient,
         acceptance: Acceptance,
         telling: Telling,
-        fits: Callable[[tuple[int, ...]], str],
+        around: Surroundings,
     ) -> None:
         self._client = client
         self._acceptance = acceptance
         self._telling = telling
-        self._fits = fits
+        self._around = around
         self._begun: Accepted | None = None
         """Whose version is tried or watched, which was noted on the disk."""
 
@@ -90,7 +91,7 @@ class Attempts:
             VersionBad: It may not.
             Later: It could not be tried.
         """
-        if running is not None:
+        if running is not None and self._around.fleet().alive:
             await asyncio.sleep(SystemRandom().uniform(0.0, SPREAD_S))
         try:
             await self._begin(accepted)
@@ -102,7 +103,7 @@ class Attempts:
         except (InferenceError, OSError, SecretUnusable) as error:
             raise self._later(accepted, error, TRY_AGAIN_S) from None
         try:
-            return version, await try_out(version, accepted.manifest, running, self._fits)
+            return version, await try_out(version, accepted.manifest, running, self._around.fits)
         except BaseException:
             self._client.retire(version)
             raise

@@ -87,7 +87,7 @@ class ModelFollower:
         self._telling = Telling(around, lambda: self.active, acceptance.unbelieved)
         self._files = VersionFiles(library, client, self._telling)
         self._turns = Turns(around, self._telling)
-        self._attempts = Attempts(client, acceptance, self._telling, around.fits)
+        self._attempts = Attempts(client, acceptance, self._telling, around)
 
     @property
     def active(self) -> Accepted | None:

@@ -2,14 +2,7 @@
 
 import pytest
 
-from agent.models import attempts
 from tests.models.follow import good, make_ill
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    """A trial of a fleet of one is spread over no time."""
-    monkeypatch.setattr(attempts, "SPREAD_S", 0.0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from agent.infer import wire
 from agent.infer.limits import Limits
 from agent.models import attempts
+from agent.models.surroundings import Fleet
 from tests.models.follow import (
     DENSE,
     OTHER,
@@ -47,8 +48,10 @@ def test_versions_follow_each_other_without_losing_a_reading(tmp_path, models):
     asyncio.run(story())
 
 
-def test_only_a_version_that_replaces_another_waits_for_its_moment(tmp_path, models, monkeypatch):
-    first, second = good(models), good(models, "2", OTHER)
+def test_a_version_that_replaces_another_waits_for_its_moment_where_others_are_alive(
+    tmp_path, models, monkeypatch
+):
+    first, second, third = good(models), good(models, "2", OTHER), good(models, "3")
     drawn = []
 
     class AtOnce:
@@ -57,15 +60,19 @@ def test_only_a_version_that_replaces_another_waits_for_its_moment(tmp_path, mod
             return 0.0
 
     monkeypatch.setattr(attempts, "SystemRandom", AtOnce)
-    monkeypatch.setattr(attempts, "SPREAD_S", 0.5)
 
     async def story():
         async with followed(tmp_path, models) as it:
+            it.fleet = Fleet({"other"}, {})
             await begin(it, first)
             assert drawn == []
             it.follower.want(payload(second, 2))
             await it.becomes("2", "active", "2")
-            assert drawn == [(0.0, 0.5)]
+            assert drawn == [(0.0, attempts.SPREAD_S)]
+            it.fleet = Fleet(frozenset(), {})
+            it.follower.want(payload(third, 3))
+            await it.becomes("3", "active", "3")
+            assert len(drawn) == 1
 
     asyncio.run(story())
 
