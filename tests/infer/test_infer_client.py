@@ -227,6 +227,7 @@ def test_no_room_to_look_at_what_the_worker_has_loaded_leaves_the_model_before(m
         tiny_models.features(1.0, 2.0),
         tiny_models.features(1.0, 2.0, 3.0, np.nan),
         tiny_models.features(1.0, 2.0, 3.0, -np.inf),
+        tiny_models.features(1.0, 2.0, np.inf, -np.inf),
     ],
 )
 def test_features_that_do_not_fit_are_refused_before_they_run(x):
@@ -237,6 +238,16 @@ def test_features_that_do_not_fit_are_refused_before_they_run(x):
             assert_computes(await client.infer(X), X)
             assert client.statistics().inferences == 1
             assert client.statistics().inferences_failed == 0
+
+    asyncio.run(scenario())
+
+
+def test_finite_features_and_outputs_pass_though_their_sums_are_not():
+    x = tiny_models.features(2e38, 2e38, 0.0, 0.0)
+
+    async def scenario():
+        async with client_with_dense() as client:
+            assert_computes(await client.infer(x), x)
 
     asyncio.run(scenario())
 
