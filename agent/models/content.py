@@ -1,6 +1,6 @@
 """What a model's bytes are called: the digest of all, and of each piece in which they travel.
 
-Decides into how many chunks content is cut: of 32 KiB each, larger where there would be more than CHUNKS_MAX. A chunk
+Decides into how many chunks content is cut: of 60 KiB each, larger where there would be more than CHUNKS_MAX. A chunk
 is checked by its own digest when it comes, whoever it comes from; the whole by its digest before anybody sees it.
 Assumes that who has a `Content` trusts where it came from: a signed manifest. On failure: one whose numbers do not fit
 each other cannot be made; it raises `ValueError`, and decoding it `msgspec.ValidationError`.

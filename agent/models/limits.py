@@ -7,9 +7,10 @@ from typing import Final
 
 MODEL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Several times the largest model that an Edge TPU device runs; bounds what is read into memory."""
-CHUNK_BYTES_MIN: Final = 32 * 1024
-"""A chunk with all around it fits one link frame of 64 KiB, so urgent traffic waits for one at most: 0.3 ms on
-1 Gbit/s, 30 ms on a 10 Mbit/s radio."""
+CHUNK_BYTES_MIN: Final = 60 * 1024
+"""A chunk with all around it fits one link frame of 64 KiB, so urgent traffic waits for one at most: 0.5 ms on
+1 Gbit/s, 50 ms on a 10 Mbit/s radio. What a chunk costs is its messages, not its bytes: with 32 KiB, and notes twice as
+often, a version took each of ten devices 0.32 s of processor time instead of 0.2 s (measured)."""
 CHUNK_BYTES_STEP: Final = 4 * 1024
 """Chunks of larger models grow by this: a page of memory and of most disks."""
 CHUNKS_MAX: Final = 384
@@ -26,24 +27,24 @@ SLICE_BYTES: Final = 1024 * 1024
 
 # Pulling
 ASK_CHUNKS_MAX: Final = 8
-"""Chunks in one question, and under way from one neighbour: 256 KiB, 50 ms of round trip at 5 MB/s. A quarter of what
-the mesh takes for one device."""
-UNDER_WAY_MAX: Final = 32
+"""Chunks in one question, and under way from one neighbour: 480 KiB, 0.1 s of round trip at 5 MB/s. Half of what the
+mesh takes for one device."""
+UNDER_WAY_MAX: Final = 16
 """Chunks under way from all neighbours: 1 MiB, which is what a kill may have to be sent again."""
 SOURCES_MAX: Final = 64
 """Neighbours that are asked; a device has no more links."""
 PULLS_MAX: Final = 4
 """Contents fetched at once: a model's variants, or two models with their deltas."""
 PACE_BYTES_PER_S: Final = 1_200_000
-"""How fast one content is fetched: 4 MB in 3.4 s. Both ends of a hop together work for 1 ms on a chunk, so ten devices
-on two cores are held up for a sixth of that time. Measured there: unpaced, with what is urgent behind it for 0.1 s."""
+"""How fast one content is fetched: 4 MB in 3.4 s. Meanwhile ten devices on two cores take 0.45 of them for it. Measured
+there: unpaced, with what is urgent behind it for 0.1 s."""
 PACE_S_MAX: Final = 20
 """What would take longer at that pace is fetched faster: the largest model at 3.4 MB/s. Guess."""
 BURST_CHUNKS: Final = 2
-"""Chunks that are asked for in one go when the pace is what limits: half the questions, and 50 ms of waiting. What is
+"""Chunks that are asked for in one go when the pace is what limits: half the questions, and 0.1 s of waiting. What is
 on its way to a device that is killed may come to it twice: with four, two did (measured)."""
 SERVE_CHUNKS: Final = 2
-"""Chunks that a turn gives to one that asks: 0.3 ms of work, after which others have their turn."""
+"""Chunks that a turn gives to one that asks: one bundle, after which others have their turn."""
 PACE_CHUNKS_MAX: Final = 4
 """What may be asked for at once after a pause: twice a burst, so that who comes a little late falls behind nothing."""
 QUEUE_NS: Final = 200_000_000
@@ -59,8 +60,8 @@ SEED_WINDOW: Final = 3
 """Chunks under way from such a neighbour while others fetch, too: what several ask of it at once it uploads several
 times. Measured with nine that pull from one (tests/models/test_fleet.py): 1.7 copies, 2.2 with the full window, and
 sooner done."""
-PATIENCE_FIRST_NS: Final = 3_000_000_000
-"""A chunk that was asked for and has not come after this long is asked of another. 32 KiB at 100 kbit/s take 2.6 s."""
+PATIENCE_FIRST_NS: Final = 5_000_000_000
+"""A chunk that was asked for and has not come after this long is asked of another. 60 KiB at 100 kbit/s take 4.9 s."""
 PATIENCE_MIN_NS: Final = 1_000_000_000
 """The same once its neighbour's speed is known; the mesh sends again what is lost within 0.1 to 0.5 s."""
 PATIENCE_MAX_NS: Final = 15_000_000_000
@@ -89,9 +90,9 @@ FAR_NS: Final = 2_000_000_000
 content: a neighbour that is only a relay never will. What they send crosses every link between. As REASK_NS."""
 FAR_MAX: Final = 2
 """Devices that are taken in at a time; the next ones follow after as long again. Guess."""
-NOTE_NS: Final = 100_000_000
+NOTE_NS: Final = 200_000_000
 """Word of new chunks waits so long for company, about as long as two bursts take to come due. A chain of five loses
-0.2 s by it. With a third of that, ten devices said half as much again (measured)."""
+0.3 s by it. With half of that, ten devices said twice as much of it (tests/models/test_fleet.py)."""
 MASKED_NS: Final = 20_000_000
 """When to look again whether a chunk is better asked of a faster neighbour than waited for."""
 ASK_DEADLINE_MS: Final = 5_000
@@ -99,8 +100,7 @@ ASK_DEADLINE_MS: Final = 5_000
 CHUNK_DEADLINE_MS: Final = 10_000
 """Of a chunk under way; longer than most patience, so what is slow arrives all the same."""
 CHUNKS_SYNC: Final = 128
-"""Chunks written before a thread syncs them: 4 MiB, as much as a power cut may have to be fetched again. As the store's
-journal."""
+"""Chunks written before a thread syncs them: 7.5 MiB, as much as a power cut may have to be fetched again. Guess."""
 STALE_S: Final = 10.0
 """A delta of which no chunk comes for so long is given up for the full file. Guess."""
 OFFER_IDLE_S: Final = 30.0

@@ -122,7 +122,7 @@ def test_whoever_lies_is_left_alone_and_delays_nobody_for_long(kind, names):
     flock.boot(names[-1], flock.everything(), kind)
     whole = run(flock)
     # One silence, with the patience that is had for somebody unknown, and what was asked anew then.
-    limit = max(honest.values()) + (0.5 if kind is not Silent else 3.5)
+    limit = max(honest.values()) + (0.5 if kind is not Silent else 5.5)
     assert max(whole.values()) <= limit
     if kind is Liar:
         assert counted(flock, "wrong") >= 1

@@ -24,7 +24,7 @@ from agent.models.errors import (
 from agent.models.partial import Partial
 from agent.models.store import ContentStore
 
-DATA = Random(1).randbytes(300_001)
+DATA = Random(1).randbytes(500_001)
 CONTENT = content_of(DATA)
 KIB = 1024
 
@@ -88,7 +88,7 @@ from random import Random
 from agent.models.content import content_of
 from agent.models.partial import Partial
 from agent.models.store import ContentStore
-data = Random(1).randbytes(300_001)
+data = Random(1).randbytes(500_001)
 content = content_of(data)
 partial = ContentStore(Path(sys.argv[1])).open(content)
 for index in range(content.count):
@@ -180,7 +180,7 @@ def test_damaged_notes_beside_good_content_cost_no_content(tmp_path, junk):
 
 def test_digests_that_contradict_each_other_leave_nothing_behind(tmp_path):
     store = ContentStore(tmp_path)
-    other = content_of(Random(9).randbytes(300_001))
+    other = content_of(Random(9).randbytes(500_001))
     lie = type(CONTENT)(other.sha256, CONTENT.size_bytes, CONTENT.chunk_bytes, CONTENT.chunks)
     partial = store.open(lie)
     fill(partial, range(CONTENT.count))
@@ -222,7 +222,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_evicted_or_written(tmp_pa
 
 
 def test_what_is_being_filled_is_not_evicted(tmp_path):
-    store = ContentStore(tmp_path, limit_bytes=400 * KIB)
+    store = ContentStore(tmp_path, limit_bytes=600 * KIB)
     partial = store.open(CONTENT)
     fill(partial, [0])
     with pytest.raises(StoreFull):
