@@ -41,11 +41,12 @@ __all__ = [
     "wrong_shape",
 ]
 
-INFERENCES: Final = 7
-"""Of each version, of which the fastest counts: the first ones are slow, and others may meet a busy machine. Guess."""
-LOOKS_MAX: Final = 4
-"""So many times as many, while it looks too slow. Beside 24 threads that compute on two cores a version of 5 ms that
-was as fast as the one before looked too slow at 5 of 100 first looks, and in 1 of 2,000 trials (as test_trial.py)."""
+INFERENCES: Final = 3
+"""Of each version in one look, of which the fastest counts: others may meet a busy machine. More are made only while
+it looks too slow, since ten devices that share two cores each wait for the others' trials."""
+LOOKS_MAX: Final = 9
+"""So many looks at most. Beside 24 threads that compute on two cores a version of 5 ms that was as fast as the one
+before looked too slow at 11 of 100 first looks, and in 1 of 2,000 trials (as test_trial.py)."""
 
 
 class VersionBad(Exception):
