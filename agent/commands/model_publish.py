@@ -23,12 +23,7 @@ from agent.commands.model_upload import hand_over
 from agent.commands.model_wait import wait_for
 from agent.commands.text import count_of, say
 from agent.errors import ModelMissing, ModelUnusable, NoDevice
-from agent.models.manifest import (
-    Draft,
-    ManifestInvalid,
-    encode_manifest,
-    publishable,
-)
+from agent.models.manifest import Draft, ManifestInvalid, encode_manifest, publishable
 from agent.models.package import read_package
 from broker.errors import IdentityUnusable, SecretUnusable
 from broker.identity import DAY_MS
@@ -88,12 +83,12 @@ def publish(package: str, at: At, how: Publishing) -> None:
         return
     rollout = msgspec.structs.replace(found.draft.rollout, **how.rollout)
     draft = msgspec.structs.replace(found.draft, rollout=rollout)
-    data, manifest, payload = _signed(draft, told, at, how)
+    signed = _sign(draft, told, at, how)
     if how.upload:
-        done = asyncio.run(hand_over(at, told, payload, manifest, found))
+        done = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, found))
         if done.sent_bytes:
             say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
-    _tell(manifest, data, payload, at, how, found.folder)
+    _tell(signed, at, how.days, found.folder)
     if how.devices:
         running = asyncio.run(wait_for(at, draft.name, how.devices, how.wait_s))
         say(f"{count_of(running, 'device')} running it")
@@ -126,14 +121,13 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
     old, folder = earlier[-1]
     package = _package_of(old, folder)
     draft = old if package is not None else msgspec.structs.replace(old, deltas=())
-    how = Publishing(days)
-    data, manifest, payload = _signed(draft, told, at, how)
+    signed = _sign(draft, told, at, Publishing(days))
     try:
-        done = asyncio.run(hand_over(at, told, payload, manifest, package))
+        done = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, package))
     except NoDevice:  # it is to stop a bad version in any case
         done = None
         say("no device has told whether the fleet has its files")
-    _tell(manifest, data, payload, at, how, folder)
+    _tell(signed, at, days, folder)
     if done is not None and done.sent_bytes:
         say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
     if done is not None and done.lacking:
@@ -145,6 +139,16 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
 
 
 # Inside.
+
+
+class _Signed(NamedTuple):
+    """A version that may be published."""
+
+    manifest: Manifest
+    data: bytes
+    """The manifest, as it was signed."""
+    payload: bytes
+    """What travels."""
 
 
 def _topics_of(name: str) -> list[str]:
@@ -171,8 +175,8 @@ def _package_of(old: Manifest, folder: Path | None) -> Package | None:
     return package
 
 
-def _signed(draft: Draft, told: Told, at: At, how: Publishing) -> tuple[bytes, Manifest, bytes]:
-    """Sign a version: the manifest's bytes, what they say, and what travels."""
+def _sign(draft: Draft, told: Told, at: At, how: Publishing) -> _Signed:
+    """Sign a version, where there is an identity."""
     topic = model_topic(site=told.site, name=draft.name)
     now_ms = wall_ms()
     counter = how.counter
@@ -196,22 +200,21 @@ def _signed(draft: Draft, told: Told, at: At, how: Publishing) -> tuple[bytes, M
         raise ModelUnusable(f"{draft.name} version {draft.version}: {error}") from None
     if at.identity is None:
         say(UNSIGNED)
-        return data, manifest, write_envelope(data)
-    return data, manifest, ModelKey(at.identity, now_ms).sign(data)
+        return _Signed(manifest, data, write_envelope(data))
+    return _Signed(manifest, data, ModelKey(at.identity, now_ms).sign(data))
 
 
-def _tell(
-    manifest: Manifest, data: bytes, payload: bytes, at: At, how: Publishing, folder: Path | None
-) -> None:
+def _tell(signed: _Signed, at: At, days: float, folder: Path | None) -> None:
     """Make a version the one that the fleet runs, and remember that."""
-    asyncio.run(tell(at, model_topic(site=manifest.site, name=manifest.name), payload))
+    manifest = signed.manifest
+    asyncio.run(tell(at, model_topic(site=manifest.site, name=manifest.name), signed.payload))
     say(
         f"{manifest.name} version {manifest.version} is current at site {manifest.site}, counter {manifest.counter}, "
-        f"for {how.days:g} days"
+        f"for {days:g} days"
     )
     if at.identity is not None:
         try:
-            model_history.keep(at.identity, manifest, data, folder)
+            model_history.keep(at.identity, manifest, signed.data, folder)
         except SecretUnusable as error:
             raise ModelUnusable(f"it cannot be remembered for a rollback: {error}") from None
 
