@@ -124,6 +124,11 @@ class _Sender:
 
     async def send(self, wanted: tuple[str, ...], manifest: Manifest, package: Package) -> int:
         contents = {content.sha256: content for content in manifest.contents}
+        if not contents.keys() >= set(wanted):
+            raise NoDevice(
+                f"{self._device} asks for what is not of this version, so nothing was published; name another device "
+                "with --host"
+            )
         with _bars() as bars:
             for number, sha256 in enumerate(wanted, 1):
                 content = contents[sha256]

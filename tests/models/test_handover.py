@@ -265,6 +265,22 @@ def test_a_device_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     asyncio.run(story())
 
 
+def test_a_device_that_asks_for_something_else_is_one_line(tmp_path, monkeypatch):
+    found = on_the_desk(tmp_path / "desk")
+
+    async def take(*_):
+        return Offered(("0" * 64,))
+
+    monkeypatch.setattr(Handover, "_take", take)
+
+    async def story():
+        async with one(tmp_path) as (_, at):
+            with pytest.raises(NoDevice, match="a asks for what is not of this version"):
+                await give(at, found)
+
+    asyncio.run(story())
+
+
 def test_an_offer_that_nobody_fills_ends(tmp_path, monkeypatch):
     sent, _ = signed(on_the_desk(tmp_path / "desk", big=False), 1)
     monkeypatch.setattr(handover_module, "OFFER_IDLE_S", 0.1)
