@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.demo.identities import identity_of
@@ -102,7 +102,7 @@ class Plan:
 
     windows: int = 5
     windows_max: int = 5
-    """Until what must be counted is."""
+    """Until what must be counted is; beyond `windows` each is four times as long as the last."""
     window_s: float = 1.5
     rate: float = 100.0
     """Obstacle updates a second of each device."""
@@ -110,8 +110,8 @@ class Plan:
     """Whether time matters, and not only what comes of an attack."""
 
 
-QUICK: Final = Plan(windows=1, windows_max=10, window_s=0.7, measures=False)
-"""On a busy machine an attacker gets little done in one window."""
+QUICK: Final = Plan(windows=1, windows_max=3, window_s=0.7, measures=False)
+"""On a busy machine an attacker's connections are hardly made in so short a window."""
 
 
 async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
@@ -248,6 +248,8 @@ async def _story(
     while len(attacked) < plan.windows or (
         len(attacked) < plan.windows_max and not _has_counted(attack, grown)
     ):
+        if len(attacked) >= plan.windows:
+            plan = replace(plan, window_s=4 * plan.window_s)
         for busy in (False, True):
             window, said, lost = await fleet.window(plan, attacked=busy)
             (attacked if busy else quiet).append(window)
