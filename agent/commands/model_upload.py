@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["HandedOver", "hand_over"]
 
 WINDOW: Final = 8
-"""Chunks under way: 256 KiB of most models, as one device asks of another."""
+"""Chunks under way: 480 KiB of most models, as one device asks of another."""
 LOOK_S: Final = 0.2
 """How often the device is asked whether it has begun, or whether it is done."""
 IDLE_S: Final = 15.0
