@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from functools import partial
@@ -70,9 +71,14 @@ class Lookup:
             return _addresses(self._host, self._port, socket.AI_NUMERICHOST)
         if self._asked is None:
             loop = asyncio.get_running_loop()
-            self._asked = asked = loop.create_future()
+            asked = loop.create_future()
+            try:
+                threading.Thread(target=self._ask, args=(loop, asked), daemon=True).start()
+            except RuntimeError as error:
+                # No room for another thread; the next attempt may have it.
+                raise OSError(errno.EAGAIN, str(error)) from None
             asked.add_done_callback(self._answered)
-            threading.Thread(target=self._ask, args=(loop, asked), daemon=True).start()
+            self._asked = asked
         return await asyncio.shield(self._asked)
 
     def _ask(self, loop: asyncio.AbstractEventLoop, asked: asyncio.Future[list[Any]]) -> None:

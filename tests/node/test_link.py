@@ -12,6 +12,7 @@ import pytest
 from broker.dialler import Dialler, Wish
 from broker.embedded import packets
 from broker.link import Neighbour
+from broker.lookup import Lookup
 from broker.radio import Radio
 from tests.program import DEADLINE_S, started
 from tests.waiting import until
@@ -72,6 +73,32 @@ def test_a_slow_look_up_is_not_started_anew_with_each_attempt(monkeypatch, caplo
     monkeypatch.setattr("broker.dialler.CONNECT_TIMEOUT_S", 0.01)
     asyncio.run(story())
     assert "never retrieved" not in caplog.text
+
+
+def test_a_look_up_that_got_no_thread_is_tried_again(monkeypatch):
+    starts = []
+    start = threading.Thread.start
+
+    def refused_once(thread):
+        starts.append(thread)
+        if len(starts) == 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def story():
+        lookup = Lookup("b.example", 1883)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await lookup.connect(asyncio.Protocol)
+        with pytest.raises(socket.gaierror, match="name resolution"):
+            await lookup.connect(asyncio.Protocol)
+
+    def unresolved(*arguments, **options):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    monkeypatch.setattr(threading.Thread, "start", refused_once)
+    asyncio.run(story())
+    assert len(starts) == 2
 
 
 UNANSWERED = """
