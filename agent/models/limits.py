@@ -36,8 +36,8 @@ SOURCES_MAX: Final = 64
 PULLS_MAX: Final = 4
 """Contents fetched at once: a model's variants, or two models with their deltas."""
 PACE_BYTES_PER_S: Final = 1_200_000
-"""How fast one content is fetched: 4 MB in 3.4 s. Meanwhile ten devices on two cores take 0.45 of them for it. Measured
-there: unpaced, with what is urgent behind it for 0.1 s."""
+"""How fast one content is fetched: 4 MB in 3.4 s. Meanwhile ten devices on two cores take 0.45 of a core for it.
+Measured there: unpaced, with what is urgent behind it for 0.1 s."""
 PACE_S_MAX: Final = 20
 """What would take longer at that pace is fetched faster: the largest model at 3.4 MB/s. Guess."""
 BURST_CHUNKS: Final = 2
