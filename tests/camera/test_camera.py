@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import aclosing
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -245,11 +246,9 @@ def test_a_device_says_what_its_camera_sees(tmp_path, monkeypatch, labels):
     yard = Yard((0, 3, GREEN))
     path = tmp_path / "device.toml"
     path.write_text('device = "lot-1"\n[broker]\nport = 0\n[sensor]\nfactory = "yard:make"\n')
-    (tmp_path / "yard.py").write_text("make = None\n")
-    chosen = options(labels=labels)
-    monkeypatch.setattr(
-        "agent.device.resolve", lambda _: lambda *_: CameraSensor(chosen, yard.source.open)
-    )
+    module = ModuleType("yard")
+    module.make = lambda *_: CameraSensor(options(labels=labels), yard.source.open)
+    monkeypatch.setitem(sys.modules, "yard", module)
 
     async def story():
         async with looking(path) as (device, heard):
