@@ -5,6 +5,9 @@ import io
 import pytest
 from hypothesis import settings
 
+from agent.cli import main
+from tests.program import Told
+
 settings.register_profile("flockmq", derandomize=True, deadline=None, database=None)
 settings.load_profile("flockmq")
 
@@ -12,8 +15,6 @@ settings.load_profile("flockmq")
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Calls the program within this process, which takes a tenth of the time: its exit status and what it said."""
-    from agent.cli import main  # noqa: PLC0415 - few tests call it
-    from tests.program import Told  # noqa: PLC0415 - few tests call the program
 
     def called(*arguments, given=""):
         monkeypatch.setattr("sys.argv", ["flockmq", *map(str, arguments)])

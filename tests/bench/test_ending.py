@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.infer.processes import wait_until
 
 
 def processes_in(directory):
@@ -34,10 +35,7 @@ def test_a_signal_ends_everything_that_was_started(tmp_path, number):
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 20
-        while len(processes_in(tmp_path)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)  # between two looks at processes that tell nobody
-        assert len(processes_in(tmp_path)) >= 3
+        wait_until(lambda: len(processes_in(tmp_path)) >= 3, "three processes")
         benchmark.send_signal(number)
         assert benchmark.wait(20) == 130
     finally:

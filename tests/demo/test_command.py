@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
 from agent.demo.plan import DEVICES, TLS_PORTS_ON
+from tests.infer.processes import wait_for_end, wait_until
 from tests.ports import free_ports
+
+START_S = 60
+"""Five devices start one after the other, on whatever else the machine does."""
 
 
 def free(port):
@@ -80,21 +83,14 @@ def children(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def when(look):
-    """What `look` finds, as soon as it finds something; the time limit of the test is the limit here."""
-    while not (found := look()):
-        time.sleep(0.02)  # between two looks at processes that tell nobody
-    return found
-
-
-def when_running(process, look):
+def when_running(process, look, what):
     """What `look` finds while the process runs."""
 
     def found():
         assert process.poll() is None, process.stderr.read()
         return look()
 
-    return when(found)
+    return wait_until(found, what, START_S)
 
 
 def children_when_there_are(process, count):
@@ -104,7 +100,7 @@ def children_when_there_are(process, count):
         found = children(process)
         return found if len(found) >= count else None
 
-    return when_running(process, enough)
+    return when_running(process, enough, f"{count} processes")
 
 
 def lives(process):
@@ -115,7 +111,8 @@ def lives(process):
 
 
 def wait_gone(processes):
-    when(lambda: not any(map(lives, processes)))
+    for process in processes:
+        wait_for_end(process.pid)
 
 
 @pytest.mark.timeout(120)
@@ -186,7 +183,7 @@ def device_when_there_is(process, name):
                 return member
         return None
 
-    return when_running(process, device)
+    return when_running(process, device, f"a device {name}")
 
 
 @pytest.mark.timeout(90)

@@ -2,6 +2,7 @@
 
 import os
 import select
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def wait_for_end(pid):
         assert poll.poll(WAIT_S * 1000), f"process {pid} is still there"
     finally:
         os.close(watched)
+
+
+def wait_until(look, what, within_s=WAIT_S):
+    """What `look` finds, once it finds something: for what nobody tells, and where no loop may turn meanwhile."""
+    deadline_s = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < deadline_s, f"after {within_s} s there is not: {what}"
+        time.sleep(0.005)  # only between two looks: what is waited for is the condition
+    return found
 
 
 def children(pid="self"):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from processes import (
     on_every_start,
     threads,
     wait_for_end,
+    wait_until,
 )
 
 from agent.infer import wire
@@ -187,18 +187,13 @@ def test_a_worker_that_crashes_is_told_with_its_last_words(monkeypatch, tmp_path
     asyncio.run(scenario())
 
 
-def wait_until_reaped(pid):
-    """Without a turn of the loop, which would be told of it."""
-    while pid in children(template_pid()):
-        time.sleep(0.001)
-
-
 def test_a_worker_that_its_template_has_reaped_can_be_ended_still():
     async def scenario():
         async with held() as fork:
             worker = await fork()
             os.kill(worker.pid, signal.SIGKILL)
-            wait_until_reaped(worker.pid)
+            # Without a turn of the loop, which would be told of it.
+            wait_until(lambda: worker.pid not in children(template_pid()), "it is reaped")
             worker.kill("as the test says")
             assert await worker.wait_lost() == "as the test says"
 
