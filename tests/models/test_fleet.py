@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from agent.models.content import content_of
-from agent.models.limits import MODEL_BYTES_MAX
+from agent.models.limits import MODEL_BYTES_MAX, PATIENCE_FIRST_NS
 from tests.models.virtual_fleet import MS, Decliner, Fleet, Liar, S, Silent
 
 MODEL = Random(1).randbytes(4_000_000)
@@ -122,8 +122,8 @@ def test_whoever_lies_is_left_alone_and_delays_nobody_for_long(kind, names):
     flock.boot(names[-1], flock.everything(), kind)
     whole = run(flock)
     # One silence, with the patience that is had for somebody unknown, and what was asked anew then.
-    limit = max(honest.values()) + (0.5 if kind is not Silent else 5.5)
-    assert max(whole.values()) <= limit
+    silence_s = PATIENCE_FIRST_NS / 1e9 if kind is Silent else 0.0
+    assert max(whole.values()) <= max(honest.values()) + silence_s + 0.5
     if kind is Liar:
         assert counted(flock, "wrong") >= 1
         for name in names[1:-1]:
