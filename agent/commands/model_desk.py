@@ -1,8 +1,8 @@
 """Calls of services by an operator's program, in the name of the device that it is connected to.
 
 Decides which device is given the bytes of a version: the one that the program is connected to, if it follows the model;
-else others that are up and serve models, those first that have said something of this one. Who is asked in vain costs
-nothing but PROBE_S for all together. On failure: `NoDevice` or `ModelUnusable`, in a line for people.
+where it does not, or does not take them, others that are up and serve models, those first that have said something of
+this one. Who is asked in vain costs nothing but PROBE_S for all together. On failure: `NoDevice`, in a line for people.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from agent.errors import ModelUnusable, NoDevice
+from agent.commands.text import printable
+from agent.errors import NoDevice
 from agent.messages import PayloadInvalid, Status, decode
 from agent.models.chunks import SERVICE as CHUNKS
 from agent.models.chunks import Question, text_of
@@ -21,6 +22,8 @@ from broker.topic_names import call_topic
 from broker.topics import classify, parse
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import aiomqtt
 
     from agent.commands.model_fleet import At, Told
@@ -68,8 +71,7 @@ class Desk:
         """What a service of a device answers.
 
         Raises:
-            ModelUnusable: It answers with an error.
-            NoDevice: It does not answer, or not what can be read.
+            NoDevice: It does not answer, or with an error, or not what can be read.
         """
         call = await self._send(to, service, payload)
         try:
@@ -80,31 +82,30 @@ class Desk:
         except TimeoutError:
             pass
         raise NoDevice(
-            f"{to} does not answer through {self._at}, so nothing was published: are you an operator? Name another "
-            "device with --host, or say --no-upload where one has the files"
+            f"{to} does not answer through {self._at}: are you an operator? Name another device with --host"
         )
 
-    async def takers(self, name: str, content: Content) -> list[str]:
-        """The devices that may take the bytes of a model, the best first.
+    async def takers(self, name: str, content: Content) -> AsyncIterator[str]:
+        """The devices that may take the bytes of a model, the best first; who is next is found out when it is asked.
 
         Raises:
             NoDevice: There is none.
         """
         told = self.told
         if told.follows == name:
-            return [told.device]
+            yield told.device
         followers = _devices(told, "model-status", name)
         others = sorted(_devices(told, "status") - {told.device})
         others.sort(key=lambda device: device not in followers)
         question = Question(content.sha256, content.chunk_bytes, text_of(0, content.count))
         answered = await self._who_serves(others[:PROBED_MAX], msgspec.json.encode(question))
-        if not answered:
+        if not answered and told.follows != name:
             raise NoDevice(
-                f"{told.device} does not follow {name}, and no other device that follows a model answers, so nothing "
-                "was published: are you an operator? Give a device a [model] of that name, or say --no-upload where "
-                "one has the files"
+                f"{told.device} does not follow {name}, and no other device that follows a model answers: are you an "
+                "operator? Give a device a [model] of that name"
             )
-        return [device for device in others if device in answered][:TAKERS_MAX]
+        for device in [each for each in others if each in answered][:TAKERS_MAX]:
+            yield device
 
     async def _who_serves(self, devices: list[str], question: bytes) -> set[str]:
         """Those that answer a question of what they have."""
@@ -112,12 +113,11 @@ class Desk:
         answered: set[str] = set()
         try:
             async with asyncio.timeout(PROBE_S):
-                async for message in self._client.messages:
+                while calls:
+                    message = await anext(self._client.messages)
                     device = calls.pop(parse(str(message.topic)).get("id", ""), None)
                     if device is not None and _serves(bytes(message.payload)):
                         answered.add(device)
-                    if not calls:
-                        break
         except TimeoutError:
             pass
         return answered
@@ -159,7 +159,8 @@ def _read(device: str, payload: bytes, form: type[_T]) -> _T:
     try:
         reply = msgspec.json.decode(payload, type=_Reply)
         if reply.error:
-            raise ModelUnusable(f"{device} cannot take models: {reply.error.get('text', '')}")
+            why = printable(reply.error.get("text", ""))
+            raise NoDevice(f"{device} cannot take models: {why}")
         return msgspec.json.decode(reply.result, type=form)
     except ValueError as error:  # msgspec's errors are ValueErrors
         raise NoDevice(f"{device} answers what cannot be read: {error}") from None

@@ -44,6 +44,7 @@ __all__ = ["Publishing", "publish", "rollback"]
 UNSIGNED: Final = (
     "without --identity nobody signs it, and only devices with unsigned = true in [model] take it"
 )
+LACKING: Final = "a device that lacks them goes on with what it runs until one has them"
 
 
 class Publishing(NamedTuple):
@@ -69,9 +70,9 @@ def publish(package: str, at: At, how: Publishing) -> None:
 
     Raises:
         ModelMissing: It is not there.
-        ModelUnusable: The device does not take it, or too few devices run it in time.
+        ModelUnusable: Its counter is no higher than what stands, or too few devices run it in time.
         IdentityUnusable: The identity is no operator's.
-        NoDevice: No device answers, or it does not take it.
+        NoDevice: No device answers, or none takes it.
     """
     found = package_named(package)
     for sha256 in found.files:
@@ -85,7 +86,12 @@ def publish(package: str, at: At, how: Publishing) -> None:
     draft = msgspec.structs.replace(found.draft, rollout=rollout)
     signed = _sign(draft, told, at, how)
     if how.upload:
-        done = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, found))
+        try:
+            done = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, found))
+        except NoDevice as error:
+            raise NoDevice(
+                f"nothing was published: {error}; or say --no-upload where a device has the files"
+            ) from None
         if done.sent_bytes:
             say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
     _tell(signed, at, how.days, found.folder)
@@ -109,7 +115,7 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
         )
     told = asyncio.run(ask(at, _topics_of(name)))
     known = model_history.published(at.identity, told.site, name)
-    current = known[-1].manifest
+    current = _standing(told, name, at.identity) or known[-1].manifest
     earlier = [each for each in known if each.manifest.variants != current.variants]
     if version is not None:
         earlier = [each for each in known if each.manifest.version == version]
@@ -122,19 +128,21 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
     package = _package_of(old, folder)
     draft = old if package is not None else msgspec.structs.replace(old, deltas=())
     signed = _sign(draft, told, at, Publishing(days))
+    handed, failure = None, ""
     try:
-        done = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, package))
-    except NoDevice:  # it is to stop a bad version in any case
-        done = None
-        say("no device has told whether the fleet has its files")
+        handed = asyncio.run(hand_over(at, told, signed.payload, signed.manifest, package))
+    except NoDevice as error:  # it is to stop a bad version in any case
+        failure = str(error)
     _tell(signed, at, days, folder)
-    if done is not None and done.sent_bytes:
-        say(f"handed over to {done.device}: {done.sent_bytes:,} bytes")
-    if done is not None and done.lacking:
+    if handed is None:
+        say(f"its files were not handed over, and {LACKING}: {failure}")
+    elif handed.sent_bytes:
+        say(f"handed over to {handed.device}: {handed.sent_bytes:,} bytes")
+    elif handed.lacking:
         where = f", nor are they in {folder}" if folder is not None else ""
         say(
-            f"{done.device} has not all of its files any more{where}: a device that lacks them goes on with what it "
-            "runs until one has them; `flockmq model publish` of the old package hands them over"
+            f"{handed.device} has not all of its files any more{where}, and {LACKING}; `flockmq model publish` of the "
+            "old package hands them over"
         )
 
 
@@ -177,10 +185,10 @@ def _package_of(old: Manifest, folder: Path | None) -> Package | None:
 
 def _sign(draft: Draft, told: Told, at: At, how: Publishing) -> _Signed:
     """Sign a version, where there is an identity."""
-    topic = model_topic(site=told.site, name=draft.name)
     now_ms = wall_ms()
     counter = how.counter
-    stands = _counter(told.values.get(topic), topic, at.identity)
+    standing = _standing(told, draft.name, at.identity)
+    stands = 0 if standing is None else standing.counter
     if counter is None:
         counter = stands + 1
     elif counter <= stands:
@@ -219,11 +227,13 @@ def _tell(signed: _Signed, at: At, days: float, folder: Path | None) -> None:
             raise ModelUnusable(f"it cannot be remembered for a rollback: {error}") from None
 
 
-def _counter(payload: bytes | None, topic: str, identity: Path | None) -> int:
-    """Of what stands on a topic; what nobody has signed does not count."""
+def _standing(told: Told, name: str, identity: Path | None) -> Manifest | None:
+    """The version that stands; what nobody has signed does not count."""
+    topic = model_topic(site=told.site, name=name)
+    payload = told.values.get(topic)
     if payload is None:
-        return 0
+        return None
     try:
-        return read_standing(payload, topic, identity).manifest.counter
+        return read_standing(payload, topic, identity).manifest
     except (SealBroken, ManifestInvalid):
-        return 0
+        return None

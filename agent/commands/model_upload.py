@@ -1,13 +1,14 @@
 """Hands the bytes of a version over to a device of the fleet, before the version is published.
 
-Which device that is, `model_desk.py` knows: the one that this machine is connected to, if it follows the model. The
-other end is `agent/models/handover.py`: the signed manifest is offered, the device says what it lacks, and gets it
-chunk by chunk, deltas first. What it has of it already, from a hand-over that broke off or from its neighbours, is not
-sent. So a version is published only when a device of the fleet has all of it.
+Which devices may take them, `model_desk.py` knows: first the one that this machine is connected to, if it follows the
+model. Where one does not take them, or goes away meanwhile, the next one is asked. The other end is
+`agent/models/handover.py`: the signed manifest is offered, the device says what it lacks, and gets it chunk by chunk,
+deltas first. What it has of it already, from a hand-over that broke off or from its neighbours, is not sent. So a
+version is published only when a device of the fleet has all of it.
 
 Decides how much is under way: the device acknowledges chunks as it takes them in, and WINDOW of them are not
-acknowledged yet. Assumes a device that follows the model. On failure: `NoDevice` or `ModelUnusable`, and nothing was
-published; what the device has got it keeps.
+acknowledged yet. Assumes a device that follows the model. On failure: `NoDevice`, with what each device said that was
+asked; what a device has got it keeps.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from rich.progress import (
 
 from agent.commands.client import connect, secured_by
 from agent.commands.model_desk import Desk
-from agent.errors import ModelUnusable, NoDevice
+from agent.commands.text import printable
+from agent.errors import NoDevice
 from agent.models.chunks import SERVICE as CHUNKS
 from agent.models.chunks import (
     Answer,
@@ -87,26 +89,23 @@ async def hand_over(
         package: Where the bytes are; None: not here, and a device that takes the version is asked what it lacks.
 
     Raises:
-        ModelUnusable: No device takes it.
         ModelMissing: A file of the package has changed.
-        NoDevice: None answers, or not any more.
+        NoDevice: None takes it.
     """
     async with connect(at.host, at.port, secured_by(at.identity), at.login) as client:
         desk = Desk(client, at, told)
         await desk.listen()
-        devices = await desk.takers(manifest.name, manifest.contents[0])
-        for device in devices:
+        failures = []
+        async for device in desk.takers(manifest.name, manifest.contents[0]):
             sender = _Sender(client, desk, device, payload, signed=at.identity is not None)
             try:
                 wanted = await sender.offer()
-            except ModelUnusable:
-                if device == devices[-1]:
-                    raise
-                continue
-            if package is None:
-                return HandedOver(device, 0, len(wanted))
-            return HandedOver(device, await sender.send(wanted, manifest, package))
-    raise AssertionError("there is a last one")
+                if package is None:
+                    return HandedOver(device, 0, len(wanted))
+                return HandedOver(device, await sender.send(wanted, manifest, package))
+            except NoDevice as error:
+                failures.append(str(error))
+    raise NoDevice("; ".join(failures))
 
 
 class _Sender:
@@ -126,8 +125,7 @@ class _Sender:
         contents = {content.sha256: content for content in manifest.contents}
         if not contents.keys() >= set(wanted):
             raise NoDevice(
-                f"{self._device} asks for what is not of this version, so nothing was published; name another device "
-                "with --host"
+                f"{self._device} asks for what is not of this version; name another device with --host"
             )
         with _bars() as bars:
             for number, sha256 in enumerate(wanted, 1):
@@ -153,8 +151,8 @@ class _Sender:
                 before, since_s = there, clock()
             elif clock() - since_s > IDLE_S:
                 raise NoDevice(
-                    f"{self._device} has taken nothing more for {IDLE_S:.0f} s, so nothing was published; publish "
-                    "again, and what it has is not sent twice"
+                    f"{self._device} has taken nothing more for {IDLE_S:.0f} s; try again, and what it has is not sent "
+                    "twice"
                 )
             else:
                 await asyncio.sleep(LOOK_S)
@@ -189,8 +187,7 @@ class _Sender:
         while await self.offer():
             if clock() - since_s > IDLE_S:
                 raise NoDevice(
-                    f"{self._device} has not stored all of it after {IDLE_S:.0f} s, so nothing was published; "
-                    "publish again"
+                    f"{self._device} has not stored all of it after {IDLE_S:.0f} s; try again"
                 )
             await asyncio.sleep(LOOK_S)
 
@@ -199,9 +196,7 @@ class _Sender:
         offered = await self._desk.call(self._device, OFFER, self._payload, Offered)
         if offered.refused:
             advice = "" if self._signed else "; come as an operator, with --identity"
-            raise ModelUnusable(
-                f"{self._device} does not take it, so nothing was published: {offered.refused}{advice}"
-            )
+            raise NoDevice(f"{self._device} does not take it: {printable(offered.refused)}{advice}")
         return offered.wanted
 
     async def _have(self, content: Content) -> int | None:

@@ -162,7 +162,7 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         )
 
         told = call("model", "publish", "models/occupancy-2", "-p", plain)
-        assert_one_line(told, "lot-1 does not take it, so nothing was published: unsigned")
+        assert_one_line(told, "nothing was published: lot-1 does not take it: unsigned")
         told = call("model", "publish", "models/occupancy-2", "-p", plain, "--no-upload")
         assert_one_line(told, "did not take it")
         told = call(
@@ -201,6 +201,13 @@ def test_a_rollback_hands_over_what_the_device_has_not_any_more(here, call):
         said = good("model", "rollback", "occupancy", "--to", "1", *desk)
         assert "handed over to lot-1: 516 bytes\n" in said
         until_running("1", plain)
+        kept = here / "state" / "lot-1" / "models"
+        shutil.rmtree(kept)
+        kept.write_bytes(b"a disk that takes nothing")
+        said = good("model", "rollback", "occupancy", "--to", "2", *desk)
+        assert "occupancy version 2 is current at site town" in said
+        assert "its files were not handed over, and a device that lacks them" in said
+        assert "lot-1 does not take it: " in said
         folder = here / "models" / "occupancy-2"
         (folder / "occupancy.tflite").write_bytes(b"decayed")
         for _ in ("damaged", "gone"):
@@ -208,6 +215,19 @@ def test_a_rollback_hands_over_what_the_device_has_not_any_more(here, call):
             assert "lot-1 has not all of its files any more, nor are they in " in said
             shutil.rmtree(folder, ignore_errors=True)
         assert report(plain)["models"]["occupancy"]["version"] == "1"
+
+
+def test_a_rollback_is_from_what_stands_whoever_published_it(here, call):
+    config = with_two_versions(here, call)
+    assert call("ca", "issue", "night", "--role", "operator")[0] == 0
+    with config.open("a") as file:
+        file.write('[model]\nname = "occupancy"\noptions = { junction = "j-1-1" }\n')
+    with device(config, cwd=here) as (_, _, secured):
+        for version, operator in (("1", "desk"), ("2", "night")):
+            identity = ("-p", secured, "--identity", f"identity-{operator}")
+            good("model", "publish", f"models/occupancy-{version}", *identity)
+        said = good("model", "rollback", "occupancy", "-p", secured, "--identity", "identity-desk")
+        assert "occupancy version 1 is current at site town, counter 3" in said
 
 
 def until_running(version, port):

@@ -10,7 +10,7 @@ from agent.commands import model_desk, model_upload
 from agent.commands.model_fleet import ask, tell
 from agent.commands.model_upload import HandedOver, hand_over
 from agent.config import NeighbourConfig
-from agent.errors import ModelUnusable, NoDevice
+from agent.errors import NoDevice
 from agent.infer.kinds import Kind
 from agent.models import handover as handover_module
 from agent.models.bases import make_deltas, with_deltas
@@ -161,29 +161,9 @@ def test_what_the_device_would_not_take_up_is_not_kept_either(tmp_path, why):
             elif why == "another model's":
                 sent = payload(msgspec.structs.replace(found.draft, name="other"), 3)
             told = await ask(at, [])
-            with pytest.raises(
-                ModelUnusable, match=f"a does not take it, so nothing was published: {why}"
-            ):
+            with pytest.raises(NoDevice, match=f"a does not take it: {why}"):
                 await hand_over(at, told, sent, manifest, found)
             assert store_of(a).statistics().contents == 0
-
-    asyncio.run(story())
-
-
-def test_a_disk_that_is_full_is_told_before_anything_is_published(tmp_path, monkeypatch):
-    found = on_the_desk(tmp_path / "desk")
-
-    async def story():
-        async with one(tmp_path) as (a, at):
-
-            def full(content):
-                raise StoreFull("no room")
-
-            monkeypatch.setattr(store_of(a), "open", full)
-            with pytest.raises(
-                ModelUnusable, match="does not take it, so nothing was published: no room"
-            ):
-                await give(at, found)
 
     asyncio.run(story())
 
@@ -241,6 +221,54 @@ def test_through_a_device_that_does_not_follow_it_one_that_does_gets_it(tmp_path
     asyncio.run(story())
 
 
+NEXT = {
+    "full": "a does not take it: no room",
+    "no variant": "a does not take it: no variant",
+    "dies": "a does not answer through ",
+    "stops": "a has taken nothing more for 1 s",
+}
+
+
+@pytest.mark.parametrize("why", NEXT)
+def test_where_the_device_itself_does_not_take_it_the_next_one_does(tmp_path, monkeypatch, why):
+    found = on_the_desk(tmp_path / "desk")
+    sizes = [variant.content.size_bytes for variant in found.draft.variants]
+
+    async def story():
+        async with one(tmp_path) as (a, at):
+            ail(a, why, monkeypatch)
+            with pytest.raises(NoDevice, match=NEXT[why]):
+                await give(at, found)
+            async with one(tmp_path, "b", neighbours=(to("a", at),)):
+                await until(lambda: a.report()["peers"].get("b"), "b is heard")
+                assert await give(at, found) == HandedOver("b", sum(sizes))
+
+    asyncio.run(story())
+
+
+def ail(device, why, monkeypatch):
+    """Have a device not take what it is offered."""
+    handover = device._forecasting._handover
+    if why == "full":
+
+        def full(content):
+            raise StoreFull("no room")
+
+        monkeypatch.setattr(store_of(device), "open", full)
+    elif why == "no variant":
+        monkeypatch.setattr(handover._acceptance, "_kinds", (Kind.ONNX,))
+    elif why == "dies":
+        monkeypatch.setattr(model_desk, "ANSWER_S", 1.0)
+        monkeypatch.setitem(transfers_of(device)._calls._handlers, SERVICE, silence)
+    else:
+        monkeypatch.setattr(model_upload, "IDLE_S", 1.0)
+        monkeypatch.setattr(transfers_of(device), "_take", lambda *_: None)
+
+
+async def silence(_):
+    await asyncio.Event().wait()
+
+
 def test_where_nobody_follows_it_that_is_one_line(tmp_path):
     found = on_the_desk(tmp_path / "desk")
 
@@ -265,17 +293,25 @@ def test_a_device_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     asyncio.run(story())
 
 
-def test_a_device_that_asks_for_something_else_is_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Offered(("0" * 64,)), "a asks for what is not of this version"),
+        (Offered(refused="\x1b]0;no\n"), r"a does not take it: \\x1b]0;no\\n"),
+    ],
+    ids=["something else", "escapes"],
+)
+def test_what_a_device_answers_is_one_line_in_any_case(tmp_path, monkeypatch, answer, told):
     found = on_the_desk(tmp_path / "desk")
 
     async def take(*_):
-        return Offered(("0" * 64,))
+        return answer
 
     monkeypatch.setattr(Handover, "_take", take)
 
     async def story():
         async with one(tmp_path) as (_, at):
-            with pytest.raises(NoDevice, match="a asks for what is not of this version"):
+            with pytest.raises(NoDevice, match=told):
                 await give(at, found)
 
     asyncio.run(story())
