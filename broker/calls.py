@@ -12,8 +12,8 @@ whose sender is not the device that its topic names is counted and ignored.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -23,10 +23,12 @@ from broker.topic_names import call_topic, reply_topic
 from broker.topics import CALL_DEADLINE_MS, classify, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from broker.mesh.events import Undelivered
     from broker.node import Delivered, Node
+
+    Handler = Callable[["Request"], bytes | Coroutine[None, None, bytes]]
 
 __all__ = ["Calls", "Request"]
 
@@ -83,7 +85,7 @@ class Calls:
         self._site = site
         self._serial = 0
         self._waiting: dict[str, _Waiting] = {}
-        self._handlers: dict[str, Callable[[Request], bytes | Awaitable[bytes]]] = {}
+        self._handlers: dict[str, Handler] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._prefixes = (f"flock/v1/{site}/call/", f"flock/v1/{site}/reply/")
         self.forged = 0
@@ -131,11 +133,11 @@ class Calls:
         finally:
             del self._waiting[call]
 
-    def serve(self, service: str, handler: Callable[[Request], bytes | Awaitable[bytes]]) -> None:
+    def serve(self, service: str, handler: Handler) -> None:
         """Answer calls of a service from now on.
 
-        The handler gets a `Request` and returns JSON, or an awaitable of it. A plain function must be quick: it holds
-        up the device. What it raises goes back to the caller as an error of kind `failed`.
+        The handler gets a `Request` and returns JSON, or is a coroutine that does. A plain function must be quick: it
+        holds up the device. What it raises goes back to the caller as an error of kind `failed`.
         """
         self._handlers[service] = handler
 
@@ -207,17 +209,19 @@ class Calls:
         except Exception as error:  # noqa: BLE001 - whatever a service raises is its caller's to know
             self._fail(request, "failed", _text(error))
             return
-        if not inspect.isawaitable(result):
+        if not isinstance(result, Coroutine):
             self._reply(request, result)
             return
         task = asyncio.get_running_loop().create_task(self._finish(request, result))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        # Who is cancelled before the first step has awaited nothing.
+        task.add_done_callback(lambda _: result.close())
 
-    async def _finish(self, request: Request, result: Awaitable[bytes]) -> None:
+    async def _finish(self, request: Request, answering: Coroutine[None, None, bytes]) -> None:
         try:
             async with asyncio.timeout(HANDLER_S_MAX):
-                payload = await result
+                payload = await answering
         except Exception as error:  # noqa: BLE001 - whatever a service raises is its caller's to know
             self._fail(request, "failed", _text(error))
         else:

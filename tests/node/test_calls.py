@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 from itertools import pairwise
@@ -200,6 +201,24 @@ def test_a_service_that_does_not_answer_is_a_timeout_and_more_than_enough_of_the
             await serving.close()
             assert not serving._running
             assert not asking._waiting
+
+    run(story())
+
+
+def test_who_closes_before_a_service_has_begun_leaves_nothing_that_nobody_awaits(tmp_path):
+    async def later():
+        return b"0"
+
+    async def story():
+        node = await start("a", tmp_path)
+        calls = Calls(node, SITE)
+        answering = later()
+        calls.serve("later", lambda request: answering)
+        node.publish_nowait(ask("a", "a", "later"), b"0")
+        node._turn.flush()
+        await calls.close()
+        assert inspect.getcoroutinestate(answering) == inspect.CORO_CLOSED
+        await node.stop()
 
     run(story())
 
