@@ -31,6 +31,7 @@ from agent.publisher import Publisher
 from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
 from agent.sensors.sensor import SENSOR_NAME, Reporting
+from agent.tasks import tell_failure
 from agent.world import World
 from broker import topic_names, topics
 from broker.commits import Durability
@@ -328,7 +329,7 @@ class Device:
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name} {name}")
-        task.add_done_callback(_tell_failure)
+        task.add_done_callback(tell_failure)
         self._tasks.append(task)
         return task
 
@@ -388,9 +389,3 @@ def _settings(config: Config) -> Settings:
         seeds=[seed for text in config.discovery.seeds if (seed := parse_address(text))],
         mdns=config.discovery.mdns,
     )
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    """A part of the device has ended by an exception: that is a defect, and must not go unseen."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("%s has failed", task.get_name(), exc_info=task.exception())

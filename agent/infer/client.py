@@ -31,6 +31,7 @@ from agent.infer.backend import (
     ModelRejected,
     NoRoom,
 )
+from agent.infer.bounded_lock import BoundedLock
 from agent.infer.edgetpu import EdgeTpu
 from agent.infer.kinds import Kind
 from agent.infer.limits import Limits
@@ -45,8 +46,8 @@ from agent.infer.records import (
 )
 from agent.infer.settings import Settings
 from agent.infer.shared_template import SharedTemplate
-from agent.infer.turns import Turns
 from agent.infer.wire import Verb
+from agent.tasks import tell_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +94,7 @@ class InferenceClient:
         self._worker: WorkerProcess | None = None
         self._worker_changed = asyncio.Event()
         self._supervision: asyncio.Task[None] | None = None
-        self._turns = Turns(self._limits.callers_waiting_max)
+        self._requests = BoundedLock(self._limits.callers_waiting_max)
         self._losses_in_row = 0
         self._model: ModelInfo | None = None
         self._model_file: BinaryIO | None = None
@@ -130,7 +131,10 @@ class InferenceClient:
             self._memory.close()
             await self._template.release()
             raise
-        self._supervision = asyncio.create_task(self._supervise(self._memory, self._worker))
+        self._supervision = asyncio.create_task(
+            self._supervise(self._memory, self._worker), name="supervision of an inference worker"
+        )
+        self._supervision.add_done_callback(tell_failure)
 
     async def stop(self) -> None:
         """Ends the worker and waits until it is gone. Whoever still waits gets WorkerLost."""
@@ -139,8 +143,7 @@ class InferenceClient:
         supervision, self._supervision = self._supervision, None
         supervision.cancel()
         self._worker_changed.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await supervision
+        await asyncio.gather(supervision, return_exceptions=True)
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
@@ -151,7 +154,7 @@ class InferenceClient:
 
     async def finish(self) -> None:
         """The same, after the inference that is under way."""
-        async with self._turns.lock:
+        async with self._requests.unbounded:
             await self.stop()
 
     @property
@@ -196,7 +199,7 @@ class InferenceClient:
         all of `into`, float32 of the input's shape, and keeps no reference to it. What it raises
         comes out here and nothing is run. Raises the same as `infer`.
         """
-        async with self._turns:
+        async with self._requests:
             worker = await self._usable_worker()
             model = self._model
             if model is None:
@@ -241,7 +244,7 @@ class InferenceClient:
         digest = await asyncio.to_thread(lambda: hashlib.sha256(model).hexdigest())
         if digest != sha256:
             raise ModelRejected(f"its digest is {digest}, not {sha256}")
-        async with self._turns:
+        async with self._requests:
             worker = await self._usable_worker()
             assert self._memory is not None
             with contextlib.ExitStack() as cleanup:

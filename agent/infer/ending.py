@@ -121,5 +121,8 @@ def _describe(status: int | None) -> str:
     if status is None:
         return "ended, and its template could not say how"
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        try:
+            return f"was ended by {signal.Signals(-status).name}"
+        except ValueError:  # of the realtime ones only the first and the last have names
+            return f"was ended by signal {-status}"
     return f"ended with status {status}"

@@ -14,7 +14,8 @@ it INVOKE_TIMEOUT_S at most, and none after it.
 The price: a worker for each version that is loaded, two while one is tried or watched, and one for an Edge TPU: 13 MB
 that no other process shares, of 40 MB resident, with a model of 4 MB (measured).
 Assumed: one event loop; `start` before and `stop` after everything else.
-Failure: that of the serving version's client. Why the Edge TPU is not in use is in `reason`, for a person.
+Failure: that of the serving version's client. Why the Edge TPU is not in use is in `reason`, for a person; a defect
+while it is looked after is logged, stands there, too, and costs it AGAIN_S.
 """
 
 from __future__ import annotations
@@ -165,8 +166,7 @@ class StandbyClient:
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeping
+            await asyncio.gather(keeping, return_exceptions=True)
         if self._tpu is not None:
             await self._tpu.stop()
             self._tpu = None
@@ -294,10 +294,16 @@ class StandbyClient:
     async def _keep(self, edge_tpu: EdgeTpu) -> None:
         """Has a worker for the Edge TPU whenever there is one, with the current version, for ever."""
         while True:
-            if self._tpu is None:
-                await self._open(edge_tpu)
-            if self._tpu is not None and self._tpu_file is not None and not self._current:
-                await self._load_on_tpu(self._tpu, self._tpu_file)
+            try:
+                if self._tpu is None:
+                    await self._open(edge_tpu)
+                if self._tpu is not None and self._tpu_file is not None and not self._current:
+                    await self._load_on_tpu(self._tpu, self._tpu_file)
+            except Exception as defect:
+                reason = f"a defect of this program: {type(defect).__name__}: {defect}"
+                if reason != self.reason:
+                    logger.exception("Edge TPU: a defect")
+                self._say(reason)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_S):
                     await self._changed.wait()

@@ -4,7 +4,7 @@ Theory of operation. A manifest goes through these, and what is said of it on `m
 
     taken up (`acceptance.py`)                       else `refused`
     its bytes are here (`version_files.py`)          `missing`
-    canaries have tried it (`turns.py`)              `waiting`; `held` where one of them did not keep it
+    canaries have tried it (`canaries.py`)           `waiting`; `held` where one of them did not keep it
     tried here (`attempts.py`)                       else `failed`
     in use (`running.py`)                            `watched`, for as long as it says; then `active`, or `rolled-back`
 
@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from agent.infer.backend import InferenceError
 from agent.models.acceptance import ManifestRefused
 from agent.models.attempts import Attempts
+from agent.models.canaries import Canaries
 from agent.models.errors import Later
 from agent.models.running import Running
 from agent.models.telling import Telling
 from agent.models.trial import VersionBad
-from agent.models.turns import Turns
 from agent.models.version_files import VersionFiles
 from broker.errors import SecretUnusable
 
@@ -86,7 +86,7 @@ class ModelFollower:
         self._running = Running(client, self._proved, self._rolled_back)
         self._telling = Telling(around, lambda: self.active, acceptance.unbelieved)
         self._files = VersionFiles(library, client, self._telling)
-        self._turns = Turns(around, self._telling)
+        self._canaries = Canaries(around, self._telling)
         self._attempts = Attempts(client, acceptance, self._telling, around)
 
     @property
@@ -228,7 +228,7 @@ class ModelFollower:
         if accepted.manifest.rollout.canary_share:
             # What is fetched here waits on the disk, and not in memory.
             await self._until_newer(self._files.fetch(accepted))
-            await self._until_newer(self._turns.come(accepted))
+            await self._until_newer(self._canaries.wait(accepted))
         files = await self._until_newer(self._files.fetch(accepted))
         try:
             # It may have taken hours, and its operator have been revoked.

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["FALLEN_MAX", "ROUND_NS", "RUNNING", "SETTLE_NS", "Rollout", "Said", "Turn"]
+__all__ = ["FALLEN_MAX", "ROUND_NS", "RUNNING", "SETTLE_NS", "Clearance", "Rollout", "Said"]
 
 SETTLE_NS: Final = 3_000_000_000
 """From having accepted a manifest to the first draw. A manifest and the answers to it cross a mesh in well under a
@@ -59,14 +59,14 @@ class Said(NamedTuple):
     reason: str = ""
 
 
-class Turn(NamedTuple):
+class Clearance(NamedTuple):
     """Whether this device may try it."""
 
     state: Literal["go", "waiting", "held"]
     reason: str = ""
 
 
-GO: Final = Turn("go")
+GO: Final = Clearance("go")
 
 
 class Rollout:
@@ -93,10 +93,10 @@ class Rollout:
         """Canaries of earlier rounds that did not get well in time."""
         self.round = 0
         """0: nothing was drawn yet."""
-        self._harmed: Turn | None = None
+        self._harmed: Clearance | None = None
         """Once somebody did not keep it nothing undoes that: who restarts says something else for a moment."""
 
-    def look(self, alive: Collection[str], said: Mapping[str, Said], now_ns: int) -> Turn:
+    def look(self, alive: Collection[str], said: Mapping[str, Said], now_ns: int) -> Clearance:
         """What to do now.
 
         Args:
@@ -108,11 +108,13 @@ class Rollout:
             return GO
         bad = sorted(name for name, each in said.items() if each.state in BAD)
         if bad and self._harmed is None:
-            self._harmed = Turn("held", f"{_names(bad)} did not keep it: {said[bad[0]].reason}")
+            self._harmed = Clearance(
+                "held", f"{_names(bad)} did not keep it: {said[bad[0]].reason}"
+            )
         if self._harmed is not None:
             return self._harmed
         if now_ns < self._settled_ns:
-            return Turn("waiting", "others may not have heard of it")
+            return Clearance("waiting", "others may not have heard of it")
         healthy = {name for name in alive if name in said and said[name].state == "active"}
         if now_ns >= self._ends_ns:
             if self.round:
@@ -124,11 +126,11 @@ class Rollout:
             return GO
         fallen = sorted(name for name in _watching(said) if name not in alive)
         if len(fallen) >= FALLEN_MAX:
-            return Turn("held", f"{_names(fallen)} fell silent while they watched it")
+            return Clearance("held", f"{_names(fallen)} fell silent while they watched it")
         if self._device in canaries:
             return GO
         awaited = [name for name in canaries if name not in healthy]
-        return Turn("waiting", f"for {_names(awaited)} to try it, round {self.round}")
+        return Clearance("waiting", f"for {_names(awaited)} to try it, round {self.round}")
 
     def _canaries(self, alive: Collection[str], said: Mapping[str, Said]) -> list[str]:
         """Those of this round."""

@@ -12,7 +12,6 @@ nothing is inferred.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from agent.infer.backend import InferenceError
 from agent.infer.kinds import Kind
 from agent.models.health import Health, Verdict
 from agent.models.trial import INFERENCES, inference_ns
+from agent.tasks import tell_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from agent.models.acceptance import Accepted
 
 __all__ = ["Running"]
-
-logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
 """How often to look whether the worker was lost while nothing was inferred. A failed inference is looked at at once."""
@@ -105,8 +103,9 @@ class Running:
             unproved.cancel()
             assert now is not None, "it was being watched"
             self._client.retire(now.version)
-        self._watching = asyncio.create_task(self._watch(self._now))
-        self._watching.add_done_callback(_tell_failure)
+        name = f"watching version {accepted.manifest.version}"
+        self._watching = asyncio.create_task(self._watch(self._now), name=name)
+        self._watching.add_done_callback(tell_failure)
 
     def resume(self, accepted: Accepted, version: Version) -> None:
         """Run what proved itself before the device was restarted."""
@@ -202,9 +201,3 @@ class Running:
             return min(await inference_ns(before.version.client, shape, INFERENCES))
         except InferenceError:
             return None
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    """Watching has ended by an exception: that is a defect, and must not go unseen."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("a version is watched no more", exc_info=task.exception())

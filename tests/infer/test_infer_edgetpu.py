@@ -209,6 +209,31 @@ def test_what_fails_its_sample_there_runs_on_the_processor_and_is_not_tried_agai
     asyncio.run(scenario())
 
 
+def test_a_defect_while_the_edge_tpu_is_looked_after_is_told_and_costs_that_alone(
+    tpu, monkeypatch, caplog
+):
+    monkeypatch.setattr(standby, "AGAIN_S", 0.05)
+    tried = []
+
+    async def defective(client, info):
+        tried.append(info.kind)
+        raise ZeroDivisionError("a defect")
+
+    async def scenario():
+        async with StandbyClient(edge_tpu=tpu[0], always=True) as client:
+            await take(client, same_width(), defective)
+            await until(lambda: len(tried) > 1)
+            assert client.reason == "a defect of this program: ZeroDivisionError: a defect"
+            np.testing.assert_allclose(await run(client), X + 1)
+            await take(client, same_width())
+            await until_on_tpu(client)
+            assert client.reason == ""
+
+    asyncio.run(scenario())
+    told = [record for record in caplog.records if record.exc_info]
+    assert [record.exc_info[0] for record in told] == [ZeroDivisionError]
+
+
 def test_without_an_accelerator_in_sight_none_is_tried(monkeypatch):
     monkeypatch.setattr(standby, "plugged_in", lambda: "")
 

@@ -74,6 +74,39 @@ def test_killed_mid_stream_recovers_with_the_same_model():
     asyncio.run(scenario())
 
 
+def test_a_signal_without_a_name_is_an_end_like_any_other():
+    nameless = signal.SIGRTMIN + 6
+
+    async def scenario():
+        async with InferenceClient() as client, asyncio.timeout(WAIT_S):
+            await load(client)
+            os.kill(client.statistics().worker_pid, nameless)
+            with pytest.raises(WorkerLost, match=f"was ended by signal {nameless}"):
+                await answers(client)
+            await answers(client)
+
+    asyncio.run(scenario())
+
+
+def test_supervision_that_ends_by_a_defect_is_told_and_stops_in_order(monkeypatch, caplog):
+    async def scenario():
+        async with InferenceClient() as client, asyncio.timeout(WAIT_S):
+            await load(client)
+
+            def defective():
+                raise ZeroDivisionError("a defect")
+
+            monkeypatch.setattr(client, "_pause_s", defective)
+            os.kill(client.statistics().worker_pid, signal.SIGKILL)
+            with pytest.raises(WorkerLost):
+                await answers(client)
+            await asyncio.wait({client._supervision})
+        assert client._memory.closed
+
+    asyncio.run(scenario())
+    assert "supervision of an inference worker has failed" in caplog.text
+
+
 def test_stuck_worker_is_replaced():
     async def scenario():
         async with InferenceClient(Limits(invoke_timeout_s=0.2)) as client, asyncio.timeout(WAIT_S):

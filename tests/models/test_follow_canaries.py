@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from agent.models import turns
+from agent.models import canaries
 from agent.models.manifest import Rollout
 from agent.models.surroundings import Fleet
 from tests.identity.fleet import T_MS
@@ -20,8 +20,8 @@ CAREFUL = Rollout(canary_share=0.01)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """It looks, and says for whom it waits, at once."""
-    monkeypatch.setattr(turns, "LOOK_S", 0.02)
-    monkeypatch.setattr(turns, "TELL_S", 0.02)
+    monkeypatch.setattr(canaries, "LOOK_S", 0.02)
+    monkeypatch.setattr(canaries, "TELL_S", 0.02)
 
 
 def other_says(it, state, reason=""):

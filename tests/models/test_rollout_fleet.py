@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.config import NeighbourConfig
-from agent.models import turns
+from agent.models import canaries
 from agent.models.manifest import Rollout
 from tests.models.devices import device
 from tests.models.follow import DENSE, OTHER, good, package, payload, until
@@ -55,7 +55,7 @@ def state(each):
 
 
 def test_canaries_go_first_and_the_rest_when_they_are_healthy(tmp_path, monkeypatch):
-    monkeypatch.setattr(turns, "LOOK_S", 0.05)
+    monkeypatch.setattr(canaries, "LOOK_S", 0.05)
     models = tmp_path / "models"
     rollout = Rollout(canary_share=0.25, health_window_s=1.0)
     second = good(models, "2", OTHER, rollout=rollout)
@@ -76,7 +76,7 @@ def test_canaries_go_first_and_the_rest_when_they_are_healthy(tmp_path, monkeypa
 
 
 def test_a_bad_version_stops_at_its_canaries_and_what_follows_it_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(turns, "LOOK_S", 0.05)
+    monkeypatch.setattr(canaries, "LOOK_S", 0.05)
     models = tmp_path / "models"
     rollout = Rollout(canary_share=0.25, health_window_s=1.0)
     second = package(models, "2", OTHER, DENSE, rollout=rollout)  # its sample is another's

@@ -1,4 +1,4 @@
-"""A device waits for its turn to try a version, where the version's manifest asks for canaries.
+"""A device waits until it may try a version, where the version's manifest asks for canaries.
 
 Joins `rollout.py`, which decides, to what is seen of the fleet, and says for whom the device waits. Assumes that others
 say what is true of themselves, and nothing of their words. On failure: it waits, and says for whom.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agent.models.surroundings import Surroundings
     from agent.models.telling import Telling
 
-__all__ = ["Turns"]
+__all__ = ["Canaries"]
 
 LOOK_S: Final = 0.5
 """How often to look whether others have tried a version. Its health window is seconds to hours."""
@@ -26,7 +26,7 @@ TELL_S: Final = 5.0
 every other's. Guess."""
 
 
-class Turns:
+class Canaries:
     """Of one device and one model.
 
     Args:
@@ -40,8 +40,8 @@ class Turns:
         self._rollout: tuple[str, Rollout] | None = None
         """Of the manifest with that digest: who waits again goes on where it was."""
 
-    async def come(self, accepted: Accepted) -> None:
-        """Until this device may try it."""
+    async def wait(self, accepted: Accepted) -> None:
+        """Until this device may try it: it is a canary itself, or they have done well."""
         rollout = self._of(accepted)
         told: tuple[str, int] | None = None
         told_s = -TELL_S
@@ -52,13 +52,13 @@ class Turns:
                 for device, status in fleet.statuses.items()
                 if status.manifest == accepted.sha256
             }
-            turn = rollout.look(fleet.alive, said, time.monotonic_ns())
-            if turn.state == "go":
+            clearance = rollout.look(fleet.alive, said, time.monotonic_ns())
+            if clearance.state == "go":
                 return
             now_s = time.monotonic()
-            if (turn.state, rollout.round) != told and now_s >= told_s + TELL_S:
-                told, told_s = (turn.state, rollout.round), now_s
-                self._telling.say(accepted, turn.state, turn.reason)
+            if (clearance.state, rollout.round) != told and now_s >= told_s + TELL_S:
+                told, told_s = (clearance.state, rollout.round), now_s
+                self._telling.say(accepted, clearance.state, clearance.reason)
             await asyncio.sleep(LOOK_S)
 
     def _of(self, accepted: Accepted) -> Rollout:
