@@ -103,7 +103,10 @@ def list_members(directory: Directory = CA) -> None:
 @ca_app.command()
 def renew(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Whose; by default all due.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[DEVICE]...", help="Whose; by default all due, with --out its member if due."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the one member that is renewed, if it is here.")

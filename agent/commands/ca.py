@@ -24,7 +24,7 @@ from agent.commands.paths import is_there
 from agent.commands.text import count_of, say
 from agent.errors import ConfigError, NoDevice
 from broker.authority import LIFE_DAYS, Authority
-from broker.credentials import notice
+from broker.credentials import notice, system_moment
 from broker.errors import AuthorityUnusable
 from broker.identity import DAY_MS, Moment, Role
 from broker.identity_folder import CERTIFICATE_FILE, FLEET_KEY_FILE, KEY_FILE, write_identity
@@ -85,8 +85,15 @@ def list_members(directory: Path) -> None:
 def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | None) -> None:
     """Renew the certificates of these members, or of all that are due, and tell the fleet.
 
+    Args:
+        directory: The authority's.
+        names: Whose, due or not; empty: who is due.
+        out: The folder of the only one that is meant, if it is here.
+        via: Through which device the fleet is told.
+
     Raises:
         ConfigError: Several are renewed, and one folder is to take them.
+        IdentityUnusable: That folder does not say whose it is.
     """
     if out is not None:
         _renew_here(directory, names, out)
@@ -106,16 +113,22 @@ def renew(directory: Path, names: Sequence[str], out: Path | None, via: str | No
 
 
 def _renew_here(directory: Path, names: Sequence[str], out: Path) -> None:
-    """Renew one member, and put its certificate into its folder."""
-    if len(names) != 1:
-        raise ConfigError("--out takes the certificate of one member; name it")
+    """Renew one member, and put its certificate into its folder; one that is not named, if it is due."""
+    if len(names) > 1:
+        raise ConfigError("--out takes the certificate of one member")
+    now_ms = wall_ms()
+    name = names[0] if names else Trust(out, system_moment).identity.name
     with Authority.at(directory) as authority:
-        renewed = authority.renew(names[0], wall_ms())
-        share = authority.key_share(renewed, wall_ms())
+        members = authority.members(now_ms)
+        if not names and any(one.name == name and not one.due(now_ms) for one in members):
+            say("nothing is due")
+            return
+        renewed = authority.renew(name, now_ms)
+        share = authority.key_share(renewed, now_ms)
     write_file(out / CERTIFICATE_FILE, renewed.pem.encode())
     if share:
         write_file(out / FLEET_KEY_FILE, share, secret=True)
-    say(f"renewed {names[0]} for {LIFE_DAYS} days: own.pem in {out}")
+    say(f"renewed {name} for {LIFE_DAYS} days: own.pem in {out}")
 
 
 def rotate_key(directory: Path, via: str | None) -> None:
@@ -151,8 +164,8 @@ def keep(directory: Path, via: str) -> None:
         try:
             renew(directory, (), None, via)
         except (NoDevice, AuthorityUnusable) as error:
-            sys.stderr.write(f"flockmq ca keep: {error}\n")
             pause_s = KEEP_AGAIN_S
+            sys.stderr.write(f"flockmq ca keep: {error}; it is tried again in {pause_s:g} s\n")
         time.sleep(pause_s)  # a program of its own, with nothing else to do
 
 

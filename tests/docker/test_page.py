@@ -58,10 +58,11 @@ def test_a_container_is_a_member_with_an_identity_on_its_own_disk(device):
     assert mounted == ["identities", "authority"]
 
 
-def test_identities_are_made_once_and_again_where_they_were_lost(tmp_path):
-    """By the script that the containers run."""
+@pytest.fixture
+def made(tmp_path):
+    """Runs the script that the containers run: the certificates that its members have then."""
     members = tmp_path / "members"
-    for name in (*DEVICES[:2], "operator"):
+    for name in ("operator", *DEVICES[:2]):
         (members / name).mkdir(parents=True)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -70,7 +71,7 @@ def test_identities_are_made_once_and_again_where_they_were_lost(tmp_path):
         "OWNER": str(os.getuid()),
     }
 
-    def made():
+    def run():
         command = ["sh", str(DEPLOY / "identities.sh")]
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=60)
         return {
@@ -78,19 +79,39 @@ def test_identities_are_made_once_and_again_where_they_were_lost(tmp_path):
             for folder in members.iterdir()
         }
 
+    return run
+
+
+def test_identities_are_made_once_and_again_where_they_were_lost(tmp_path, made):
     first = made()
+    members = tmp_path / "members"
     assert stat.S_IMODE((members / DEVICES[0] / "identity" / "own.key").stat().st_mode) == 0o600
     shutil.rmtree(members / DEVICES[1] / "identity")
     second = made()
-    assert second[DEVICES[0]] == first[DEVICES[0]]
-    assert second[DEVICES[1]] != first[DEVICES[1]]
-    assert (
-        second["operator"] != first["operator"]
-    )  # people have no grace, so it is renewed each time
+    assert {name for name in first if second[name] != first[name]} == {DEVICES[1]}
     clock = Moment(time.time_ns() // 1_000_000, synchronised=True)
     for name in second:
         found = Trust(members / name / "identity", lambda: clock).identity
         assert found == ("city", name, "operator" if name == "operator" else "device")
+
+
+def test_the_operator_is_renewed_when_that_is_due(tmp_path, made, call):
+    """People have no grace; and each renewal stays in the authority's book, which has room for so many."""
+    ca = ("--directory", tmp_path / "ca")
+    assert call("ca", "init", "city", *ca).code == 0
+    folder = tmp_path / "members" / "operator" / "identity"
+    short = ("--role", "operator", "--days", "10", "--out", folder)
+    assert call("ca", "issue", "operator", *short, *ca).code == 0
+    first = (folder / "own.pem").read_bytes()
+    second = made()["operator"]
+    assert second != first
+    assert made()["operator"] == second
+
+
+def test_a_revoked_operator_keeps_nobody_from_starting(tmp_path, made, call):
+    first = made()
+    assert call("ca", "revoke", "operator", "--directory", tmp_path / "ca").code == 0
+    assert made() == first
 
 
 def test_no_port_is_published():

@@ -105,6 +105,8 @@ def test_a_certificate_of_another_device_is_refused_at_the_start(here, call):
         (("issue", "lot-1", "--host", "a b"), "'a b' is no address and no name"),
         (("issue", "lot-1", "--directory", "nowhere"), "there is no authority in nowhere"),
         (("renew", "lot-1"), "lot-1 has no certificate that counts; those who have: nobody"),
+        (("renew", "--out", "nowhere"), "nowhere"),
+        (("renew", "a", "b", "--out", "x"), "--out takes the certificate of one member"),
         (("revoke", "lot-1"), "lot-1 has no certificate"),
         (("publish", "--via", "127.0.0.1:1"), "the fleet was not told through 127.0.0.1:1: "),
         (("publish", "--via", "a:b:c"), "is not HOST or HOST:PORT"),
