@@ -37,8 +37,9 @@ COPY --from=builder /opt/flockmq /opt/flockmq
 ENV PATH=/opt/flockmq/bin:$PATH PYTHONUNBUFFERED=1
 
 USER flockmq
-VOLUME /var/lib/flockmq
 EXPOSE 8883
+# Every command ends by it. SIGTERM passes by a container's first process unless that has a handler, as only devices have.
+STOPSIGNAL SIGINT
 
 # Healthy: the device has said something of itself within the last seconds (it does so every second; -R passes over
 # what it said before). So broker, event loop and agent all live. Prints the length of the report. To enter the

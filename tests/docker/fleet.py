@@ -1,6 +1,8 @@
 """The fleet of docker-compose.yml as tests see it: commands as the page has them, and waiting for conditions."""
 
 import json
+import os
+import re
 import secrets
 import shlex
 import shutil
@@ -38,15 +40,18 @@ class Fleet:
         self.compose = compose
 
     def run(self, line, *, check=True):
-        """The output of a `docker compose` command, as a person types it."""
+        """The output of a `docker` command, as a person types it."""
         words = shlex.split(line)
-        assert words[:2] == ["docker", "compose"]
-        # A person has a terminal, a test has none.
-        arguments = ["exec", "-T", *words[3:]] if words[2] == "exec" else words[2:]
+        if words[1] == "compose":
+            # A person has a terminal, a test has none.
+            arguments = ["exec", "-T", *words[3:]] if words[2] == "exec" else words[2:]
+            words = [*self.compose.docker_compose_command(), *arguments]
+        else:
+            project = os.environ["COMPOSE_PROJECT_NAME"]
+            words = [re.sub("^flockmq(?=[-_])", project, word) for word in words]
         done = subprocess.run(
-            [*self.compose.docker_compose_command(), *arguments],
-            capture_output=True, text=True, check=False, timeout=COMMAND_S, cwd=ROOT,
-        )  # fmt: skip
+            words, capture_output=True, text=True, check=False, timeout=COMMAND_S, cwd=ROOT
+        )
         if check:
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         return done.stdout

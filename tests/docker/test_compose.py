@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -67,6 +68,15 @@ def test_all_five_share_what_they_see_and_run_the_operators_model(fleet):
     fleet.run("docker compose run --rm operator forecaster-2")
     for device in DEVICES:
         until_models(fleet, device, "2")
+    assert "forecaster  2     2            active" in fleet.run(
+        "docker compose exec j-1-1 flockmq model status"
+    )
+    fleet.run(
+        "docker compose run --rm --entrypoint flockmq operator model rollback forecaster --host j-1-1 "
+        "--identity /var/lib/flockmq/identity"
+    )
+    for device in DEVICES:
+        until_models(fleet, device, "1")
 
 
 def until_models(fleet, at, version):
@@ -161,6 +171,61 @@ def until_back(fleet, device, before):
         )
 
 
+def test_one_that_is_cut_off_goes_on_and_has_the_rest_when_it_is_back(fleet):
+    fleet.run("docker network disconnect flockmq_mesh flockmq-j-2-1-1")
+    for at in (name for name in DEVICES if name != "j-2-1"):
+        fleet.until(
+            lambda at=at: fleet.status(of="j-2-1", at=at),
+            lambda status: status.get("state") == "lost",
+            f"{at} knows that j-2-1 is lost",
+        )
+    fleet.run("docker compose exec j-2-1 mosquitto_pub -q 1 -r -t notes/one -m 'alone'")
+    fleet.run("docker compose exec j-0-1 mosquitto_pub -q 1 -r -t notes/four -m 'the rest'")
+    assert fleet.hear("j-2-1", "notes/one", "notes/four", count=2) == {"notes/one": "alone"}
+    fleet.run("docker network connect --alias j-2-1 flockmq_mesh flockmq-j-2-1-1")
+    for at in ("j-0-1", "j-2-1"):
+        fleet.until(
+            lambda at=at: fleet.hear(at, "notes/one", "notes/four", count=2),
+            lambda heard: heard == {"notes/one": "alone", "notes/four": "the rest"},
+            f"{at} has both",
+        )
+
+
+def test_one_that_is_revoked_is_shut_out_until_it_has_a_new_identity(fleet):
+    members = "docker compose exec authority flockmq ca list --directory /ca"
+    assert "device j-1-2: " in fleet.run(members)
+    fleet.run("docker compose exec authority flockmq ca revoke j-1-2 --directory /ca --via j-1-1")
+    fleet.until(
+        lambda: fleet.status(of="j-1-2", at="j-0-1"),
+        lambda status: status.get("state") == "lost",
+        "j-0-1 knows that j-1-2 is lost",
+    )
+    assert "device j-1-2: " not in fleet.run(members)
+    fleet.run(
+        "docker compose run --rm --no-deps --entrypoint rm identities -r /members/j-1-2/identity"
+    )
+    fleet.run("docker compose run --rm identities")
+    fleet.run("docker compose restart j-1-2")
+    fleet.until_all_up()
+    assert "device j-1-2: " in fleet.run(members)
+
+
+def test_a_viewer_looks_on_from_this_machine(fleet, tmp_path):
+    fleet.run(
+        "docker compose exec authority flockmq ca issue desk --role viewer --directory /ca --out /ca/desk"
+    )
+    here = str(tmp_path / "desk")
+    fleet.run("docker compose cp authority:/ca/desk desk".replace(" desk", f" {here}"))
+    address = fleet.run("docker compose exec j-1-1 hostname -i").strip()
+    page = (ROOT / "docs" / "docker.md").read_text()
+    (shown,) = re.findall("^mosquitto_sub .*", page, re.MULTILINE)
+    words = shlex.split(shown.replace("172.18.0.3", address).replace(" desk/", f" {here}/"))
+    done = subprocess.run(
+        [*words, "-C", "5", "-W", "20"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert len(done.stdout.splitlines()) == 5, done.stderr
+
+
 def test_a_sixth_device_joins_without_a_restart_of_the_others(fleet, fleets):
     _, six = fleets
     before = incarnations(fleet)
@@ -182,6 +247,15 @@ def incarnations(fleet):
     return {name: status["incarnation"] for name, status in fleet.statuses("j-1-1").items()}
 
 
+def inspected(container):
+    """What the engine knows of a container."""
+    command = ["docker", "inspect", container.ID]
+    (found,) = json.loads(
+        subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    )
+    return found
+
+
 def test_docker_finds_them_healthy_and_nothing_outside_reaches_them(fleet):
     fleet.until(
         lambda: {c.Service: c.Health for c in fleet.compose.get_containers() if c.Service},
@@ -192,15 +266,24 @@ def test_docker_finds_them_healthy_and_nothing_outside_reaches_them(fleet):
     for name in DEVICES:
         container = fleet.compose.get_container(name)
         assert not any(port.PublishedPort for port in container.Publishers or ())
-        (found,) = json.loads(
-            subprocess.run(
-                ["docker", "inspect", container.ID], capture_output=True, check=True, timeout=30
-            ).stdout
-        )
+        found = inspected(container)
         assert found["Config"]["User"] == "flockmq"
         assert found["HostConfig"]["ReadonlyRootfs"]
         assert found["HostConfig"]["Memory"] == 256 * 2**20
         assert len(found["NetworkSettings"]["Networks"]) == 1
+
+
+def test_all_end_when_they_are_stopped_and_leave_no_nameless_volumes(fleet):
+    containers = fleet.compose.get_containers(include_all=True)
+    assert {c.Service for c in containers} >= {*DEVICES, "identities", "authority", "operator"}
+    for container in containers:
+        mounts = inspected(container)["Mounts"]
+        names = [mount["Name"] for mount in mounts if mount["Type"] == "volume"]
+        assert all(name.startswith(container.Project) for name in names), (container.Service, names)
+    fleet.run("docker compose stop authority")
+    authority = fleet.compose.get_container("authority", include_all=True)
+    assert authority.ExitCode == 130  # by Ctrl-C's signal; 137 is a kill, after ten seconds
+    fleet.run("docker compose start authority")
 
 
 def test_memory_outlives_the_containers_until_it_is_removed(fleet):
