@@ -121,9 +121,8 @@ def rollback(name: str, version: str | None, at: At, days: float) -> None:
         earlier = [each for each in known if each.manifest.version == version]
     if not earlier:
         versions = ", ".join(dict.fromkeys(each.manifest.version for each in known))
-        raise ModelMissing(
-            f"there is no {version or 'earlier version'} of {name}; known are {versions}"
-        )
+        sought = "version with other files" if version is None else f"version {version}"
+        raise ModelMissing(f"there is no earlier {sought} of {name}; known are {versions}")
     old, folder = earlier[-1]
     package = _package_of(old, folder)
     draft = old if package is not None else msgspec.structs.replace(old, deltas=())

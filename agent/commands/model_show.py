@@ -71,13 +71,13 @@ def status(at: At, name: str | None, devices: int = 0, wait_s: float = 0.0) -> N
             continue
         if not isinstance(said, ModelStatus) or (name is not None and said.name != name):
             continue
-        refused = "".join(f"; refused: {count} {reason}" for reason, count in said.refused.items())
+        refused = (f"refused: {count} {reason}" for reason, count in said.refused.items())
         running = said.running or ("none" if said.state != "active" else said.version)
         state = said.state if said.state == "active" else f"[yellow]{said.state}[/yellow]"
         texts = (running, said.version)
         table.add_row(
             ids["device"], said.name, *(escape(printable(text)) for text in texts), state,
-            escape(printable(said.reason + refused)),
+            escape(printable("; ".join(filter(None, (said.reason, *refused))))),
         )  # fmt: skip
     _show(table, "no device has said what it runs")
 

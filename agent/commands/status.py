@@ -17,7 +17,7 @@ from rich.table import Table
 
 from agent.commands.client import connect
 from agent.commands.status_form import Report
-from agent.commands.text import printable, say
+from agent.commands.text import count_of, printable, say
 from agent.errors import NoDevice
 from agent.report import NODE_TOPIC, STATUS_TOPIC
 from broker.identity import RENEW_DAYS
@@ -172,7 +172,9 @@ def _render_identity(identity: IdentityState, console: Console) -> None:
         key = (
             f"fleet key {tags.fleet_key}" if tags.fleet_key else "no fleet key yet, so it signs all"
         )
-        console.print(f"tags: {_text(tags.strength)}, {key}, {tags.signers} other signers known")
+        console.print(
+            f"tags: {_text(tags.strength)}, {key}, {count_of(tags.signers, 'other signer')} known"
+        )
     if identity.graced:
         console.print(
             f"[yellow]let in on expired certificates in their grace:[/yellow] {identity.graced}"

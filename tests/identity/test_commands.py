@@ -48,7 +48,7 @@ def test_a_fleet_from_nothing_to_revoked(here):
                     lambda port=port: report(port),
                     lambda r: r["identity"]["tags"]["fleet_key"] == 2,
                 )
-            assert "tags: mac, fleet key 2, 1 other signers known" in good("status", "-p", plain)
+            assert "tags: mac, fleet key 2, 1 other signer known" in good("status", "-p", plain)
 
             assert "revoked 2 certificates" in good("ca", "revoke", "lot-2", *via, cwd=here)
             alone = ask_until(lambda: report(plain), lambda r: not r["links"])

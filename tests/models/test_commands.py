@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.commands import model_show
 from agent.commands.greeting import without_greeting
+from agent.commands.model_fleet import Told
 from tests.program import ask_until, assert_one_line, device, flockmq, good, member_toml, report
 
 pytestmark = pytest.mark.timeout(120)
@@ -139,6 +141,10 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         said = good("model", "publish", "models/occupancy-1", *desk, "--days", "30")
         assert said == "occupancy version 1 is current at site town, counter 1, for 30 days\n"
         until_running("1", plain)
+        assert_one_line(
+            call("model", "rollback", "occupancy", *desk),
+            "there is no earlier version with other files of occupancy; known are 1",
+        )
         assert "operator desk: version 1, counter 1, is this one" in good(
             "model", "verify", "models/occupancy-1", *desk
         )
@@ -158,7 +164,7 @@ def test_a_model_goes_through_a_fleet_and_back(here, call):
         assert all(text in listed for text in ("occupancy", "1", "3", "operator desk", "365 days"))
         assert_one_line(
             call("model", "rollback", "occupancy", "--to", "9", *desk),
-            "there is no 9 of occupancy; known are 1, 2",
+            "there is no earlier version 9 of occupancy; known are 1, 2",
         )
 
         told = call("model", "publish", "models/occupancy-2", "-p", plain)
@@ -228,6 +234,27 @@ def test_a_rollback_is_from_what_stands_whoever_published_it(here, call):
             good("model", "publish", f"models/occupancy-{version}", *identity)
         said = good("model", "rollback", "occupancy", "-p", secured, "--identity", "identity-desk")
         assert "occupancy version 1 is current at site town, counter 3" in said
+
+
+def test_what_was_refused_stands_beside_the_reason_if_there_is_one(monkeypatch, call):
+    status = {
+        "name": "occupancy", "version": "1", "manifest": "0" * 64, "sha256": "0" * 64, "at_ms": 1,
+        "running": "1", "refused": {"slow": 1, "sample": 2},
+    }  # fmt: skip
+
+    async def told(*_):
+        values = {
+            "flock/v1/town/model-status/a/occupancy": {"state": "active", "reason": ""},
+            "flock/v1/town/model-status/b/occupancy": {"state": "failed", "reason": "slow: very"},
+        }
+        payloads = {topic: json.dumps(status | one).encode() for topic, one in values.items()}
+        return Told("town", "a", payloads)
+
+    monkeypatch.setattr(model_show, "ask", told)
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = [" ".join(line.split()) for line in call("model", "status").out.splitlines()]
+    assert "a occupancy 1 1 active refused: 1 slow; refused: 2 sample" in shown
+    assert "b occupancy 1 1 failed slow: very; refused: 1 slow; refused: 2 sample" in shown
 
 
 def until_running(version, port):
