@@ -24,6 +24,7 @@ from tests.program import (
     good,
     report,
     running,
+    started,
 )
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -97,6 +98,35 @@ def test_a_broker_with_a_state_directory_remembers(tmp_path):
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=DEADLINE_S)
     assert incarnations[1] == incarnations[0] + 1
+
+
+LOADS_FOR_EVER = """
+import time
+from agent.cli import main
+from broker.store import Store
+
+def boot(store):
+    print("it loads", flush=True)
+    while True:
+        time.sleep(0.01)
+
+Store.boot = boot
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "broker"])
+def test_who_is_told_to_end_while_memory_is_loaded_ends_at_once(tmp_path, command, number):
+    state = tmp_path / "state"
+    arguments = ["broker", "--port", "0", "--state", state]
+    if command == "run":
+        arguments = ["run", "--config", device_toml(tmp_path)]
+    with started([sys.executable, "-c", LOADS_FOR_EVER, *map(str, arguments)]) as process:
+        assert process.stdout.readline() == "it loads\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_watch_ends_quietly_at_ctrl_c():
