@@ -242,11 +242,11 @@ class Store:
     def _fold_left(self) -> int:
         """Fold the journals that the last process left, and delete them; returns the number of the last."""
         row = self._database.execute("SELECT value FROM number WHERE name = 'folded'").fetchone()
-        last = folded = row[0] if row else 0
+        folded = row[0] if row else 0
         said, sessions, checksum = Changes(), PendingSessions(), None
         paths = self._journal_paths()
+        last = max([folded, *paths])
         for number, path in sorted(paths.items()):
-            last = max(last, number)
             if number <= folded:
                 continue
             found = read_journal(path, checksum)

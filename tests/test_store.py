@@ -239,6 +239,26 @@ def test_of_two_journals_the_second_counts_only_if_the_first_is_whole(tmp_path):
             assert len(journals(path.parent)) == 1
 
 
+def test_a_journal_beyond_a_torn_one_never_counts_though_a_kill_leaves_it(tmp_path, monkeypatch):
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        for bound in (1, 2, 3):
+            store.commit(Changes(clock_bound=bound))
+            store._begin_journal(store._journals[-1].number + 1)
+    first, *_ = journals(tmp_path)
+    first.write_bytes(first.read_bytes()[:-1])
+
+    def killed(path):
+        raise OSError(f"killed before {path} goes")
+
+    with monkeypatch.context() as patch, closing(Store(tmp_path)) as store:
+        patch.setattr("pathlib.Path.unlink", killed)
+        with pytest.raises(StoreFailed):
+            store.boot()
+    with closing(Store(tmp_path)) as store:
+        assert store.boot().clock_bound == 0
+
+
 def test_a_checkpoint_moves_commits_into_the_file(store, tmp_path):
     store.boot()
     store.commit(Changes(own=[OwnBundle(3, (1, n), b"h", bytes(2000)) for n in range(50)]))
