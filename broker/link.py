@@ -111,7 +111,7 @@ class DialledPipe(PacketConnection):
         self._parser.feed(data)
         if self._waiting:
             return
-        if self._slices.is_over():
+        if self._slices.is_over_for(len(data)):
             self._waiting = True
             if self._transport is not None:
                 self._transport.pause_reading()

@@ -135,6 +135,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._incomplete_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._ended = False
+        self._acknowledges_late = True  # the kernel, until it is told otherwise: see `quickack.py`
         self._waiting = False  # not reading: packets wait for something on our side
         self._heard_s = 0.0  # when the peer was last heard, on the loop's clock
         self._silence_max_s = 0.0
@@ -203,14 +204,19 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         self._counters.bytes_in += len(data)
         self._parser.feed(data)
         if not self._waiting:
-            if self._slices.is_over():
+            if self._slices.is_over_for(len(data)):
                 self._wait_for_slice()
             else:
                 self._process()
         self._keep_incomplete(self._parser.buffered_bytes)
         # An answer within this turn carries the acknowledgement of TCP by itself, unless the
         # peer's next packet is cut in two and its second half waits for that acknowledgement.
-        if len(data) <= _NAGLE_BYTES and (self._parser.buffered_bytes or not self._will_answer()):
+        if (
+            self._acknowledges_late
+            and len(data) <= _NAGLE_BYTES
+            and (self._parser.buffered_bytes or not self._will_answer())
+        ):
+            self._acknowledges_late = False
             # After this turn's flush: messages go first.
             self._loop.call_soon(acknowledge_now, self._transport)
 
@@ -265,6 +271,7 @@ class Wire(asyncio.BufferedProtocol, abc.ABC):
         if transport is None or self._ended:
             return
         transport.write(data)
+        self._acknowledges_late = True
         self._counters.bytes_out += len(data)
         if transport.get_write_buffer_size() > self._limits.unsent_bytes_max:
             self._counters.slow_consumers += 1

@@ -210,7 +210,7 @@ async def test_a_link_does_not_wait_for_clients(monkeypatch: pytest.MonkeyPatch)
     async with running() as node, client(node, "mesh-b") as link, client(node) as raw:
         await link.subscribe("mesh/v1/b/self")
         monkeypatch.setattr(node.broker._wires.slices, "_slice_s", 0.0)
-        raw.send(publish("t", b"waits"))
+        raw.send(publish("t", bytes(4096)))  # too large to go unseen
         link.send(publish("mesh/v1/self/b", b"frame"))
         await node.until(lambda: node.frames)
         assert list(node.frames) == [("b", b"frame")]

@@ -7,9 +7,10 @@ from asyncio.subprocess import PIPE
 
 import aiomqtt
 import paho.mqtt.client as paho
+import pytest
 import websockets
 
-from broker.embedded import Limits, packets
+from broker.embedded import Limits, packets, wire
 from tests.embedded.clients import Browser, browser, line, run
 from tests.embedded.harness import (
     DEADLINE_S,
@@ -153,6 +154,23 @@ async def test_a_client_with_nagle_on_does_not_wait_for_delayed_acknowledgements
                 await raw.expect(packets.PUBACK)
             quickest_s = min(quickest_s, loop.time() - started_s)
         assert quickest_s < 50 * 0.02  # 40 ms each without TCP_QUICKACK
+
+
+async def test_the_kernel_is_asked_to_acknowledge_once_after_each_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(wire, "acknowledge_now", asked.append)
+    async with running() as node, client(node) as raw:
+        for _ in range(2):
+            raw.send(packets.PINGREQ_PACKET)
+            await raw.expect(packets.PINGRESP)
+            asked.clear()  # of packets that were answered
+            for number in range(5):
+                raw.send(packets.encode_publish(f"t/{number}", b"x"))
+                await node.until(lambda number=number: len(node.published) > number)
+            assert len(asked) == 1
+            node.published.clear()
 
 
 async def test_websocket_to_tcp_and_back() -> None:

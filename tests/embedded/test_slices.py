@@ -59,3 +59,25 @@ async def test_after_the_pause_all_have_their_turns(monkeypatch: pytest.MonkeyPa
     async with asyncio.timeout(10):
         await gone_on.wait()
     assert done == [0, 1, 2]
+
+
+async def test_few_small_reads_begin_no_slice() -> None:
+    slices = Slices(1e-9)
+    assert not any(slices.is_over_for(100) for _ in range(3))
+    await turns()
+    assert not any(slices.is_over_for(100) for _ in range(2))
+    assert not slices.is_over_for(100)  # the sixth begins it, whatever turns they came in
+    assert slices.is_over_for(100)
+
+
+async def test_many_small_reads_and_a_large_one_begin_a_slice() -> None:
+    for reads in ([2] * 8, [4096]):
+        slices = Slices(1e-9)
+        assert not any(slices.is_over_for(read_bytes) for read_bytes in reads)
+        assert slices.is_over_for(2)
+
+
+async def test_a_small_read_does_not_pass_those_that_wait() -> None:
+    slices = used_up([])
+    slices.later(lambda: None)
+    assert slices.is_over_for(2)
