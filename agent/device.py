@@ -4,8 +4,8 @@ Decides who is wired to whom. Everything that decides something else stands in a
 straight from the mesh into the world, in batches and in process; what the sensor sees goes out as reading and
 obstacle events, and makes the inference loop look at the world as it is at that moment.
 
-A sensor that ends or fails is logged and leaves the device a relay with a picture of the world; a model that cannot
-run leaves it without forecasts. Neither stops it.
+A sensor that ends or fails is logged and reported, and leaves the device a relay with a picture of the world; a model
+that cannot run leaves it without forecasts. Neither stops it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.addresses import parse_address
 from agent.errors import AgentError, ModelMissing
 from agent.factories import made_by
+from agent.limits import REASON_CHARACTERS_MAX
 from agent.messages import Obstacle, PayloadInvalid, decode
 from agent.models.acceptance import KINDS, Acceptance
 from agent.models.errors import TransferError
@@ -30,7 +31,7 @@ from agent.presence import Presence
 from agent.publisher import Publisher
 from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
-from agent.sensors.sensor import SENSOR_NAME, Reporting
+from agent.sensors.sensor import SENSOR_NAME, Reporting, Sensor
 from agent.tasks import tell_failure
 from agent.world import World
 from broker import topic_names, topics
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.forecasting import Forecasting
     from agent.observer import Observer
-    from agent.sensors.sensor import Observation, Sensor, Sighting
+    from agent.sensors.sensor import Observation, Sighting
     from broker.node import Delivered
 
 __all__ = ["Device"]
@@ -82,9 +83,11 @@ class Device:
         self._observer = observer
         self._name = config.device
         self._sensor: Sensor | None = None
+        self._sensor_over: dict[str, str] = {}
+        """What is to be reported of a sensor that has ended or failed."""
         if config.sensor is not None:
             sensor = config.sensor
-            self._sensor = made_by(sensor.factory, config.device, sensor.options)
+            self._sensor = made_by(sensor.factory, config.device, sensor.options, Sensor)
         self.world = World(config.site, config.device)
         self._forecasting: Forecasting | None = None
         if config.model is not None:
@@ -112,7 +115,7 @@ class Device:
         self._neighbourhood = Neighbourhood(self.node, _settings(config), host, trust=self._trust)
         self._publisher = Publisher(self.node, config.site)
         self._presence = Presence(config.device, self._incarnation, self.node.rise_above)
-        ttl_ms = self._sensor.ttl_ms if self._sensor else TTL_MS
+        ttl_ms = self._sensor.ttl_ms if self._sensor is not None else TTL_MS
         self._book = ObstacleBook(ttl_ms, self._incarnation)
         self._status_topic = topic_names.status_topic(site=config.site, device=config.device)
         self._rhythm = Rhythm(
@@ -199,6 +202,9 @@ class Device:
         sensor: object = self._sensor
         if isinstance(sensor, Reporting):
             report["sensor"] = sensor.report()._asdict()
+        if self._sensor_over:
+            source = {"source": type(sensor).__module__}
+            report["sensor"] = source | report.get("sensor", {}) | self._sensor_over
         if self._forecasting is not None:
             report |= self._forecasting.report()
         return report
@@ -249,21 +255,26 @@ class Device:
     # What is seen.
 
     async def _sense(self, sensor: Sensor) -> None:
-        observations = sensor.observations()
         try:
-            async for observation in observations:
-                await self._observe(observation)
-            logger.info("%s: the sensor has ended", self._name)
+            observations = sensor.observations()
+            try:
+                async for observation in observations:
+                    await self._observe(observation)
+            finally:
+                if isinstance(observations, AsyncGenerator):
+                    # What it has open is closed now, not when it is collected.
+                    await observations.aclose()
         except AgentError as error:
+            self._sensor_over = {"state": "failed", "last_problem": str(error)}
             logger.error("%s: the sensor has failed: %s", self._name, error)
-        except Exception:
+        except Exception as error:
             # Somebody's sensor: what it raises ends its readings, never the device.
+            problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS_MAX]
+            self._sensor_over = {"state": "failed", "last_problem": problem}
             logger.exception("%s: the sensor has failed", self._name)
-        finally:
-            if isinstance(observations, AsyncGenerator):
-                await (
-                    observations.aclose()
-                )  # what it has open is closed now, not when it is collected
+        else:
+            self._sensor_over = {"state": "ended"}
+            logger.info("%s: the sensor has ended", self._name)
 
     async def _observe(self, observation: Observation) -> None:
         site = self._publisher.site

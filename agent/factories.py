@@ -1,8 +1,8 @@
 """Sensors and features of one's own: what `module:callable` in device.toml makes.
 
-Decides that a person's own module may fail in any way, and that each way is one line with the way to its place. Assumes
-that modules beside device.toml can be imported, which `config.load` sees to. On failure: `ConfigError`; what a factory
-says by an `AgentError` of its own stays as it is.
+Decides that a person's own module may fail in any way, and that each way is one line with the way to its place; a
+forgotten `return` is one of them. Assumes that modules beside device.toml can be imported, which `config.load` sees to.
+On failure: `ConfigError`; what a factory says by an `AgentError` of its own stays as it is.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 __all__ = ["made_by"]
 
 
-def made_by(factory: str, device: str, options: dict[str, Any]) -> Any:
+def made_by(factory: str, device: str, options: dict[str, Any], form: type[object]) -> Any:
     """What the callable behind `module:callable` makes of a device's id and options.
 
+    Args:
+        factory: The name.
+        device: The id.
+        options: From device.toml.
+        form: The protocol that it should have.
+
     Raises:
-        ConfigError: There is no such module or callable, or it fails.
+        ConfigError: There is no such module or callable, or it fails, or makes something else.
         AgentError: The factory says that it cannot.
     """
     make = _resolve(factory)
     try:
-        return make(device, options)
+        made = make(device, options)
     except AgentError:
         raise
     except Exception as error:  # a person's own code may fail in any way
@@ -36,6 +42,14 @@ def made_by(factory: str, device: str, options: dict[str, Any]) -> Any:
             f"factory {factory}: it raised {type(error).__name__}: {one_line(error)}; correct its options "
             "in device.toml, or mend it"
         ) from error
+    wanted = (*form.__annotations__, *vars(form))
+    lacking = [name for name in wanted if not name.startswith("_") and not hasattr(made, name)]
+    if lacking:
+        raise ConfigError(
+            f"factory {factory}: it returned {type(made).__name__}, without {', '.join(lacking)}; "
+            f"{form.__module__}:{form.__name__} is what it should return"
+        )
+    return made
 
 
 def _resolve(factory: str) -> Callable[..., Any]:

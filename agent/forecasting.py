@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agent.factories import made_by
-from agent.forecast import Judge
+from agent.forecast import Features, Judge
 from agent.infer.backend import InferenceError
 from agent.infer.edgetpu import LIBRARY, EdgeTpu
 from agent.infer.limits import Limits, LoopLimits
@@ -37,7 +37,6 @@ from broker.calls import Calls
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
-    from agent.forecast import Features
     from agent.infer.backend import FloatArray
     from agent.models.acceptance import Acceptance
     from agent.models.store import ContentStore
@@ -79,7 +78,7 @@ class Forecasting:
         self._world = world
         self._observer = observer
         self._models = ModelFiles(config.directory)
-        self._features: Features = made_by(config.features, device, config.options)
+        self._features: Features = made_by(config.features, device, config.options, Features)
         self._client = StandbyClient(
             Limits(),
             num_threads=config.threads,

@@ -195,9 +195,15 @@ def test_a_sensor_that_goes_wrong_is_heard_of_and_the_rest_goes_on(tmp_path, mon
             seen = device.world.snapshot
             await until(lambda seen=seen: ("a", "row-2") in seen().obstacles, "the good sighting")
             await device.node.publish("still", b"here", qos=1)
+            await until(lambda device=device: "sensor" in device.report(), "the sensor's end")
+            told.append(device.report()["sensor"])
             await device.stop()
 
+    told = []
     asyncio.run(story())
+    assert {one["source"] for one in told} == {"odd_sensors"}
+    assert {one["state"] for one in told} == {"failed"}
+    assert any("serial port gone" in one["last_problem"] for one in told)
     assert "serial port gone" in caplog.text
     assert "'Row_1', whose id is not" in caplog.text
     assert "numpy" in caplog.text

@@ -18,7 +18,9 @@ from agent.commands.finding import Finding, port_finding
 from agent.config import load
 from agent.errors import AgentError, ConfigError
 from agent.factories import made_by
+from agent.forecast import Features
 from agent.models.shipped import ModelFiles
+from agent.sensors.sensor import Sensor
 from broker.credentials import system_moment
 from broker.discovery import own_addresses
 from broker.errors import IdentityUnusable, SecretUnusable, UsersUnusable
@@ -56,10 +58,10 @@ def config_findings(path: Path) -> Iterator[Finding]:
         yield from _users(config)
     if config.sensor is not None:
         sensor = config.sensor
-        yield _made("sensor", sensor.factory, config.device, sensor.options)
+        yield _made("sensor", sensor.factory, config.device, sensor.options, Sensor)
     if config.model is not None:
         model = config.model
-        yield _made("features", model.features, config.device, model.options)
+        yield _made("features", model.features, config.device, model.options, Features)
         yield _models(model.directory)
     yield from _neighbourhood(config)
     yield from _state(Path(config.state))
@@ -108,10 +110,12 @@ def _users(config: Config) -> Iterator[Finding]:
         )
 
 
-def _made(what: str, factory: str, device: str, options: dict[str, Any]) -> Finding:
+def _made(
+    what: str, factory: str, device: str, options: dict[str, Any], form: type[object]
+) -> Finding:
     """Whether a factory makes what it should, as it would when the device starts."""
     try:
-        made_by(factory, device, options)
+        made_by(factory, device, options, form)
     except AgentError as error:
         return Finding("missing", f"{what}: {error}")
     return Finding("ok", f"{what}: {factory}")
