@@ -44,7 +44,7 @@ class InferenceError(Exception):
 
     InferenceError
     ├── ModelRejected        this model is not taken; the previous one stays
-    │   └── NoRoom           for no fault of the model: it could not be handed to the worker
+    ├── NoRoom               nor is it, but for no fault of its own: there is no room for it or its tensors
     ├── InvokeFailed         this inference failed; the model and the worker stay
     ├── RuntimeUnavailable   no runtime of the kind works on this machine
     └── (records.py) WorkerLost, NoModel, Busy, InputRefused
@@ -59,8 +59,8 @@ class ModelRejected(InferenceError):
     """A model does not load, does not run, or has a shape that is not taken."""
 
 
-class NoRoom(ModelRejected):
-    """There is no room to hand a model to the worker; there may be later."""
+class NoRoom(InferenceError):
+    """There is no room in memory to hand a model to the worker, or for its tensors; there may be later."""
 
 
 class InvokeFailed(InferenceError):

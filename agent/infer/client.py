@@ -165,7 +165,7 @@ class InferenceClient:
     async def load(self, model: bytes, sha256: str, kind: Kind = Kind.TFLITE) -> ModelInfo:
         """Takes a model into use, if its bytes have that SHA-256 (lower-case hex) and it runs.
 
-        Raises ModelRejected, and the previous model stays in use; WorkerLost if there was no
+        Raises ModelRejected and NoRoom, and the previous model stays in use; WorkerLost if there was no
         worker to try it on; Busy.
         """
         try:
@@ -277,7 +277,7 @@ class InferenceClient:
     async def _ask_to_load(
         self, worker: WorkerProcess, file: BinaryIO, model_bytes: int, kind: Kind
     ) -> wire.Message:
-        """Raises ModelRejected, WorkerLost."""
+        """Raises ModelRejected, NoRoom, WorkerLost."""
         answer = await worker.ask(
             Verb.LOAD,
             self._limits.load_timeout_s,
@@ -285,6 +285,8 @@ class InferenceClient:
             text=kind,
             file=file.fileno(),
         )
+        if answer.verb is Verb.NO_ROOM:
+            raise NoRoom(f"no room for its tensors: {answer.text}")
         if answer.verb is not Verb.LOADED:
             raise ModelRejected(answer.text)
         return answer

@@ -9,7 +9,7 @@ and there is never more than one request under way.
                                                     UNAVAILABLE  tail: the reason; it then ends
     LOAD    value: bytes of the model, whose        LOADED       tail: runtime, tensors
             file comes along (SCM_RIGHTS);          REJECTED     tail: the reason; old one stays
-            tail: its kind
+            tail: its kind                          NO_ROOM      the same, for no fault of the model
     INVOKE  input lies in the shared memory         DONE         value: ns; output lies there too
                                                     FAILED       tail: the reason
 
@@ -26,7 +26,7 @@ There is no word for stopping: worker and template end when the socket does, how
 
 The shared memory is one file without a name. The input stands at its start, the output behind it,
 both float32. The worker makes it as large as a model needs when it loads it, with its pages
-reserved, so a full /dev/shm is a rejected model and not a SIGBUS at some later write.
+reserved, so a full /dev/shm is NO_ROOM and not a SIGBUS at some later write.
 Both sides import this, so it imports little.
 """
 
@@ -69,6 +69,7 @@ class Verb(enum.IntEnum):
     FAILED = 21
     FORKED = 22
     ENDED = 23
+    NO_ROOM = 24
 
 
 class Message(NamedTuple):

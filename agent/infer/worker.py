@@ -89,7 +89,9 @@ class Worker:
             self._input, self._output = wire.map_tensors(
                 self._memory, backend.input, backend.output
             )
-        except (InferenceError, OSError, MemoryError) as problem:
+        except OSError as problem:
+            return Message(Verb.NO_ROOM, request.number, 0, str(problem).encode())
+        except (InferenceError, MemoryError) as problem:
             reason = str(problem) or type(problem).__name__
             return Message(Verb.REJECTED, request.number, 0, reason.encode())
         finally:

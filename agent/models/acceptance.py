@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from broker.model_seal import Seal
     from broker.model_trust import ModelTrust
 
-__all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused", "sha256_in"]
+__all__ = ["KINDS", "Acceptance", "Accepted", "ManifestRefused", "NotStored", "sha256_in"]
 
 KINDS: Final[tuple[Kind, ...]] = (Kind.TFLITE, Kind.ONNX)
 """Variants that the worker runs, what is preferred first."""
@@ -56,6 +56,13 @@ class ManifestRefused(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.manifest = manifest
+
+
+class NotStored(ManifestRefused):
+    """The disk does not take the new counter; it may later."""
+
+    def __init__(self, detail: str, manifest: Manifest) -> None:
+        super().__init__("not stored", detail, manifest)
 
 
 class Accepted(NamedTuple):
@@ -118,13 +125,14 @@ class Acceptance:
 
         Raises:
             ManifestRefused: It is not taken, and nothing has changed.
+            NotStored: The same, and it may be later.
         """
         accepted, step = self._examine(payload)
         if step is not None:
             try:
                 self._memory.pass_on(self._model, *step)
             except SecretUnusable as error:
-                raise ManifestRefused("not stored", str(error), accepted.manifest) from None
+                raise NotStored(str(error), accepted.manifest) from None
         return accepted
 
     def examine(self, payload: bytes) -> Accepted:

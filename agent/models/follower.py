@@ -25,10 +25,11 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from agent.infer.backend import InferenceError
-from agent.models.acceptance import ManifestRefused
+from agent.models.acceptance import ManifestRefused, NotStored
 from agent.models.attempts import Attempts
 from agent.models.canaries import Canaries
 from agent.models.errors import Later
+from agent.models.library import FETCH_AGAIN_S
 from agent.models.running import Running
 from agent.models.telling import Telling
 from agent.models.trial import VersionBad
@@ -135,8 +136,8 @@ class ModelFollower:
                     good = await self._begin_late(good)
                 await self._changed.wait()
                 self._changed.clear()
-                await self._judge()
                 try:
+                    await self._judge()
                     if self._pending is not None:
                         await self._take_up(self._pending)
                         self._pending = None
@@ -199,6 +200,11 @@ class ModelFollower:
     # What stands on the topic.
 
     async def _judge(self) -> None:
+        """Whether what is wanted is taken up.
+
+        Raises:
+            Later: The disk does not take it.
+        """
         if self._judged:
             return
         self._judged = True
@@ -207,6 +213,9 @@ class ModelFollower:
         except ManifestRefused as error:
             # While another manifest is on its way, others want to hear of that one.
             self._telling.refuse(error, self._wanted, aloud=self._pending is None)
+            if isinstance(error, NotStored):
+                self._judged = False
+                raise Later(FETCH_AGAIN_S) from None
 
     async def _take_up(self, accepted: Accepted) -> None:
         """From a manifest that was taken up to what runs.

@@ -16,7 +16,7 @@ from rich.console import Console
 from agent.commands.status import render
 from agent.commands.status_form import Report
 from agent.errors import SensorError
-from agent.infer import standby
+from agent.infer import standby, wire
 from agent.sensors import camera, capture
 from agent.sensors.camera import CameraSensor, Options, make
 from tests.camera.lot import OBSTACLE, looking
@@ -190,6 +190,28 @@ def test_what_is_reported_holds_no_secret(caplog):
     assert reports[1].last_problem == "it is unplugged"
     assert reports[1].counters["decided"] >= 1
     assert SECRET not in json.dumps(reports) + caplog.text
+
+
+def test_room_for_its_model_is_waited_for(monkeypatch):
+    monkeypatch.setattr(camera, "START_AGAIN_S", 0.01)
+    nameless_file, asked = wire.nameless_file, []
+
+    def full_at_first():
+        asked.append(len(asked))
+        if len(asked) == 3:  # those before are for tensors
+            raise OSError(28, "No space left on device")
+        return nameless_file()
+
+    monkeypatch.setattr(wire, "nameless_file", full_at_first)
+    yard = Yard()
+    sensor = CameraSensor(options(), yard.source.open)
+
+    async def story(next_where):
+        await next_where(lambda _: True)
+        yard.end()
+
+    watch(sensor, story)
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import tiny_models
+from processes import on_every_start
 
 from agent.infer.backend import ModelRejected, NoRoom
 from agent.infer.client import InferenceClient
@@ -182,7 +183,7 @@ def test_model_above_a_limit_is_rejected(limit, reason):
     asyncio.run(scenario())
 
 
-def test_no_room_in_shared_memory_is_a_rejected_model(monkeypatch):
+def test_no_room_in_shared_memory_is_no_fault_of_the_model(monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -202,6 +203,32 @@ def test_no_room_in_shared_memory_is_a_rejected_model(monkeypatch):
             with pytest.raises(NoRoom, match="No space left"):
                 await load(client, OTHER)
             assert_computes(await client.infer(X), X)
+
+    asyncio.run(scenario())
+
+
+def test_no_room_for_its_tensors_is_no_fault_of_the_model(monkeypatch, tmp_path):
+    full = tmp_path / "full"
+    code = f"""
+import os
+from agent.infer import wire
+reserve = wire.reserve
+def reserved(*arguments):
+    if os.path.exists({str(full)!r}):
+        raise OSError(28, "No space left on device")
+    reserve(*arguments)
+wire.reserve = reserved
+"""
+    on_every_start(monkeypatch, tmp_path, code)
+
+    async def scenario():
+        async with client_with_dense() as client:
+            full.touch()
+            with pytest.raises(NoRoom, match="No space left"):
+                await load(client, OTHER)
+            assert_computes(await client.infer(X), X)
+            full.unlink()
+            await load(client, OTHER)
 
     asyncio.run(scenario())
 

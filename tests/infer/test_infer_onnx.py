@@ -10,7 +10,7 @@ import tiny_onnx
 
 pytest.importorskip("onnxruntime")  # 32-bit Raspberry Pi OS has no wheel
 
-from agent.infer.backend import ModelRejected, RuntimeUnavailable, TensorInfo
+from agent.infer.backend import ModelRejected, NoRoom, RuntimeUnavailable, TensorInfo
 from agent.infer.client import InferenceClient
 from agent.infer.kinds import Kind
 from agent.infer.onnx import find_runtime
@@ -93,6 +93,24 @@ def test_one_worker_takes_both_kinds():
             np.testing.assert_allclose(
                 (await client.infer(X)).output, tiny_models.dense_other(X), rtol=1e-6
             )
+
+    asyncio.run(scenario())
+
+
+def test_no_room_for_the_first_file_is_no_reason_for_the_second(monkeypatch):
+    def full(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    async def scenario():
+        async with StandbyClient() as client:
+            tflite = tiny_models.read("dense")
+            files = {
+                Kind.TFLITE: ModelFile(tflite, tiny_models.sha256(tflite)),
+                Kind.ONNX: ModelFile(b"damaged", tiny_models.sha256(b"damaged")),
+            }
+            monkeypatch.setattr("agent.infer.wire.map_tensors", full)
+            with pytest.raises(NoRoom):
+                await client.prepare(files)
 
     asyncio.run(scenario())
 

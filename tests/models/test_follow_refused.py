@@ -137,6 +137,23 @@ def test_bytes_that_cannot_be_had_or_kept_are_told_by_reason_and_tried_again(
     asyncio.run(story())
 
 
+def test_what_the_disk_does_not_take_is_taken_up_when_it_does(tmp_path, models, monkeypatch):
+    monkeypatch.setattr(follower_module, "FETCH_AGAIN_S", 0.05)
+    first, second = good(models), good(models, "2", OTHER)
+
+    async def story():
+        async with followed(tmp_path, models) as it:
+            await begin(it, first)
+            with monkeypatch.context() as full:
+                full.setattr(it.memory, "_path", tmp_path / "nowhere" / "manifests.json")
+                it.follower.want(payload(second, 2))
+                await it.becomes("2", "refused", "1")
+                await until(lambda: it.follower.refused["not stored"] > 1, "another try")
+            await it.becomes("2", "active", "2")
+
+    asyncio.run(story())
+
+
 def test_a_last_good_version_that_has_decayed_is_fetched_again(tmp_path, models):
     first = good(models)
 
