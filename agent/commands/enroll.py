@@ -38,6 +38,7 @@ from broker.identity import Moment
 from broker.identity_folder import KEY_FILE, write_identity
 from broker.secret_file import write_file
 from broker.trust import Trust
+from broker.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,7 +98,7 @@ async def _join(code: Code, host: str, port: int, identity: Path, config: Path) 
             if stored:
                 return
             if attempt == ATTEMPTS:
-                reason = str(error) or "no answer in time"
+                reason = in_words(error, "no answer in time")
                 raise EnrolmentFailed(
                     f"no authority at {host}:{port}: {reason}; is `flockmq ca invite` still running there?"
                 ) from None

@@ -40,6 +40,7 @@ from broker.identity_folder import CERTIFICATE_FILE, KEY_FILE
 from broker.secret_file import write_file
 from broker.topic_names import is_id
 from broker.wall_clock import wall_ms
+from broker.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +101,7 @@ async def _serve(directory: Path, invited: Invited, host: str, port: int, minute
         )
     except OSError as error:
         raise EnrolmentFailed(
-            f"nobody can be received on {host}:{port}: {error.strerror}; choose another with --listen or --port"
+            f"nobody can be received on {host}:{port}: {in_words(error)}; choose another with --listen or --port"
         ) from None
     async with server:
         first, *others = await _reachable(host)

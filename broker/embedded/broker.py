@@ -37,6 +37,7 @@ from broker.embedded.wire import Wires
 from broker.errors import CannotListen, PortInUse
 from broker.trust import TlsAt
 from broker.users import Anonymous, UsersAt
+from broker.words import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -278,8 +279,7 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]  # amqtt ships no types, so 
             kind = "TCP" if listener_type == ListenerType.TCP else "WebSocket"
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(kind, host or "*", port) from None
-            reason = error.strerror or str(error)
-            raise CannotListen(kind, host or "*", port, reason) from None
+            raise CannotListen(kind, host or "*", port, in_words(error)) from None
 
     def _connection(self) -> Connection:
         return Connection(self._wires, self._exchange, self._gate, self._links)

@@ -211,13 +211,20 @@ def test_an_invitation_ends_with_its_time(here):
         assert "lot-3 did not join within 0.01 minutes" in err
 
 
+NOWHERE = "nobody can be received on 203.0.113.1:8884: Cannot assign requested address; choose"
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("enroll", CODE, "--at", "127.0.0.1:1"), "no authority at 127.0.0.1:1: "),
+        (
+            ("enroll", CODE, "--at", "127.0.0.1:1"),
+            "no authority at 127.0.0.1:1: Connection refused; is",
+        ),
         (("enroll", CODE, "--at", "a:b:c"), "is not HOST or HOST:PORT"),
         (("enroll", "AAAAA", "--at", "h"), "a slip in it"),
         (("ca", "invite", "lot-1"), "lot-1 has a certificate already"),
+        (("ca", "invite", "lot-3", "--listen", "203.0.113.1"), NOWHERE),
         (("ca", "invite", "lot-3", "--seed", "h"), "--seed h is not HOST:PORT"),
         (("ca", "invite", "lot-3", "--site", "A B"), "--site A B is no id"),
     ],
