@@ -19,6 +19,7 @@ from agent.ca_cli import ca_app
 from agent.cli_options import Host, IdentityFolder, PasswordFile, Port, UserName, port_of
 from agent.errors import AgentError
 from agent.model_cli import model_app
+from agent.streams import mend_streams
 from agent.user_cli import user_app
 from broker.errors import FlockmqError
 
@@ -191,6 +192,7 @@ def demo(
 
 def main() -> None:
     """The entry point."""
+    mend_streams()
     try:
         app()
     except (AgentError, FlockmqError) as error:

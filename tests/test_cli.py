@@ -15,6 +15,7 @@ import pytest
 
 from tests.program import (
     DEADLINE_S,
+    PROGRAM,
     ask_until,
     assert_one_line,
     broker,
@@ -127,6 +128,36 @@ def test_who_is_told_to_end_while_memory_is_loaded_ends_at_once(tmp_path, comman
         process.send_signal(number)
         out, err = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_broker_serves_and_ends_whichever_streams_are_closed(closed):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "broker", "--port", "0"]
+    with started(command) as process:
+        assert "serves MQTT" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_commands_do_without_streams_that_are_closed(tmp_path, closed):
+    made = ["ca", "init", "--directory", str(tmp_path / "ca")]
+    for arguments in (["doctor"], made, ["ca", "init", "Not a name"], ["user", "add", "ann"]):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, *arguments],
+            cwd=tmp_path, input="", capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        assert done.returncode == (0 if arguments in (["doctor"], made) else 2), done.stderr
+
+
+def test_what_standard_output_has_no_bytes_for_is_shown_as_an_escape():
+    with broker() as (_, port):
+        publish(port, "home/lamp", "on…", "-r")
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+        shown = good("watch", "home/#", "-p", port, "-C", "1", env=environment)
+        assert shown.endswith(" on\\u2026\n")
 
 
 def test_watch_ends_quietly_at_ctrl_c():
