@@ -1,5 +1,6 @@
 """The fleet's authority: what it signs, to whom, and what it keeps to itself."""
 
+import base64
 import contextlib
 import errno
 import os
@@ -203,6 +204,41 @@ def test_a_request_proves_that_the_key_is_there():
     assert certificates.read_request(pem) == key.public_key()
     with pytest.raises(CertificateInvalid):
         certificates.read_request(b"nonsense")
+
+
+def in_pem(kind, data):
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(data), kind)
+
+
+def out_of_pem(pem):
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.parametrize("what", ["certificate", "request", "list"])
+def test_whatever_byte_of_a_stranger_s_is_wrong_is_told_alike(fleet, what):
+    """The library has an error of its own for a version, an algorithm, a name, that it does not know.
+
+    What it reads all the same, since a signature can be padded in two ways, says what it said.
+    """
+    own = (fleet.join("lot-1") / "own.pem").read_bytes()
+    ca_pem = (fleet.authority / "ca.pem").read_bytes()
+    data, read = {
+        "certificate": (out_of_pem(own), lambda data: certificates.member_of(data, ca_pem)),
+        "request": (
+            out_of_pem(certificates.make_request(certificates.make_key())),
+            lambda data: certificates.read_request(in_pem(b"CERTIFICATE REQUEST", data)),
+        ),
+        "list": (
+            out_of_pem(fleet.revoke("lot-1")),
+            lambda data: certificates.revoked_serials(in_pem(b"X509 CRL", data), ca_pem),
+        ),
+    }[what]
+    said = read(data)
+    for at, right in enumerate(data):
+        for wrong in {10, 255, right ^ 1} - {right}:
+            with contextlib.suppress(CertificateInvalid):
+                assert read(data[:at] + bytes([wrong]) + data[at + 1 :]) == said
 
 
 def test_openssl_reads_and_believes_it(fleet):
