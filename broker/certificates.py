@@ -200,11 +200,19 @@ def issue(
 
 
 def public_key_of(pem: bytes) -> tuple[PublicKey, Names]:
-    """The key and the names in a certificate of a member."""
-    certificate = x509.load_pem_x509_certificate(pem)
-    key = certificate.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey), "no other was ever signed"
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    """The key and the names in a certificate of a member, which is not verified.
+
+    Raises:
+        CertificateInvalid: It cannot be one.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except Exception:  # noqa: BLE001 - as in `member_of`
+        raise CertificateInvalid("it is no certificate of a member") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise CertificateInvalid("its key is not of elliptic curve P-256")
     return key, names
 
 

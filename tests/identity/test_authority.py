@@ -2,17 +2,22 @@
 
 import base64
 import contextlib
+import datetime as dt
 import errno
 import os
 import stat
 import subprocess
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from broker import certificates
 from broker.authority import LIFE_DAYS, Authority
 from broker.errors import AuthorityUnusable, SecretUnusable
 from broker.identity import DAY_MS, GRACE_DAYS, RENEW_DAYS, CertificateInvalid, Role
+from broker.signers import Signers
 from tests.identity.fleet import T_MS, Fleet
 
 
@@ -239,6 +244,34 @@ def test_whatever_byte_of_a_stranger_s_is_wrong_is_told_alike(fleet, what):
         for wrong in {10, 255, right ^ 1} - {right}:
             with contextlib.suppress(CertificateInvalid):
                 assert read(data[:at] + bytes([wrong]) + data[at + 1 :]) == said
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_renewed_certificate_that_somebody_has_made_up_is_none(fleet):
+    """Any device may say one of any other, and it is read before it is verified."""
+    own, other = fleet.join("lot-1"), fleet.join("lot-2")
+    signers = Signers(own, "town")
+    signers.learn(out_of_pem((other / "own.pem").read_bytes()))
+    data = out_of_pem(fleet.renew("lot-2", T_MS + DAY_MS))
+    altered = (
+        data[:at] + bytes([wrong]) + data[at + 1 :]
+        for at, right in enumerate(data)
+        for wrong in {0, 1, 255, right ^ 1} - {right}
+    )
+    for pem in [certificate_of_rsa(), *(in_pem(b"CERTIFICATE", one) for one in altered)]:
+        with contextlib.suppress(CertificateInvalid):
+            signers.hear(pem)
+    assert signers.names() == ["lot-1", "lot-2"]
+    assert signers.hear(in_pem(b"CERTIFICATE", data))
+
+
+def certificate_of_rsa():
+    key, nobody = rsa.generate_private_key(65_537, 2_048), x509.Name([])
+    begin = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("lot-2")])
+    builder = x509.CertificateBuilder(nobody, nobody, key.public_key(), 1, begin, begin)
+    builder = builder.add_extension(names, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(certificates.PEM)
 
 
 def test_openssl_reads_and_believes_it(fleet):
