@@ -56,6 +56,18 @@ def notice(pem: bytes) -> bytes:
     return msgspec.json.encode(_Notice(pem.decode()))
 
 
+def _pem_in(payload: bytes) -> bytes:
+    """The same back.
+
+    Raises:
+        CertificateInvalid: It is no such payload.
+    """
+    try:
+        return _read(payload).pem.encode()
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, bad UTF-8 too
+        raise CertificateInvalid(str(error)) from None
+
+
 def system_moment() -> Moment:
     """The time, as long as there is no mesh to ask."""
     return Moment(wall_ms(), is_synchronised())
@@ -127,10 +139,10 @@ class Credentials:
         self._seen[topic] = payload
         what, adopt = self._takers[topic]
         try:
-            if adopt(_read(payload).pem.encode()):
+            if adopt(_pem_in(payload)):
                 logger.info("%s: a %s is in force", self._node.device, what)
                 self._node.judge_again()
-        except (CertificateInvalid, msgspec.DecodeError, SecretUnusable, UnicodeError) as error:
+        except (CertificateInvalid, SecretUnusable) as error:
             self.refused += 1
             self.last_refused = f"{what} on {topic}: {error}"
             logger.warning("%s: refused a %s", self._node.device, self.last_refused)
@@ -158,8 +170,8 @@ class Credentials:
         for name in self._seals.signers.names():
             payload = self._node.retained_value(certificate_topic(site=self._site, device=name))
             if payload:
-                with contextlib.suppress(CertificateInvalid, msgspec.DecodeError, UnicodeError):
-                    self._seals.signers.hear(_read(payload).pem.encode())
+                with contextlib.suppress(CertificateInvalid):
+                    self._seals.signers.hear(_pem_in(payload))
 
     def _tell(self, topic: str, known: bytes) -> None:
         """Put the newest list, or notice, back where it is missing."""

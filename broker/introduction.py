@@ -96,7 +96,7 @@ async def meet(host: str, port: int, trust: Trust | None) -> Answer:
         raise Unanswered(str(error)) from None
     except TimeoutError:
         raise Unanswered("no flockmq device answers") from None
-    except (OSError, ValueError, OverflowError, MalformedPacket) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, MalformedPacket) as error:
         raise Unanswered(in_words(error, "it hangs up")) from None
     who = answer.introduction
     if who.protocol != PROTOCOL:

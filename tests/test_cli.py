@@ -189,6 +189,9 @@ def test_status_of_what_is_no_report_is_one_line():
             flockmq("status", "-p", port),
             "is no report of a device: .*device.*does another program",
         )
+        publish(port, "local/flockmq/status", '{"more":' + "[" * 2_000, "-r")
+        for command in (("status",), ("model", "status")):
+            assert_one_line(flockmq(*command, "-p", port), "no report of a (flockmq )?device")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from agent.commands.text import printable
 from agent.commands.watch import line
 
 NOW_MS = 1_700_000_000_000
+NESTED = b'{"x":' * 300 + b"1" + b"}" * 300
+"""Deeper than it could be written anew."""
 
 
 def shown(topic, payload, *, retain=False, characters_max=None):
@@ -38,6 +40,8 @@ def test_the_age_is_by_the_payload_s_own_clock():
         (b'{"at_ms": "x"}', '{"at_ms":"x"}'),
         (b"[1,\n2]", "[1,\\n2]"),
         (b"[red]x\\[/red]", "[red]x\\[/red]"),
+        (NESTED, NESTED.decode()),
+        (b'{"at_ms": 0,' + NESTED[1:], '{"at_ms": 0,' + NESTED[1:].decode()),
     ],
 )
 def test_any_payload_is_shown_as_what_it_is(payload, text):

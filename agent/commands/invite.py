@@ -191,7 +191,9 @@ class _Desk:
                 await writer.drain()
                 if not answer.refused and await reader.readuntil(b"\n") == b"stored\n":
                     self._end(None)
-        except (OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError):
+        except (
+            OSError, EOFError, TimeoutError, ValueError, RecursionError, asyncio.LimitOverrunError,
+        ):  # fmt: skip
             pass  # it hung up, was too slow, or is no device; the next one may be
         finally:
             await _hang_up(writer)

@@ -151,7 +151,7 @@ def _serves(payload: bytes) -> bool:
     """Whether a reply is an answer, and no error."""
     try:
         return not msgspec.json.decode(payload, type=_Reply).error
-    except ValueError:  # msgspec's errors are ValueErrors
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return False
 
 
@@ -162,5 +162,5 @@ def _read(device: str, payload: bytes, form: type[_T]) -> _T:
             why = printable(reply.error.get("text", ""))
             raise NoDevice(f"{device} cannot take models: {why}")
         return msgspec.json.decode(reply.result, type=form)
-    except ValueError as error:  # msgspec's errors are ValueErrors
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise NoDevice(f"{device} answers what cannot be read: {error}") from None

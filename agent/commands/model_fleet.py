@@ -77,7 +77,7 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
                         return Told(report.site, report.device, values, report.follows)
                     if payload:
                         values[topic] = payload
-        except (TimeoutError, ValueError):  # msgspec's errors are ValueErrors
+        except (TimeoutError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             pass
     raise NoDevice(
         f"the broker on {at} shows no report of a flockmq device within {WAIT_S:.0f} s, and `flockmq broker` alone has "

@@ -51,7 +51,7 @@ async def status(
     payload = await _fetch(host, port, secured, login)
     try:
         report = msgspec.json.decode(payload, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise NoDevice(
             f"what the broker on {host}:{port} shows is no report of a device: {error}; "
             "does another program write there?"

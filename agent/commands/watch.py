@@ -103,13 +103,20 @@ def _age_and_text(payload: bytes, now_ms: int) -> tuple[Text, str]:
         return Text(NO_AGE), payload.decode()
     at_ms = value.get("at_ms")
     if type(at_ms) is not int:
-        return Text(NO_AGE), orjson.dumps(value).decode()
+        return Text(NO_AGE), _compact(value, payload)
     del value["at_ms"]
     age_ms = now_ms - at_ms
-    shown = orjson.dumps(value).decode()
+    shown = _compact(value, payload)
     if abs(age_ms) < OLD_MS:
         return Text(f"{age_ms:4d} ms", "green"), shown
     return Text(f"{age_ms / 1000:5.0f} s", "yellow"), shown
+
+
+def _compact(value: dict[str, Any], payload: bytes) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it reads what is nested deeper than it writes
+        return payload.decode()
 
 
 def _as_text(payload: bytes) -> str:

@@ -109,6 +109,7 @@ def test_a_certificate_that_does_not_hold_changes_nothing(fleet, tmp_path):
     ]
     payloads = [notice(path.read_bytes()) for path in bad]
     payloads += [b"nonsense", b'{"pem":"nonsense"}', b'{"pem":"\\ud800"}', b"[]", b"\xff"]
+    payloads += [b'{"more":' + b"[" * 100_000]
 
     async def story():
         async with running(a):
@@ -175,7 +176,7 @@ def test_nobody_makes_the_fleet_forget_a_list(fleet, tmp_path, monkeypatch):
             await linked(a, b)
             await a.node.publish(REVOCATION, notice(second))
             await until(lambda: b.said.revoked == 2, "the list")
-            for payload in (notice(first), b"nonsense", b""):
+            for payload in (notice(first), b"nonsense", b'{"more":' + b"[" * 100_000, b""):
                 await b.node.publish(REVOCATION, payload)
                 await until(
                     lambda: (

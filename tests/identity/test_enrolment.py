@@ -151,7 +151,8 @@ def ask(port, *lines):
 def test_a_device_joins_with_one_command(here, call):
     """Whatever strangers said before. Its key is its own, and its configuration loads."""
     with inviting("--site", "town", "--seed", "192.0.2.7:8883") as (process, code, port):
-        assert ask(port, b"nonsense", b"{}", b"[" * 20_000) == [b"", b"", b""]
+        nested = b'{"more":' + b"[" * 2_000
+        assert ask(port, b"nonsense", b"{}", b"[" * 20_000, nested) == [b"", b"", b"", b""]
         status, out, err = call("enroll", code, "--at", f"127.0.0.1:{port}")
         assert status == 0, err
         assert "this is device lot-3 of fleet town: its identity is in identity\n" in out

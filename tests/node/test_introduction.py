@@ -70,6 +70,7 @@ def test_a_broker_that_is_no_device_is_not_waited_for_without_end(tmp_path, monk
         packets.encode_connack(5),
         packets.encode_connack(0) + packets.PINGRESP_PACKET * ANSWER_BYTES_MAX,
         packets.encode_connack(0) + packets.encode_publish("x", b"[" * 2000),
+        packets.encode_connack(0) + packets.encode_publish("x", b'{"more":' + b"[" * 2000),
         packets.encode_connack(0) + b"\x30\xff\xff\xff\x7f",
     ],
 )
