@@ -166,7 +166,7 @@ def enroll(
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No live table.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="How long; 30 without a screen, else until Ctrl-C.")
+        float | None, typer.Option(min=1, help="How long; 30 if headless, else until Ctrl-C.")
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="The figures as one JSON object on the last line.")

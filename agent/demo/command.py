@@ -1,9 +1,10 @@
 """`flockmq demo`: what it takes, what it leaves behind (nothing), how it exits.
 
-Decides: Ctrl-C is how a live demo ends, status 0; without a screen, and by any other signal, it is
-128 plus the signal. A device that somebody kills starts again in a live demo, as the one that the scenario kills
-does; without a screen it ends the run, since that is a proof. However it ends, the devices are ended and their
-directory is removed.
+Decides: Ctrl-C is how a live demo ends, status 0; headless, and by any other signal, it is 128 plus
+the signal. A device that somebody kills starts again in a live demo, as the one that the scenario
+kills does; headless it ends the run, since that is a proof. A live demo that does not write to a
+terminal tells line by line what happens. However it ends, the devices are ended and their directory
+is removed.
 Assumes it has the process for itself: it takes over SIGINT, SIGTERM and SIGHUP.
 On failure: what a person can mend is one line and status 2; a device that ends unasked or does
 not answer is one line and status 1.
@@ -44,7 +45,7 @@ from broker.errors import FlockmqError
 __all__ = ["demo"]
 
 HEADLESS_S: Final = 30.0
-"""How long a run without a screen is by default."""
+"""How long a headless run is by default."""
 LIVE_ROUND_S: Final = 60.0
 """How long the scenario takes in a live demo that goes on until Ctrl-C."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,8 +63,8 @@ def demo(
     """Run five devices on loopback.
 
     Args:
-        headless: No live table.
-        seconds: How long; None: 30 s without a screen, else until Ctrl-C.
+        headless: No live table, which there is only on a terminal anyway.
+        seconds: How long; None: 30 s if headless, else until Ctrl-C.
         json_output: The last line on standard output is the run's figures as one JSON object.
         calm: No faults.
         speed: Trace seconds per second.
@@ -119,7 +120,7 @@ async def _demo(
                 revive=not headless,
             )
             try:
-                with Lines() if headless else Table() as screen:
+                with Lines() if headless or not sys.stdout.isatty() else Table() as screen:
                     await Run(
                         fleet,
                         recorder,

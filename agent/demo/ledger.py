@@ -137,10 +137,11 @@ class Ledger:
 
     # What is asked.
 
-    def settle(self, now_ns: int) -> None:
-        """Decide what enough time has passed for; call about once a second."""
-        self._decide(now_ns - LAG_NS)
+    def settle(self, now_ns: int) -> list[Fault]:
+        """Decide what enough time has passed for; call about once a second. Returns the faults found healed."""
+        healed = self._decide(now_ns - LAG_NS)
         self._forget(now_ns - self._ttl_ns - FORGET_NS)
+        return healed
 
     def finish(self, now_ns: int) -> None:
         """Decide everything: all records are in."""
@@ -172,13 +173,15 @@ class Ledger:
 
     # Inside.
 
-    def _decide(self, before_ns: int) -> None:
+    def _decide(self, before_ns: int) -> list[Fault]:
         while self._unjudged and self._unjudged[0][2] <= before_ns:
             self._judge(*self._unjudged.popleft())
-        for fault in self.faults:
+        open_faults = [fault for fault in self.faults if fault.healed_ns is None]
+        for fault in open_faults:
             over_ns = fault.window.end_ns
-            if fault.healed_ns is None and over_ns is not None and over_ns <= before_ns:
+            if over_ns is not None and over_ns <= before_ns:
                 fault.healed_ns = self._healed_ns(fault, over_ns)
+        return [fault for fault in open_faults if fault.healed_ns is not None]
 
     def _event(self, key: str, origin: str, at_ns: int) -> _Event:
         event = self._events.get(key)

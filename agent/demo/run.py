@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.demo.plan import DEVICES, LINKS, WATCHED
 from agent.demo.scenario import Act, play
-from agent.demo.table import Board
+from agent.demo.table import Board, look_inside
 from agent.demo.usage import Usage
 from broker.errors import FlockmqError
 
@@ -94,6 +94,8 @@ class Run:
     async def go(self) -> None:
         """Do it all, except ending the fleet."""
         self._fleet.start()
+        look = look_inside(self._board.port)
+        self._screen.say(f"devices start and find each other; look inside: {look}")
         work = asyncio.create_task(self._work())
         tasks = {work, *map(asyncio.create_task, (self._fleet.watch(), self._pulse()))}
         try:
@@ -163,7 +165,12 @@ class Run:
     async def _pulse(self) -> None:
         """What is due all the time."""
         while True:
-            self._recorder.ledger.settle(time.monotonic_ns())
+            ledger = self._recorder.ledger
+            for fault in ledger.settle(time.monotonic_ns()):
+                healed_ms = ledger.healed_ms(fault)
+                self._screen.say(
+                    f"{self._elapsed_s():5.1f} s  {fault.kind}: healed in {healed_ms:.0f} ms"
+                )
             self._usage.sample(self._fleet.pids())
             if self._screen.wants_reports:
                 self._board.reports = await self._fleet.reports()

@@ -1,8 +1,7 @@
 """Where a run shows itself: lines of text, or a live table.
 
-Decides nothing. Assumes the live table has the terminal for itself; where standard output is no
-terminal, it comes once, at the end. On failure: a reader of standard output that is gone is the
-caller's `BrokenPipeError`.
+Decides nothing. Assumes the live table has a terminal, for itself. On failure: a reader of standard
+output that is gone is the caller's `BrokenPipeError`.
 """
 
 from __future__ import annotations
@@ -67,8 +66,6 @@ class Table:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
-        if not self._console.is_terminal:
-            self._console.line()  # where there is a terminal, rich ends the table's last line itself
 
     def say(self, text: str) -> None:
         """The table shows it."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agent.demo.recorder import Recorder
     from agent.demo.scenario import Step
 
-__all__ = ["Board", "render"]
+__all__ = ["Board", "look_inside", "render"]
 
 WIDE_COLUMNS: Final = 110
 UNKNOWN: Final = "·"
@@ -65,6 +65,11 @@ class Board:
     fault: str | None = None
     killed: frozenset[str] = frozenset()
     coming: Step | None = None
+
+
+def look_inside(port: int) -> str:
+    """The command that shows what devices say."""
+    return f"mosquitto_sub -p {port} -t 'flock/v1/+/obstacle/#' -v"
 
 
 def render(board: Board, now_ns: int, columns: int) -> RenderableType:
@@ -133,14 +138,15 @@ def _title(board: Board, now_ns: int) -> Text:
 
 
 def _footer(board: Board, now_ns: int) -> list[Text]:
-    subscribe = f"mosquitto_sub -p {board.port} -t 'flock/v1/+/obstacle/#' -v"
     lines = [Text.assemble("now    ", _now(board, now_ns))]
     faults = board.recorder.ledger.faults
     if board.began_ns is not None and faults:
         past = "   ".join(_past(board, fault, board.began_ns) for fault in faults[-FAULTS_SHOWN:])
         lines.append(Text.assemble("faults ", past))
     lines += [
-        Text.assemble("look   ", (subscribe, "green"), "   end  ", ("Ctrl-C", "green")),
+        Text.assemble(
+            "look   ", (look_inside(board.port), "green"), "   end  ", ("Ctrl-C", "green")
+        ),
         Text("       p50 / p99 of 10 s in ms; forecast: vehicles standing in 30 s", "dim"),
     ]
     return lines

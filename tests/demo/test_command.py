@@ -1,11 +1,13 @@
 """The command for real: five processes, faults and all, and nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -33,14 +35,14 @@ def start(port, tmp_path):
     """Starts the command with a temporary directory of its own; ends it if the test does not."""
     started = []
 
-    def start(*arguments, at=port):
+    def start(*arguments, at=port, stdout=subprocess.PIPE):
         code = (
             "import sys; from agent.demo.command import demo; "
             f"sys.exit(demo({', '.join((*arguments, f'port={at}'))}))"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -155,15 +157,42 @@ def test_a_signal_ends_everything(start, port, tmp_path, number):
 
 
 @pytest.mark.timeout(90)
-def test_a_live_demo_ends_with_ctrl_c(start, tmp_path):
-    process = start("seconds=None")
+def test_a_live_demo_is_a_table_on_a_terminal_and_ends_with_ctrl_c(start, tmp_path):
+    watcher, terminal = os.openpty()
+    process = start("seconds=None", stdout=terminal)
+    os.close(terminal)
+    shown = []
+    reading = threading.Thread(target=lambda: shown.append(read_terminal(watcher)))
+    reading.start()
     family = children_when_there_are(process, 10)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
-    assert "j-1-1" in output
+    reading.join()
+    assert "j-1-1" in shown[0]
     wait_gone(family)
     assert list(tmp_path.iterdir()) == []
+
+
+def read_terminal(watcher):
+    """Everything that is written to it, until nobody has it open any more."""
+    said = b""
+    with contextlib.suppress(OSError), os.fdopen(watcher, "rb", buffering=0) as file:
+        while data := file.read(4096):
+            said += data
+    return said.decode()
+
+
+@pytest.mark.timeout(90)
+def test_a_live_demo_that_writes_to_no_terminal_tells_what_happens(start):
+    process = start("seconds=9")
+    for line in (
+        "devices start and find each other; look inside: mosquitto_sub", "5 devices, 6 links", "kill", "start again",
+        "kill: healed in", "all devices agree",
+    ):  # fmt: skip
+        wait_for_line(process, line)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 @pytest.mark.timeout(90)
