@@ -1,6 +1,7 @@
 """`broker`: one device as a plain MQTT broker beside Mosquitto and stock amqtt, loaded through raw sockets.
 
-Flat out at QoS 0, at QoS 1, at QoS 1 to ten subscribers; latency at 500 a second at QoS 0 and 1; what a publish costs
+Flat out at QoS 0, at QoS 1, at QoS 1 to ten subscribers; latency at 500 a second at QoS 0 and 1, between two sockets of
+one process and `apart`, between two processes; what a publish costs
 with 10 and with 10,000 subscriptions that it does not match; a client with Nagle's algorithm on, and one over
 WebSocket, with 20 messages to be acknowledged each. Windows of the brokers alternate, those of latency forth and back;
 ratios of latencies are medians over the windows. Processor time is the broker's alone. What is lost, twice or out of
@@ -12,6 +13,7 @@ Mosquitto's is what no broker in Python comes below here.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -87,6 +89,7 @@ async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
             lanes.append(_Lane(name, broker, load))
         await _throughput(result, lanes, plan)
         await _latency(result, lanes, plan)
+        await _apart(stage, result, lanes, plan)
         await _matching(result, lanes, plan)
     for lane in lanes:
         result.add(lane.name, **{name: median(values) for name, values in lane.figures.items()})
@@ -142,6 +145,28 @@ async def _latency(result: Result, lanes: list[_Lane], plan: Plan) -> None:
             lane.figures["websocket_qos1_per_s"].append(plan.unhurried / taken_s)
 
 
+async def _apart(stage: Stage, result: Result, lanes: list[_Lane], plan: Plan) -> None:
+    """Latency where publisher and subscriber are processes of their own."""
+    publisher = await stage.role("publisher", "bench.apart:Publisher")
+    subscriber = await stage.role("subscriber", "bench.apart:Subscriber")
+    for window in range(plan.windows):
+        for qos in (0, 1):
+            for lane in lanes[:: -1 if window % 2 else 1]:
+                what = {"port": lane.broker.port, "qos": qos, "count": plan.paced}
+                await subscriber.ask("subscribe", **what)
+                heard, sent_s = await asyncio.gather(
+                    subscriber.ask("hear"), publisher.ask("publish", rate=RATE, **what)
+                )
+                if heard["problem"]:
+                    result.problems.append(f"{lane.name}, apart at QoS {qos}: {heard['problem']}")
+                latencies_ms = [
+                    (read - sent) * 1e3 for read, sent in zip(heard["read_s"], sent_s, strict=False)
+                ]
+                lane.figures[f"apart_qos{qos}_p50_ms_{RATE:.0f}"].append(
+                    percentile(latencies_ms, 50)
+                )
+
+
 async def _matching(result: Result, lanes: list[_Lane], plan: Plan) -> None:
     """What a publish costs by the number of subscriptions; amqtt would take minutes."""
     lanes = [lane for lane in lanes if lane.name not in _SLOW and lane.broker.matches]
@@ -182,15 +207,16 @@ def _compare(result: Result) -> None:
 
 def _compare_latencies(result: Result, figures: dict[str, dict[str, list[float]]]) -> None:
     """The medians at RATE, window by window, as what else runs meets both then; of both QoS, and the worse."""
-    for name, ours, theirs in (
-        ("p50_vs_mosquitto_500", "flockmq", "mosquitto"),
-        ("p50_vs_relay_500", "flockmq", "relay in Python"),
-        ("relay_p50_vs_mosquitto_500", "relay in Python", "mosquitto"),
+    for name, ours, theirs, apart in (
+        ("p50_vs_mosquitto_500", "flockmq", "mosquitto", ""),
+        ("p50_vs_relay_500", "flockmq", "relay in Python", ""),
+        ("relay_p50_vs_mosquitto_500", "relay in Python", "mosquitto", ""),
+        ("apart_p50_vs_mosquitto_500", "flockmq", "mosquitto", "apart_"),
     ):
         found = []
         for qos in (0, 1):
             rows = [
-                figures.get(row, {}).get(f"qos{qos}_p50_ms_{RATE:.0f}", [])
+                figures.get(row, {}).get(f"{apart}qos{qos}_p50_ms_{RATE:.0f}", [])
                 for row in (ours, theirs)
             ]
             ratios = [mine / other for mine, other in zip(*rows, strict=False)]

@@ -10,7 +10,6 @@ Assumes a broker on loopback. On failure: what is missing after STALLED_S is los
 from __future__ import annotations
 
 import select
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +18,14 @@ from websockets import Subprotocol
 from websockets.sync.client import connect as websocket_connect
 
 from bench.frames import Received, publishes
+from bench.raw_client import READ_BYTES, STALLED_S, RawClient
 from bench.role import Part
 from bench.stage import BenchFailed
 from broker.embedded import packets
 
 if TYPE_CHECKING:
+    import socket
+
     from bench.frames import Bytes
 
 __all__ = ["Load"]
@@ -32,41 +34,7 @@ WINDOW: Final = 4_096
 """On their way at most: 0.6 MB, within what each broker lets wait for one subscriber."""
 CHUNK: Final = 512
 """Messages that are handed to the kernel at once."""
-STALLED_S: Final = 10.0
-READ_BYTES: Final = 1 << 20
 FILTERS_PER_SESSION: Final = 1_000
-
-
-class _Socket:
-    """A connected client, by hand."""
-
-    def __init__(self, port: int, name: str, *, nagle: bool = False) -> None:
-        self.raw = socket.create_connection(("127.0.0.1", port), timeout=STALLED_S)
-        if not nagle:
-            self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.raw.sendall(packets.encode_connect(name, 0))
-        if self.exactly(4) != b"\x20\2\0\0":
-            raise BenchFailed(f"the broker does not let {name} in")
-
-    def exactly(self, count: int) -> bytes:
-        """Read so many bytes."""
-        data = b""
-        while len(data) < count:
-            more = self.raw.recv(count - len(data))
-            if not more:
-                raise BenchFailed("the broker has closed a connection")
-            data += more
-        return data
-
-    def subscribe(self, filters: list[str], qos: int) -> None:
-        """Subscribe, and return when the SUBACK is there."""
-        self.raw.sendall(packets.encode_subscribe(1, [(each, qos) for each in filters]))
-        parser = packets.PacketParser()
-        while (answer := next(parser.packets(), None)) is None:
-            parser.feed(self.exactly(1))  # nothing of what comes behind it is taken
-        kind, _, body = answer
-        if kind != packets.SUBACK or any(code > 2 for code in body[2:]):
-            raise BenchFailed("the broker does not grant a subscription")
 
 
 class Load(Part):
@@ -75,12 +43,12 @@ class Load(Part):
     async def open(self, *, port: int) -> None:
         """Learn where it listens."""
         self._port = port
-        self._idle: list[_Socket] = []
+        self._idle: list[RawClient] = []
         self._named = 0
 
-    def _client(self, *, nagle: bool = False) -> _Socket:
+    def _client(self, *, nagle: bool = False) -> RawClient:
         self._named += 1
-        return _Socket(self._port, f"load-{self._named}", nagle=nagle)
+        return RawClient(self._port, f"load-{self._named}", nagle=nagle)
 
     async def subscriptions(self, *, count: int) -> None:
         """Have idle clients subscribe to so many filters that the load does not match."""
@@ -181,7 +149,7 @@ class _FlatOut:
     """One run of a publisher and its subscribers."""
 
     def __init__(
-        self, publisher: _Socket, subscribers: list[_Socket], table: Bytes, qos: int
+        self, publisher: RawClient, subscribers: list[RawClient], table: Bytes, qos: int
     ) -> None:
         self._publisher = publisher.raw
         self._subscribers = [each.raw for each in subscribers]

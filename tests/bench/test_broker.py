@@ -18,6 +18,7 @@ RATIOS = {
     "p50_vs_mosquitto_500",
     "p50_vs_relay_500",
     "relay_p50_vs_mosquitto_500",
+    "apart_p50_vs_mosquitto_500",
     "trie_10000_vs_10",
 }
 
