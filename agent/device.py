@@ -32,7 +32,6 @@ from agent.publisher import Publisher
 from agent.report import STATUS_TOPIC, device_report, identity_report
 from agent.rhythm import Rhythm
 from agent.sensors.sensor import SENSOR_NAME, Reporting, Sensor
-from agent.tasks import tell_failure
 from agent.world import World
 from broker import topic_names, topics
 from broker.commits import Durability
@@ -45,6 +44,7 @@ from broker.neighbourhood import Neighbourhood, Settings
 from broker.node import Node
 from broker.store import Store
 from broker.strength import Strength
+from broker.tasks import tell_failure
 from broker.trust import TlsAt, Trust
 from broker.users import Anonymous, Users, UsersAt
 

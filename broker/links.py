@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.dialler import Dialler, Wish
 from broker.link import DialledPipe
+from broker.tasks import tell_failure
 from broker.topic_names import is_id
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Links:
         )
         name = f"{self._device} dial {neighbour.name}"
         task = asyncio.get_running_loop().create_task(dialler.run(), name=name)
+        task.add_done_callback(tell_failure)
         self._diallers[neighbour.name] = (dialler, task)
 
     def judge_again(self) -> None:

@@ -47,7 +47,7 @@ from agent.infer.records import (
 from agent.infer.settings import Settings
 from agent.infer.shared_template import SharedTemplate
 from agent.infer.wire import Verb
-from agent.tasks import tell_failure
+from broker.tasks import tell_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ from agent.infer.backend import InferenceError
 from agent.infer.kinds import Kind
 from agent.models.health import Health, Verdict
 from agent.models.trial import INFERENCES, inference_ns
-from agent.tasks import tell_failure
+from broker.tasks import tell_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

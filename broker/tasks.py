@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for: what ends one other than in good order must not go unseen.
+"""Tasks that nobody waits for before the device stops: what ends one other than in good order must not go unseen.
 
 Decides nothing. Assumes a task whose name says what it does. On failure: it is logged, and what the others do goes on.
 """
