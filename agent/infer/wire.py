@@ -26,7 +26,7 @@ There is no word for stopping: worker and template end when the socket does, how
 
 The shared memory is one file without a name. The input stands at its start, the output behind it,
 both float32. The worker makes it as large as a model needs when it loads it, with its pages
-reserved, so a full /dev/shm is NO_ROOM and not a SIGBUS at some later write.
+reserved, so too little memory is NO_ROOM and not a SIGBUS at some later write.
 Both sides import this, so it imports little.
 """
 
@@ -37,8 +37,7 @@ import json
 import mmap
 import os
 import struct
-import tempfile
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
@@ -52,7 +51,6 @@ TENSOR_BYTES_MAX: Final = 1 << 48
 """More than any machine has; the worker keeps to a tighter limit, where nobody took it over."""
 MESSAGE_BYTES_MAX: Final = HEAD.size + TAIL_BYTES_MAX
 ALIGNMENT_BYTES: Final = 64  # a cache line
-SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - files there get no name
 
 
 class Verb(enum.IntEnum):
@@ -124,12 +122,11 @@ def _read_tensor(said: Any) -> TensorInfo:
 
 
 def nameless_file() -> BinaryIO:
-    """Opens an empty file that has no name and is gone with its last descriptor.
+    """Opens an empty file in memory that has no name and is gone with its last descriptor.
 
-    In /dev/shm, so that it never touches a disk, or where temporary files go if there is none.
+    Not in /dev/shm, which has 64 MiB in most containers: two versions of a model of half of that would not fit.
     """
-    folder = SHARED_MEMORY_FOLDER if os.access(SHARED_MEMORY_FOLDER, os.W_OK) else None
-    return cast("BinaryIO", tempfile.TemporaryFile(dir=folder, buffering=0))
+    return os.fdopen(os.memfd_create("flockmq"), "w+b", buffering=0)
 
 
 def reserve(descriptor: int, model_input: TensorInfo, model_output: TensorInfo) -> None:

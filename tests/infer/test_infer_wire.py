@@ -1,6 +1,7 @@
 """Messages and shared memory between a device and its worker."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,15 @@ def test_both_sides_see_the_same_memory_and_older_mappings_stay():
         np.testing.assert_array_equal(model_input, [[1, 2, 3]])
         np.testing.assert_array_equal(their_output, np.full((2, 5), 7))
         assert os.fstat(memory.fileno()).st_nlink == 0
+
+
+def test_memory_is_in_no_folder_whose_size_somebody_has_set():
+    """A container's /dev/shm has 64 MiB: two versions of a model of half of that would not fit."""
+    with wire.nameless_file() as memory:
+        where = Path(f"/proc/self/fd/{memory.fileno()}").readlink()
+        assert str(where).startswith("/memfd:")
+        memory.write(b"12345")
+        assert os.pread(memory.fileno(), 9, 0) == b"12345"
 
 
 def test_memory_is_reserved_and_never_shrinks():
