@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.mesh import frame
 from broker.mesh.bundle import (
     PRIVATE_INITIALS,
     QOS_SHIFT,
@@ -31,10 +30,8 @@ from broker.mesh.bundle import (
     is_private,
     lane_of,
 )
-from broker.mesh.control import Vouch, decode_control
 from broker.mesh.dialogue import Dialogue
 from broker.mesh.events import Changes, Event, MeshFull, Restored
-from broker.mesh.frame import FrameInvalid
 from broker.mesh.guard import Guard
 from broker.mesh.intake import Intake
 from broker.mesh.limits import (
@@ -50,6 +47,7 @@ from broker.mesh.limits import (
 )
 from broker.mesh.memory import remember
 from broker.mesh.peer import Peer
+from broker.mesh.reception import Reception
 from broker.mesh.reconcile import Reconciler
 from broker.mesh.retained import Entry, RetainedMap
 from broker.mesh.state import State
@@ -95,6 +93,7 @@ class Mesh:
         self._reconciler = Reconciler(self._state, self._intake, guard)
         self._dialogue = Dialogue(self._state, self._intake, self._tree, guard, self._reconciler)
         self._unicast = Unicast(self._state, guard)
+        self._reception = Reception(self._state, self._intake, self._dialogue, self._unicast)
         self._open_bytes = 0
         self._local_open: list[Message] = []
         self._timers = Timers(
@@ -249,24 +248,7 @@ class Mesh:
 
     def receive(self, peer: str, data: bytes, now_ns: int) -> None:
         """A frame came from a neighbour. Never raises: a bad frame is dropped, counted and told."""
-        state = self._state
-        link = state.peers.get(peer)
-        if link is None:
-            state.counters["frames_without_link"] += 1
-            return
-        if link.closing:
-            state.counters["frames_after_close"] += 1
-            return
-        link.heard_ns = now_ns
-        link.frames_in += 1
-        link.bytes_in += len(data)
-        try:
-            for kind, body in frame.decode_frame(data):
-                self._record(link, kind, body, now_ns)
-                if state.peers[peer].closing:  # the rest may be as dear to check
-                    return
-        except FrameInvalid as error:
-            state.blame(link, str(error), now_ns)
+        self._reception.frame(peer, data, now_ns)
 
     def rise_above(self, incarnation: int) -> None:
         """Begin a life above one that somebody speaks of, unless the present one is, or none can be."""
@@ -365,46 +347,6 @@ class Mesh:
     def statistics(self) -> Statistics:
         """What was counted so far."""
         return self._state.statistics()
-
-    # Inside.
-
-    def _record(self, link: Peer, kind: int, body: bytes, now_ns: int) -> None:
-        if kind == frame.PART:
-            whole = link.assembly.add(body)
-            if whole is None:
-                return
-            kind, body = whole
-        if link.hello is None and kind != frame.HELLO:
-            self._state.counters["records_before_hello"] += 1
-            return
-        if kind in (frame.BUNDLE, frame.UNICAST):
-            link.credit.taken_bytes += frame.RECORD_BYTES + len(body)
-        if kind == frame.BUNDLE:
-            self._intake.bundle(link.name, body, now_ns)
-        elif kind in (frame.UNICAST, frame.ACK, frame.UNREACHABLE):
-            self._unicast.hear(link, kind, body, now_ns)
-        elif kind == frame.VOUCH:
-            self._vouch(link, body, now_ns)
-        else:
-            self._dialogue.hear(link, kind, body, now_ns)
-
-    def _vouch(self, link: Peer, body: bytes, now_ns: int) -> None:
-        """Take certificates, and take up again what waited for them, as if it had come just then."""
-        vouch = decode_control(frame.VOUCH, body)
-        assert isinstance(vouch, Vouch)
-        for parked in self._state.vouching.hear(link, vouch, now_ns):
-            bringer = self._state.peers.get(parked.peer)
-            if bringer is None:
-                continue
-            try:
-                if parked.kind == frame.BUNDLE:
-                    self._intake.bundle(parked.peer, parked.data, parked.since_ns)
-                elif parked.kind == frame.PROOFS:
-                    self._dialogue.hear(bringer, parked.kind, parked.data, now_ns)
-                else:
-                    self._unicast.hear(bringer, parked.kind, parked.data, parked.since_ns)
-            except FrameInvalid as error:
-                self._state.blame(bringer, str(error), now_ns)
 
 
 def _rank(held: RetainedMap, topic: str, payload: bytes, rank: int) -> int:

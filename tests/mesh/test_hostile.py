@@ -27,7 +27,7 @@ from broker.mesh.limits import (
     WORK_MAX,
     WORK_QUESTION,
 )
-from broker.mesh.mesh import Mesh
+from broker.mesh.reception import Reception
 from broker.strength import Strength
 from tests.identity.fleet import Fleet
 from tests.mesh.hostile import Driver, Hostile, containers
@@ -234,8 +234,10 @@ def test_whoever_calls_itself_otherwise_is_dropped_once_and_heard_no_more():
 
 def test_the_rest_of_a_frame_is_not_looked_at_once_its_link_is_closed(monkeypatch):
     """It may hold hundreds of bundles with a signature each."""
-    driver, looked_at, record = Driver(Random(1)), [], Mesh._record
-    monkeypatch.setattr(Mesh, "_record", lambda *given: (looked_at.append(given), record(*given)))
+    driver, looked_at, record = Driver(Random(1)), [], Reception._record
+    monkeypatch.setattr(
+        Reception, "_record", lambda *given: (looked_at.append(given), record(*given))
+    )
     driver.link_up("h")
     driver.say("h", Hello(1, "x", 1, 0, 1, True), *[Ping(1, 0, 0)] * 50)
     assert len(looked_at) == 1
