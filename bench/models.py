@@ -30,7 +30,7 @@ class Plan:
     """How much."""
 
     devices: int = 10
-    windows: int = 5
+    windows: int = 9
     rate: float = 2.0
     """Obstacles, and inferences, a second of each device."""
     chain: int = 5
