@@ -132,11 +132,13 @@ class ContentStore:
         try:
             data = path.read_bytes()
             os.utime(path)
+        except FileNotFoundError:
+            data = b""  # somebody has deleted it
         except OSError as error:
             raise self._failed(error) from None
         if sha256_of(data) != sha256:
             self._demote(sha256)
-            raise ContentDamaged(f"{path} has decayed; what is bad of it is fetched again")
+            raise ContentDamaged(f"{path} has decayed, or is gone; what is bad is fetched again")
         self._note(sha256, whole=True)
         if sha256 not in self._contents:
             self._describe(content_of(data))
@@ -155,6 +157,8 @@ class ContentStore:
         try:
             with (self._directory / sha256).open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, begin)
+        except FileNotFoundError:
+            data = b""
         except OSError as error:
             raise self._failed(error) from None
         if hashlib.sha256(data).digest() != content.digest(index):
@@ -287,7 +291,7 @@ class ContentStore:
             elif match or path.name.endswith(".new"):
                 path.unlink()
         for name in self._entries:
-            with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 written = (self._directory / f"{name}.json").read_bytes()
                 content = msgspec.json.decode(written, type=Content)
                 if content.sha256 == name:
@@ -295,7 +299,7 @@ class ContentStore:
         for path in self._directory.glob("*.json"):
             if path.stem not in self._entries:
                 path.unlink()
-        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
             written = (self._directory / KEPT).read_bytes()
             self._kept = msgspec.json.decode(written, type=tuple[tuple[str, ...], ...])
 
@@ -336,11 +340,14 @@ class ContentStore:
         self._evicted += 1
 
     def _demote(self, name: str) -> None:
-        """A file has decayed: it is partial now."""
+        """A file has decayed: it is partial now, or nothing where it is gone or cannot be put aside."""
         self._damaged += 1
-        with contextlib.suppress(OSError):
+        try:
             (self._directory / name).replace(self._directory / f"{name}.part")
-        self._note(name, whole=False)
+        except OSError:
+            self._forget(name)
+        else:
+            self._note(name, whole=False)
 
     def _note(self, name: str, *, whole: bool) -> None:
         with contextlib.suppress(OSError):

@@ -156,6 +156,33 @@ def test_bytes_that_decay_are_found_and_only_their_chunk_is_missing(tmp_path):
     assert store.statistics().damaged == 2
 
 
+@pytest.mark.parametrize("how", ["read", "chunk"])
+@pytest.mark.parametrize("what", ["deleted", "stuck"])
+def test_bytes_that_are_gone_or_cannot_be_put_aside_are_fetched_again(
+    tmp_path, monkeypatch, what, how
+):
+    store = ContentStore(tmp_path)
+    name = store.add(DATA).sha256
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        if what == "deleted":
+            (tmp_path / name).unlink()
+        else:
+            (tmp_path / name).write_bytes(bytes(len(DATA)))
+            patch.setattr(Path, "replace", refuse)
+        if how == "read":
+            with pytest.raises(ContentDamaged):
+                store.read(name)
+        else:
+            assert store.chunk(name, 2) is None
+    assert not store.holds(name)
+    store.add(DATA)
+    assert store.read(name) == DATA
+
+
 def test_a_partial_file_that_decays_is_served_no_more(tmp_path):
     partial = ContentStore(tmp_path).open(CONTENT)
     fill(partial, range(4))
@@ -165,7 +192,9 @@ def test_a_partial_file_that_decays_is_served_no_more(tmp_path):
     assert partial.have == 0b1110
 
 
-@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff\xfe", b'{"sha256": 3}', b"[" * 5_000])
+@pytest.mark.parametrize(
+    "junk", [b"", b"{}", b"\xff\xfe", b'{"sha256": 3}', b'{"x":' + b"[" * 5_000]
+)
 def test_damaged_notes_beside_good_content_cost_no_content(tmp_path, junk):
     store = ContentStore(tmp_path)
     name = store.add(DATA).sha256
