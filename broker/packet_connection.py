@@ -61,7 +61,8 @@ class PacketConnection(asyncio.Protocol, abc.ABC):
     def abandon(self) -> None:
         """Close a connection that nobody waits for any more."""
         self.abort()
-        if not self.ready.cancel():
+        self.ready.cancel()  # which it is already if a time-out ended the wait for it
+        if not self.ready.cancelled():
             self.ready.exception()  # it is told by whoever gives up
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

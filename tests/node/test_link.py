@@ -1,6 +1,7 @@
 """The dialling end of a link."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import sys
@@ -13,6 +14,7 @@ from broker.dialler import Dialler, Wish
 from broker.embedded import packets
 from broker.link import Neighbour
 from broker.lookup import Lookup
+from broker.mqtt_client import connect
 from broker.radio import Radio
 from tests.program import DEADLINE_S, started
 from tests.waiting import until
@@ -165,6 +167,50 @@ def test_a_neighbour_that_hangs_up_at_once_is_not_dialled_in_a_loop():
         await stopped(task)
         server.close()
         await server.wait_closed()
+
+    asyncio.run(story())
+
+
+@contextlib.asynccontextmanager
+async def silence():
+    """A broker that takes connections and says nothing; its port."""
+    visits = []
+
+    async def say_nothing(reader, writer):
+        visits.append(asyncio.current_task())
+        with contextlib.suppress(OSError):
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    await asyncio.gather(*visits)
+
+
+def test_a_neighbour_that_takes_the_connection_and_says_nothing_is_tried_again(monkeypatch):
+    monkeypatch.setattr("broker.dialler.CONNECT_TIMEOUT_S", 0.05)
+
+    async def story():
+        async with silence() as port:
+            dial = dialler("127.0.0.1", port, Owner())
+            task = asyncio.create_task(dial.run())
+            await until(lambda: dial.failures >= 2 or task.done(), "a second attempt")
+            assert not task.done()
+            await stopped(task)
+
+    asyncio.run(story())
+
+
+def test_so_is_a_hub_or_a_foreign_broker(monkeypatch):
+    monkeypatch.setattr("broker.mqtt_client.CONNECT_TIMEOUT_S", 0.05)
+
+    async def story():
+        async with silence() as port:
+            with pytest.raises(TimeoutError):
+                await connect(Lookup("127.0.0.1", port), packets.encode_connect("a", 1), Owner())
 
     asyncio.run(story())
 
