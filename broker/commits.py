@@ -143,7 +143,7 @@ class Commits:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._crowded.wait(), SYNC_S)
             try:
-                await asyncio.to_thread(self._store.checkpoint)
+                await _in_thread(self._store.checkpoint)
             except StoreFailed as error:
                 self._tell(str(error))
                 await asyncio.sleep(SYNC_S)
@@ -157,7 +157,7 @@ class Commits:
         while self._syncing is not None:
             await self._syncing
         try:
-            await asyncio.to_thread(self._store.checkpoint)
+            await _in_thread(self._store.checkpoint)
         except StoreFailed as error:
             self._fail(error)
         else:
@@ -177,7 +177,7 @@ class Commits:
         await self._pause(SYNC_DELAY_S)
         upto, began_s = self.turn, time.monotonic()
         try:
-            await asyncio.to_thread(self._store.sync)
+            await _in_thread(self._store.sync)
         except StoreFailed as error:
             self.syncs_failed += 1
             self._broken = True
@@ -222,6 +222,18 @@ class Commits:
                 future.set_exception(error)
                 future.exception()  # nobody need be waiting
         self._tell(str(error))
+
+
+async def _in_thread(step: Callable[[], None]) -> None:
+    """Have the store do what blocks.
+
+    Raises:
+        StoreFailed: It could not, or there is no room for another thread.
+    """
+    try:
+        await asyncio.to_thread(step)
+    except RuntimeError as error:
+        raise StoreFailed(f"the disk cannot be waited for: {error}") from error
 
 
 def _wake(future: asyncio.Future[None]) -> None:

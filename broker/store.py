@@ -21,6 +21,7 @@ starts without memory, as a new one would. Only one process may use a state dire
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -167,9 +168,10 @@ class Store:
         if self._distrusted:
             self.checkpoint()
             return
-        with self._turns:
-            files = [journal.duplicate() for journal in self._journals]
+        files: list[int] = []
         try:
+            with self._turns:
+                files.extend(journal.duplicate() for journal in self._journals)
             while files:
                 sync_file(files.pop(0))
         except OSError as error:
@@ -202,8 +204,9 @@ class Store:
             with self._turns:
                 done, self._journals = self._journals[:-1], self._journals[-1:]
             for journal in done:
-                journal.close()
-                journal.path.unlink()
+                with contextlib.suppress(OSError):  # the next boot passes over it, and deletes it
+                    journal.close()
+                    journal.path.unlink()
             self._distrusted = False
 
     def _begin_journal(self, number: int) -> tuple[Changes, PendingSessions]:

@@ -1,5 +1,7 @@
 """What the store keeps, and what it does when it cannot."""
 
+import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -381,6 +383,43 @@ def test_what_a_checkpoint_has_folded_survives_a_power_cut_and_later_commits_may
         store.sync()
         with disk.cut_power(tmp_path / "c", torn=0) as after:
             assert len(after.boot().own) == 9
+
+
+def test_a_sync_for_which_there_is_no_descriptor_is_told_and_the_next_one_is_good(
+    tmp_path, monkeypatch
+):
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        store.commit(Changes(clock_bound=1))
+        with monkeypatch.context() as patch:
+            patch.setattr("os.dup", no_descriptor)
+            with pytest.raises(StoreFailed, match="Too many open"):
+                store.sync()
+        store.sync()
+    with closing(Store(tmp_path)) as store:
+        assert store.boot().clock_bound == 1
+
+
+def no_descriptor(_):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_journal_that_cannot_be_deleted_ends_nothing(tmp_path, monkeypatch):
+    def refused(path):
+        raise OSError(errno.EACCES, f"{path} stays")
+
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        store.commit(Changes(clock_bound=1))
+        with monkeypatch.context() as patch:
+            patch.setattr("pathlib.Path.unlink", refused)
+            store.checkpoint()
+        assert len(journals(tmp_path)) == 2
+        store.commit(Changes(clock_bound=2))
+        store.checkpoint()
+    with closing(Store(tmp_path)) as store:
+        assert store.boot().clock_bound == 2
+        assert len(journals(tmp_path)) == 1
 
 
 def test_after_a_failed_sync_nothing_counts_as_durable_before_a_checkpoint(tmp_path, monkeypatch):

@@ -153,6 +153,25 @@ def test_a_failed_sync_acknowledges_nothing_and_the_next_good_one_does(tmp_path)
     asyncio.run(story())
 
 
+def test_a_sync_for_which_there_is_no_thread_is_told_and_the_next_one_is_good(
+    tmp_path, monkeypatch
+):
+    async def story():
+        node = await started("a", Store(tmp_path / "a"))
+
+        async def no_thread(step):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("asyncio.to_thread", no_thread)
+            with pytest.raises(StoreFailed, match="new thread"):
+                await node.publish("t", b"x", qos=1)
+        await node.publish("t", b"y", qos=1)
+        await node.stop()
+
+    asyncio.run(story())
+
+
 def test_stopping_makes_everything_durable_and_tells_who_waits(tmp_path):
     async def story():
         disk = SlowDisk(tmp_path)
