@@ -160,7 +160,7 @@ class Credentials:
             return
         try:
             await asyncio.to_thread(signers.save, pem)
-        except SecretUnusable as error:
+        except (SecretUnusable, RuntimeError) as error:  # the latter where no thread can be had
             logger.warning("%s: certificates of others: %s", self._node.device, error)
 
     def _hear_renewed(self) -> None:

@@ -136,9 +136,10 @@ class Logins:
                     right = await loop.run_in_executor(
                         self._thread, matches, trial.password, trial.stored
                     )
-                except (MemoryError, ValueError):  # OpenSSL says either when it gets no memory
+                # OpenSSL says either of the first two when it gets no memory, a pool the last when it gets no thread.
+                except (MemoryError, ValueError, RuntimeError):
                     if not trial.answer.done():  # unless who asked has hung up meanwhile
-                        why = "there is no memory to try a password"
+                        why = "there is no memory, or no thread, to try a password"
                         trial.answer.set_exception(self._put_off(why, trial.address))
                     continue
                 took_s = _clock_s() - began_s

@@ -223,6 +223,20 @@ async def test_without_memory_to_try_it_nobody_is_let_in_and_it_is_tried_again(
     assert await code(made, "anna", b"right") == 0
 
 
+async def test_without_a_thread_to_try_it_in_the_next_try_may_have_one(
+    trials, path, monkeypatch
+) -> None:
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    made, _ = at(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await code(made, "anna", b"right") == 3
+    assert await code(made, "anna", b"right") == 0
+
+
 async def test_what_is_remembered_is_bounded(trials, path, monkeypatch) -> None:
     monkeypatch.setattr(logins, "_REMEMBERED_MAX", 4)
     made, _ = at(path)

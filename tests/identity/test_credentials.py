@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 import uvloop
@@ -189,6 +190,28 @@ def test_nobody_makes_the_fleet_forget_a_list(fleet, tmp_path, monkeypatch):
             assert a.said.revoked == b.said.revoked == 2
 
     uvloop.run(story())
+
+
+def test_certificates_that_no_thread_stores_end_nothing(fleet, tmp_path, monkeypatch, caplog):
+    a = Member(fleet, "a", tmp_path)
+
+    class Unsaved:
+        def take_unsaved(self):
+            return "certificates"
+
+        save = None
+
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    async def story():
+        async with running(a):
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refused)
+                await a.credentials._save(Unsaved())
+
+    asyncio.run(story())
+    assert "a: certificates of others: can't start new thread" in caplog.text
 
 
 def test_the_time_is_the_latest_that_is_known(fleet, tmp_path):
