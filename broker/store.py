@@ -10,6 +10,8 @@ old one's number, and deletes it; most of what was journalled is obsolete by the
 is what spares an SD card. `sync` and `checkpoint` block, and are made to be called in threads. One record holds
 whatever a turn changed. When to sync is for `commits.py` to say.
 
+A checkpoint that has failed is finished before the next one begins: there are two journals at most, a descriptor each.
+
 A boot folds the journals that it finds, in their order and up to the first record that is not whole.
 
 A sync that has failed says nothing of what it was to write, and the next one would not either (the kernel has dropped
@@ -99,9 +101,11 @@ class Store:
         """Held for as long as a commit takes: who changes journals waits for the turn."""
         self._folding = threading.Lock()
         self._journals: list[Journal] = []
-        """The last is written to; those before it are being folded."""
+        """The last is written to; the one before it, if any, is being folded."""
         self._pending, self._pending_sessions = Changes(), PendingSessions()
-        """What the journals say together."""
+        """What the last journal says."""
+        self._unfolded: tuple[Changes, PendingSessions] | None = None
+        """What the one before it says."""
         self._distrusted = False
 
     def boot(self) -> Restored:
@@ -188,26 +192,31 @@ class Store:
             StoreFailed: It may not survive one.
         """
         with self._folding:
-            if self._journals[-1].empty and len(self._journals) == 1:
-                self._distrusted = False
-                return
-            folded, sessions = self._begin_journal(self._journals[-1].number + 1)
-            try:
-                self._fold(folded, sessions, self._journals[-2].number)
-            except (sqlite3.Error, OverflowError) as error:
-                self._relayed.failed()
-                with self._turns:
-                    folded.absorb(self._pending)
-                    sessions.absorb(self._pending_sessions.changes())
-                    self._pending, self._pending_sessions = folded, sessions
-                raise StoreFailed(f"{self._path} cannot be written: {error}") from None
-            with self._turns:
-                done, self._journals = self._journals[:-1], self._journals[-1:]
-            for journal in done:
-                with contextlib.suppress(OSError):  # the next boot passes over it, and deletes it
-                    journal.close()
-                    journal.path.unlink()
+            if self._unfolded is not None:
+                self._fold_one(*self._unfolded)  # the last checkpoint has failed
+            if not self._journals[-1].empty:
+                self._unfolded = self._begin_journal(self._journals[-1].number + 1)
+                self._fold_one(*self._unfolded)
             self._distrusted = False
+
+    def _fold_one(self, changes: Changes, sessions: PendingSessions) -> None:
+        """Fold what the journal before the last one says, and delete it.
+
+        Raises:
+            StoreFailed: It stays, for the next checkpoint.
+        """
+        done = self._journals[0]
+        try:
+            self._fold(changes, sessions, done.number)
+        except (sqlite3.Error, OverflowError) as error:
+            self._relayed.failed()
+            raise StoreFailed(f"{self._path} cannot be written: {error}") from None
+        self._unfolded = None
+        with self._turns:
+            self._journals = self._journals[1:]
+        with contextlib.suppress(OSError):  # the next boot passes over it, and deletes it
+            done.close()
+            done.path.unlink()
 
     def _begin_journal(self, number: int) -> tuple[Changes, PendingSessions]:
         """Have turns go to a new journal from now on; returns what those before it say.

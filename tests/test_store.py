@@ -185,6 +185,9 @@ def test_while_checkpoints_fail_the_journals_are_bounded(tmp_path, monkeypatch):
                 store.checkpoint()
         with pytest.raises(StoreFailed, match="is full"):
             store.commit(Changes(clock_bound=1))
+        assert (
+            len(journals(tmp_path)) == 2
+        )  # each is a descriptor, and a checkpoint is tried every few seconds
 
 
 def journals(directory):
