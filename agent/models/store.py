@@ -192,6 +192,8 @@ class ContentStore:
         try:
             self._make_room(content)
             self._write_down(content)
+            with contextlib.suppress(FileNotFoundError):
+                (self._directory / name).replace(path)  # it has decayed
             partial = Partial(path, content)
         except (OSError, DiskFailed) as error:
             if name not in self._entries:
@@ -340,14 +342,11 @@ class ContentStore:
         self._evicted += 1
 
     def _demote(self, name: str) -> None:
-        """A file has decayed: it is partial now, or nothing where it is gone or cannot be put aside."""
+        """A file has decayed, or is gone: `open` finds what is good of it."""
         self._damaged += 1
-        try:
-            (self._directory / name).replace(self._directory / f"{name}.part")
-        except OSError:
-            self._forget(name)
-        else:
-            self._note(name, whole=False)
+        with self._lock:
+            if name in self._entries:
+                self._entries[name] = self._entries[name]._replace(whole=False)
 
     def _note(self, name: str, *, whole: bool) -> None:
         with contextlib.suppress(OSError):
