@@ -1,6 +1,8 @@
 """A log that others can write to has an end a minute, and says what it left out."""
 
 import logging
+import os
+import re
 
 import pytest
 
@@ -52,3 +54,20 @@ def test_a_device_logs_at_this_pace(monkeypatch):
     monkeypatch.setattr(root, "handlers", [])
     serve.set_up_logging()
     assert [type(one) for handler in root.handlers for one in handler.filters] == [LogPace]
+
+
+def test_only_lines_for_the_journal_bear_no_time(monkeypatch, tmp_path):
+    root = logging.getLogger()
+    with (tmp_path / "journal").open("w") as journal:
+        monkeypatch.setattr("sys.stderr", journal)
+        file = os.fstat(journal.fileno())
+        for stream, form in (
+            (f"{file.st_dev}:{file.st_ino}", r"WARNING here\n"),
+            (f"{file.st_dev}:{file.st_ino + 1}", r"\d{4}-.* WARNING here\n"),
+        ):
+            monkeypatch.setenv("JOURNAL_STREAM", stream)
+            monkeypatch.setattr(root, "handlers", [])
+            serve.set_up_logging()
+            root.warning("here")
+            line = (tmp_path / "journal").read_text().splitlines(keepends=True)[-1]
+            assert re.fullmatch(form, line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -63,14 +64,24 @@ def end_when_told() -> None:
 
 
 def set_up_logging() -> None:
-    """Own messages and others' warnings, one line each."""
+    """Own messages and others' warnings, one line each, with the time unless the journal adds it."""
+    when = "" if _is_journal() else "%(asctime)s "
     logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+        level=logging.WARNING, format=f"{when}%(levelname)s %(message)s", stream=sys.stderr
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogPace(time.monotonic))
     for name in ("agent", "broker"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _is_journal() -> bool:
+    """Whether standard error is systemd's journal: a service is told which file that is."""
+    try:
+        file = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
 
 async def serve(make: Callable[[], Served], tell: Callable[[Served], Awaitable[None]]) -> None:
