@@ -12,9 +12,10 @@ counted; a lost connection is the owner's matter.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from broker.bridge_window import Owed, Window
+from broker.bridge_window import WINDOW, Owed, Window
 from broker.embedded import packets
 from broker.packet_connection import UNSENT_HIGH_BYTES
 from broker.topic_names import topic_matches
@@ -71,6 +72,8 @@ class Outward:
         self._routes: dict[str, int | None] = {}
         self._sync_due = True
         """Whether the broker may have missed changes of what is retained."""
+        self._untold: deque[str] = deque()
+        """Topics whose retained values it is yet to be told: at most those that the mesh retains, for each filter."""
         self.window = Window()
         self.pays = True
         """Whether this device owes kept messages; not while another one is active."""
@@ -80,8 +83,7 @@ class Outward:
         self._client = client
         client.write(self.window.again())
         if self._sync_due:
-            self._sync_due = False
-            self._owe_retained()
+            self._begin_sync()
         self.pump()
 
     def close(self) -> None:
@@ -92,6 +94,7 @@ class Outward:
         """Owe kept messages from now on, or leave them to the device that is active."""
         if self.pays and not pays:
             self.window.clear()
+            self._untold.clear()
             self._sync_due = False
         self.pays = pays
 
@@ -127,14 +130,14 @@ class Outward:
         client = self._client
         if client is None or client.unsent_bytes > UNSENT_HIGH_BYTES:
             return
+        if self._sync_due and not self._untold and not len(self.window):
+            self._begin_sync()
+        self._owe_untold()
         sent, data = self.window.send()
         for owed in sent:
             self._sent(owed.topic, owed.payload)
         if data:
             client.write(data)
-        elif self._sync_due and not len(self.window):
-            self._sync_due = False
-            self._owe_retained()
 
     def _route(self, topic: str) -> int | None:
         """The QoS at which a topic goes out; None: it does not."""
@@ -156,9 +159,18 @@ class Outward:
             packets.encode_publish(message.topic, message.payload, retained=message.retained)
         )
 
-    def _owe_retained(self) -> None:
+    def _begin_sync(self) -> None:
         """The broker may have missed changes: tell it all that is retained, deletions included."""
-        for entry in self._filters:
-            for topic, payload, qos in self._owner.retained_entries(entry.topic_filter):
-                if qos and not self._stays(topic):
-                    self.owe(topic, payload, retained=True)
+        self._sync_due = False
+        self._untold = deque(
+            topic
+            for entry in self._filters
+            for topic, _, qos in self._owner.retained_entries(entry.topic_filter)
+            if qos and not self._stays(topic)
+        )
+
+    def _owe_untold(self) -> None:
+        """Owe what is to be told as far as it can be sent now, so that none of it is dropped: as it is by then."""
+        while self._untold and len(self.window) < WINDOW:
+            for topic, payload, _ in self._owner.retained_entries(self._untold.popleft()):
+                self.window.add(Owed(topic, payload, retained=True))

@@ -1,11 +1,14 @@
 """A bridge's parts without a broker: who is active, what is owed, what is an echo."""
 
+from collections import Counter
 from random import Random
 
 import pytest
 
 from broker.bridge_claims import CLAIM_MS, LISTEN_MS, MS, SETTLE_MS, Claims
 from broker.bridge_echo import ECHO_MS, ECHOES_MAX, Echoes
+from broker.bridge_inward import Filter
+from broker.bridge_outward import Outward
 from broker.bridge_window import MESSAGES_MAX, WINDOW, Owed, Window
 from broker.embedded import packets
 
@@ -155,6 +158,67 @@ def test_what_waits_for_a_broker_that_is_away_is_bounded_and_the_oldest_goes():
     for _ in range(100):
         window.add(Owed("t", bytes(200_000), retained=False))
     assert len(window) < 100
+
+
+class Broker:
+    """It takes everything that is published there, in its own time."""
+
+    unsent_bytes = 0
+
+    def __init__(self):
+        self.parser = packets.PacketParser()
+        self.taken = []
+
+    def write(self, data):
+        self.parser.feed(data)
+
+    def take(self, outward):
+        """Acknowledge what has come; False: nothing has."""
+        came = [packets.parse_publish(flags, body) for _, flags, body in self.parser.packets()]
+        for topic, payload, packet_id in came:
+            self.taken.append((topic, payload))
+            outward.acknowledged(packet_id)
+        return bool(came)
+
+
+class Retained:
+    """The retained map of a device."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def retained_entries(self, topic_filter):
+        topics = self.values if topic_filter == "#" else [topic_filter]
+        return [(topic, self.values[topic], 1) for topic in topics]
+
+
+def test_a_broker_is_told_all_that_is_retained_however_much_it_is():
+    values = {f"home/{n}": b"%d" % n for n in range(MESSAGES_MAX + 2 * WINDOW)}
+    outward = Outward(
+        (Filter("#", 1),), Retained(values), 7, lambda _: False, lambda *_: None, Counter()
+    )
+    broker = Broker()
+    outward.open(broker)
+    while broker.take(outward) and len(broker.taken) < 2 * len(values):
+        pass
+    assert sorted(broker.taken) == sorted(values.items())
+    assert outward.window.dropped == 0
+
+
+def test_what_changes_meanwhile_is_told_as_it_is_then():
+    values = {f"home/{n}": b"old" for n in range(5 * WINDOW)}
+    outward = Outward(
+        (Filter("#", 1),), Retained(values), 7, lambda _: False, lambda *_: None, Counter()
+    )
+    broker = Broker()
+    outward.open(broker)
+    last = f"home/{5 * WINDOW - 1}"
+    values[last] = b"new"
+    outward.owe(last, b"new", retained=True)
+    while broker.take(outward):
+        pass
+    assert (last, b"old") not in broker.taken
+    assert (last, b"new") in broker.taken
 
 
 def test_packet_ids_are_not_used_twice_at_once():
