@@ -14,6 +14,7 @@ import msgspec
 from agent.commands.client import connect, secured_by
 from agent.errors import NoDevice
 from agent.report import STATUS_TOPIC
+from broker.topics import parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ class _Report(msgspec.Struct):
 
 
 async def ask(at: At, filters: Sequence[str]) -> Told:
-    """The site of a device, and what is retained under these filters.
+    """The site of a device, and what is retained under these filters on topics of the contract.
 
     Raises:
         NoDevice: No device answers.
@@ -75,7 +76,7 @@ async def ask(at: At, filters: Sequence[str]) -> Told:
                     if topic == STATUS_TOPIC:
                         report = msgspec.json.decode(payload, type=_Report)
                         return Told(report.site, report.device, values, report.follows)
-                    if payload:
+                    if payload and parse(topic):
                         values[topic] = payload
         except (TimeoutError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             pass

@@ -46,13 +46,14 @@ class _Fleet:
         self.statuses: dict[str, ModelStatus] = {}
 
     def hear(self, topic: str, payload: bytes) -> None:
-        """Take in a retained value; what cannot be read counts for nothing."""
+        """Take in a retained value; what cannot be read, or is of no topic of the contract, counts for nothing."""
+        kind = classify(topic).name
         try:
-            if classify(topic).name == "model":
+            if kind == "model":
                 data = manifest_in(read_envelope(payload))
                 self.manifest, self.digest = read_manifest(data), sha256_of(data)
-            else:
-                status = decode("model-status", payload)
+            elif kind == "model-status":
+                status = decode(kind, payload)
                 if isinstance(status, ModelStatus):
                     self.statuses[parse(topic)["device"]] = status
         except (SealBroken, ManifestInvalid, PayloadInvalid):

@@ -8,6 +8,7 @@ import pytest
 
 from agent.commands import model_desk, model_upload
 from agent.commands.model_fleet import ask, tell
+from agent.commands.model_show import list_models
 from agent.commands.model_upload import HandedOver, hand_over
 from agent.config import NeighbourConfig
 from agent.errors import NoDevice
@@ -267,6 +268,22 @@ def ail(device, why, monkeypatch):
 
 async def silence(_):
     await asyncio.Event().wait()
+
+
+def test_what_stands_on_topics_that_are_none_of_the_contract_s_is_not_heard(tmp_path, capsys):
+    """Anybody may have put it there."""
+    found = on_the_desk(tmp_path / "desk")
+    sent, _ = signed(found, 1)
+    strange = ("flock/v1/TOWN/model/occupancy", f"flock/v1/{SITE}/model/[b]x")
+
+    async def story():
+        async with one(tmp_path) as (_, at):
+            for topic in strange:
+                await tell(at, topic, sent)
+            await asyncio.to_thread(list_models, at)
+
+    asyncio.run(story())
+    assert "no models" in capsys.readouterr().out
 
 
 def test_where_nobody_follows_it_that_is_one_line(tmp_path):

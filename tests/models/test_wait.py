@@ -9,8 +9,17 @@ from agent.commands import model_wait
 from agent.commands.model_fleet import tell
 from agent.commands.model_wait import wait_for
 from agent.errors import ModelUnusable
+from agent.messages import ModelStatus
 from tests.models.devices import one
 from tests.models.follow import TOPIC, good, payload
+
+STATUS = msgspec.json.encode(
+    ModelStatus(
+        name="occupancy", version="1", manifest="0" * 64, sha256="0" * 64, state="active", reason="", running="1",
+        refused={}, at_ms=1,
+    )
+)  # fmt: skip
+"""Of a topic that names no device."""
 
 
 def story(tmp_path, devices, wait_s, *, off_by=0.0):
@@ -22,6 +31,7 @@ def story(tmp_path, devices, wait_s, *, off_by=0.0):
         expected = tuple(value + off_by for value in draft.sample.expected)
         sample = msgspec.structs.replace(draft.sample, expected=expected)
         async with one(tmp_path, models=models) as (_, at):
+            await tell(at, f"flock/v1/NOWHERE/model-status/{draft.name}/{draft.name}", STATUS)
             await tell(at, TOPIC, payload(msgspec.structs.replace(draft, sample=sample), 1))
             return await wait_for(at, "occupancy", devices, wait_s)
 
