@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agent.commands.model_fleet import At, ask
 from agent.commands.model_standing import read_standing
 from agent.commands.model_wait import wait_for
+from agent.commands.tables import console_for_tables
 from agent.commands.text import printable, say
 from agent.errors import ModelUnusable
 from agent.messages import ModelStatus, PayloadInvalid, decode
@@ -84,6 +84,6 @@ def status(at: At, name: str | None, devices: int = 0, wait_s: float = 0.0) -> N
 
 def _show(table: Table, nothing: str) -> None:
     if table.row_count:
-        Console(highlight=False, soft_wrap=True).print(table)
+        console_for_tables().print(table)
     else:
         say(nothing)

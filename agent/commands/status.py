@@ -11,18 +11,20 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agent.commands.client import connect
 from agent.commands.status_form import Report
+from agent.commands.tables import console_for_tables
 from agent.commands.text import count_of, printable, say
 from agent.errors import NoDevice
 from agent.report import NODE_TOPIC, STATUS_TOPIC
 from broker.identity import RENEW_DAYS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from agent.commands.client import Login, Secured
     from agent.commands.status_form import (
         Bridge,
@@ -64,7 +66,7 @@ async def status(
     if as_json:
         say(payload.decode())
     else:
-        render(report, Console(highlight=False, soft_wrap=True))
+        render(report, console_for_tables())
 
 
 async def _fetch(host: str, port: int, secured: Secured | None, login: Login | None) -> bytes:

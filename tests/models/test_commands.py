@@ -251,7 +251,7 @@ def test_what_was_refused_stands_beside_the_reason_if_there_is_one(monkeypatch, 
         return Told("town", "a", payloads)
 
     monkeypatch.setattr(model_show, "ask", told)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "20")  # of a terminal, and this is none
     shown = [" ".join(line.split()) for line in call("model", "status").out.splitlines()]
     assert "a occupancy 1 1 active refused: 1 slow; refused: 2 sample" in shown
     assert "b occupancy 1 1 failed slow: very; refused: 1 slow; refused: 2 sample" in shown
