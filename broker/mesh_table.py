@@ -1,7 +1,8 @@
 """The mesh's memory on this device's disk: incarnation, clock bound, positions, retained map, own publishes.
 
-Decides how what a turn changed becomes rows, and what a boot gets back of them. Assumes that it is called within the
-store's transactions. On failure: a transaction that fails leaves what was there, and the store has it still.
+Decides how what a turn changed becomes rows, what a boot gets back of them, and how many own publishes are kept while
+nobody else holds them. Assumes that it is called within the store's transactions. On failure: a transaction that fails
+leaves what was there, and the store has it still.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from broker.mesh.events import OwnBundle, Restored
+from broker.mesh.limits import LOG_BYTES_MAX
 from broker.mesh.retained import Entry, Proof
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ __all__ = ["MeshTable"]
 
 FIRST_INCARNATION_MAX: Final = 1 << 24
 """Where a device without memory begins, at random; leaves 4 billion boots above."""
+
+OWN_BYTES_MAX: Final = LOG_BYTES_MAX
+"""Own bundles that nobody else holds; more would not fit into the log of the next boot."""
 
 _decode_own: Final = msgspec.msgpack.Decoder(list[OwnBundle]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -120,6 +125,8 @@ CREATE TABLE IF NOT EXISTS proof (
                 (lane, *held),
             )
             database.execute("INSERT OR REPLACE INTO own_held VALUES (?, ?, ?)", (lane, *held))
+        if changes.own:
+            self._bound_own(database)
         if changes.passed:
             database.executemany(
                 "INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?)",
@@ -137,6 +144,17 @@ CREATE TABLE IF NOT EXISTS proof (
             "INSERT OR REPLACE INTO proof VALUES (?, ?, ?)",
             [(topic, *proof) for topic, proof in changes.proofs.items()],
         )
+
+    @staticmethod
+    def _bound_own(database: sqlite3.Connection) -> None:
+        """Let go of the oldest own bundles beyond the bound, by whole rows."""
+        rows = database.execute("SELECT folded, length(bundles) FROM own ORDER BY folded DESC")
+        size_bytes = 0
+        for folded, row_bytes in rows.fetchall():
+            size_bytes += row_bytes
+            if size_bytes > OWN_BYTES_MAX:
+                database.execute("DELETE FROM own WHERE folded < ?", (folded,))
+                return
 
     @staticmethod
     def set_number(database: sqlite3.Connection, name: str, value: int) -> None:

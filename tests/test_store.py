@@ -70,6 +70,22 @@ def test_own_bundles_go_when_a_neighbour_holds_them(tmp_path):
         assert again.boot().own == [bundles[2]]
 
 
+def test_of_own_bundles_that_nobody_else_holds_as_many_are_kept_as_the_log_takes_up(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("broker.mesh_table.OWN_BYTES_MAX", 50_000)
+    bundles = [OwnBundle(lane, (1, n), b"h", bytes(1000)) for n in range(1, 101) for lane in (3, 5)]
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        for begin in range(0, len(bundles), 10):
+            store.commit(Changes(own=bundles[begin : begin + 10]))
+            store.checkpoint()
+    with closing(Store(tmp_path)) as store:
+        own = store.boot().own
+    assert 50 <= len(own) <= 60
+    assert sorted(own) == sorted(bundles[-len(own) :])
+
+
 def test_a_raised_incarnation_replaces_own_bundles(tmp_path):
     store = Store(tmp_path)
     store.boot()
