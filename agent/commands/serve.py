@@ -1,15 +1,17 @@
 """`flockmq run` and `flockmq broker`: start, serve until told to stop, say goodbye.
 
 SIGINT and SIGTERM stop a device cleanly; a second one does nothing more, since stopping is bounded. While it loads what
-it remembers, which takes seconds for some 100,000 messages, they end it where it is, as a kill would. Logging goes to
-standard error: this program's own from INFO on, that of libraries from WARNING on, at a pace (`log_pace.py`).
+it remembers, which takes seconds for some 100,000 messages, they end it where it is, as a kill would. Where systemd
+has started it, that is told when it serves, and that it lives (`systemd.py`).
+Logging goes to standard error: this program's own from INFO on, that of libraries from WARNING on, at a pace
+(`log_pace.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent.commands.systemd import Supervisor, is_journal
 from agent.commands.text import say
 from agent.event_loop import loop_factory
 from agent.log_pace import LogPace
@@ -57,15 +60,17 @@ class Served(Protocol):
 def end_when_told() -> None:
     """Have a signal end the process at once, for as long as nothing is served.
 
-    By default a signal would do so, too, but not to the first process of a container.
+    By default a signal would do so, too, but not to the first process of a container. SIGABRT, which systemd sends
+    to one that hangs, ends it at any time, and it says where it was.
     """
+    faulthandler.enable()
     for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
 
 
 def set_up_logging() -> None:
     """Own messages and others' warnings, one line each, with the time unless the journal adds it."""
-    when = "" if _is_journal() else "%(asctime)s "
+    when = "" if is_journal() else "%(asctime)s "
     logging.basicConfig(
         level=logging.WARNING, format=f"{when}%(levelname)s %(message)s", stream=sys.stderr
     )
@@ -73,15 +78,6 @@ def set_up_logging() -> None:
         handler.addFilter(LogPace(time.monotonic))
     for name in ("agent", "broker"):
         logging.getLogger(name).setLevel(logging.INFO)
-
-
-def _is_journal() -> bool:
-    """Whether standard error is systemd's journal: a service is told which file that is."""
-    try:
-        file = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
 
 async def serve(make: Callable[[], Served], tell: Callable[[Served], Awaitable[None]]) -> None:
@@ -93,12 +89,16 @@ async def serve(make: Callable[[], Served], tell: Callable[[Served], Awaitable[N
         loop.add_signal_handler(number, stopped.set)
     await served.start()
     spare()
-    told = asyncio.ensure_future(tell(served))
+    supervisor = Supervisor()
+    supervisor.tell("READY=1")
+    beside = [asyncio.ensure_future(each) for each in (tell(served), supervisor.show_life())]
     try:
         await stopped.wait()
     finally:
-        told.cancel()
-        await asyncio.gather(told, return_exceptions=True)
+        supervisor.tell("STOPPING=1")
+        for each in beside:
+            each.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await served.stop()
 
 
