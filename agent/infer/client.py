@@ -89,6 +89,8 @@ class InferenceClient:
             self._limits.invoke_timeout_s,
             edge_tpu,
         )
+        self._invoke_ns_max = (self._settings.invoke_alarm_s + 1) * 1_000_000_000
+        """An alarm of whole seconds would have ended the worker."""
         self._template: SharedTemplate
         self._memory: BinaryIO | None = None
         self._worker: WorkerProcess | None = None
@@ -211,6 +213,10 @@ class InferenceClient:
             answer = await worker.ask(Verb.INVOKE, self._limits.invoke_timeout_s)
             if answer.verb is not Verb.DONE:
                 raise InvokeFailed(answer.text)
+            if answer.value > self._invoke_ns_max:  # the model may have taken the worker over
+                lie = f"says that an inference took {answer.value / 1e9:g} s"
+                worker.kill(lie)
+                raise WorkerLost(lie)
             output = self._output.copy()
             if not _finite(output):
                 raise InvokeFailed("what comes out holds NaN or infinity")

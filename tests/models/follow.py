@@ -56,6 +56,8 @@ def ill_made(self, interpreter, model, num_threads):
         time.sleep(3600)
     if self.ill == "lies at load":
         wire.pack_loaded = lambda *_: b'["runs", [[-1, 4], "float32"], 5]'
+    if self.ill == "lies of its time":
+        time.perf_counter_ns = lambda: time.monotonic_ns() ** 2
     made(self, interpreter, model, num_threads)
 def ill_invoke(self, features):
     self.invoked += 1

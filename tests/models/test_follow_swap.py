@@ -83,6 +83,7 @@ def test_a_version_that_replaces_another_waits_for_its_moment_where_others_are_a
         ("crash at load", "does not load"),
         ("hang at load", "does not load"),
         ("lies at load", "does not load"),
+        ("lies of its time", "trial failed"),
         ("crash at sample", "trial failed"),
         ("hang at sample", "trial failed"),
         ("slow", "slow"),
