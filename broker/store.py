@@ -293,7 +293,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         try:
             return self._connect()
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise StoreFailed(
                 f"{self._path} cannot be opened: {error}; it wants room on a disk that this user may write to"
             ) from None
@@ -302,6 +302,8 @@ class Store:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
+        # For this user only, as the journals; SQLite gives the files beside it the same mode.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         database = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")

@@ -35,6 +35,15 @@ def test_the_first_boot_has_no_memory(store):
     assert restored.known_since is None
 
 
+def test_what_is_stored_is_for_this_user_only(store, tmp_path):
+    store.boot()
+    store.commit(Changes(clock_bound=1))
+    store.checkpoint()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert {"lock", "mesh.sqlite", "mesh.sqlite-wal"} < modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
 def test_everything_committed_comes_back(tmp_path):
     store = Store(tmp_path)
     first = store.boot().incarnation
