@@ -66,13 +66,20 @@ class Attempts:
         """Whose version is tried or watched, which was noted on the disk."""
 
     async def load(self, accepted: Accepted, files: Mapping[Kind, ModelFile]) -> Version:
-        """Load a version that ran well before, untried.
+        """Load a version, untried.
 
         Raises:
-            InferenceError: It does not load, or there is no worker.
-            OSError: There is no worker.
+            ModelRejected: It does not load.
+            Later: There is no room, or no worker.
         """
-        return await self._client.prepare(files, accelerator_check(accepted.manifest))
+        try:
+            return await self._client.prepare(files, accelerator_check(accepted.manifest))
+        except ModelRejected:
+            raise
+        except NoRoom as error:
+            raise self._later(accepted, error, ROOM_AGAIN_S) from None
+        except (InferenceError, OSError) as error:
+            raise self._later(accepted, error, TRY_AGAIN_S) from None
 
     async def make(
         self, accepted: Accepted, files: Mapping[Kind, ModelFile], running: Version | None
@@ -96,11 +103,9 @@ class Attempts:
         try:
             await self._begin(accepted)
             version = await self.load(accepted, files)
-        except NoRoom as error:
-            raise self._later(accepted, error, ROOM_AGAIN_S) from None
         except ModelRejected as error:
             raise VersionBad("does not load", error.reason) from None
-        except (InferenceError, OSError, SecretUnusable) as error:
+        except SecretUnusable as error:
             raise self._later(accepted, error, TRY_AGAIN_S) from None
         try:
             return version, await try_out(version, accepted.manifest, running, self._around.fits)

@@ -24,7 +24,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from agent.infer.backend import InferenceError
+from agent.infer.backend import ModelRejected
 from agent.models.acceptance import ManifestRefused, NotStored
 from agent.models.attempts import Attempts
 from agent.models.canaries import Canaries
@@ -157,7 +157,7 @@ class ModelFollower:
     # What the device begins with.
 
     async def _begin(self) -> Accepted | None:
-        """Run what ran well last, untried: there is nothing else to run. Returns it if its bytes cannot be had."""
+        """Run what ran well last, untried: there is nothing else to run. Returns it if that cannot be, for now."""
         good = await asyncio.to_thread(self._acceptance.last_good)
         if good is None:
             return None
@@ -173,7 +173,10 @@ class ModelFollower:
         try:
             await self._until_newer(self._library.bring(good.variant.content, good.manifest.deltas))
             await self._resume(good)
-        except (_Newer, Later):
+        except _Newer:
+            return good
+        except Later as later:
+            asyncio.get_running_loop().call_later(later.pause_s, self._changed.set)
             return good
         self._judged = False  # what stands is said again
         self._changed.set()
@@ -183,12 +186,12 @@ class ModelFollower:
         """Fetch, load and use what ran well before.
 
         Raises:
-            Later: Its bytes cannot be had, or not be kept.
+            Later: Its bytes cannot be had, or not be kept, or not be loaded for now.
         """
         files = await self._files.fetch(good)
         try:
             version = await self._attempts.load(good, files)
-        except (InferenceError, OSError) as error:
+        except ModelRejected as error:
             # Not `failed`: others may wait for what becomes of this version, and it did well here.
             self._telling.count("does not load")
             text = f"it ran well before, and does not load now: {error}"

@@ -5,14 +5,17 @@ import errno
 import os
 import shutil
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import pytest
 
 from agent.infer.backend import ModelRejected
 from agent.infer.kinds import Kind
+from agent.infer.records import WorkerLost
+from agent.infer.standby import StandbyClient
+from agent.models import attempts, telling, version_files
 from agent.models import follower as follower_module
-from agent.models import telling, version_files
 from agent.models.content import content_of
 from agent.models.errors import ContentDamaged, DiskFailed, StoreFull, TooLarge
 from agent.models.manifest import Variant
@@ -233,6 +236,39 @@ def test_a_last_good_version_whose_bytes_come_late_and_do_not_load_is_tried_once
             assert it.states.count(("1", "waiting")) == 1
 
     asyncio.run(story())
+
+
+def test_a_last_good_version_for_which_there_is_no_worker_is_tried_again(
+    tmp_path, models, monkeypatch
+):
+    monkeypatch.setattr(attempts, "TRY_AGAIN_S", 0.05)
+    monkeypatch.setattr(StandbyClient, "prepare", prepare := Refusing(StandbyClient.prepare))
+
+    async def story():
+        async with beginning_late(tmp_path, models, monkeypatch) as (it, come_back):
+            prepare.times = 3
+            come_back()
+            await it.becomes("2", "failed", "1")
+            assert prepare.times == 0
+
+    asyncio.run(story())
+
+
+class Refusing:
+    """A step that meets a lost worker so many times first."""
+
+    def __init__(self, step):
+        self.times = 0
+        self._step = step
+
+    def __get__(self, client, _):
+        return partial(self, client)
+
+    async def __call__(self, *arguments):
+        if self.times:
+            self.times -= 1
+            raise WorkerLost("as the test says")
+        return await self._step(*arguments)
 
 
 def with_neighbours(it, data):
