@@ -26,6 +26,7 @@ from agent.models.acceptance import ManifestRefused
 from agent.models.content import sha256_of
 from agent.models.errors import TransferError
 from agent.models.limits import OFFER_IDLE_S
+from broker.tasks import tell_failure
 
 if TYPE_CHECKING:
     from agent.models.acceptance import Acceptance
@@ -106,7 +107,9 @@ class Handover:
         self._offer, self._failure = offer, ""
         if missing:
             self._library.take_from(sender)
-            self._task = asyncio.create_task(self._fetch(missing, manifest))
+            name = f"{self._device} taking what an operator offers"
+            self._task = asyncio.create_task(self._fetch(missing, manifest), name=name)
+            self._task.add_done_callback(tell_failure)
         return Offered(wanted)
 
     async def _fetch(self, missing: list[Content], manifest: Manifest) -> None:

@@ -388,3 +388,28 @@ def test_of_two_offers_at_a_time_one_is_fetched():
         assert fetching == []
 
     asyncio.run(story())
+
+
+def test_a_hand_over_that_ends_by_a_defect_is_told(caplog):
+    class Defective:
+        def take_from(self, _):
+            pass
+
+        async def keeps(self, _):
+            return False
+
+        async def fetch(self, *_):
+            raise ZeroDivisionError("a defect")
+
+    def examine(sent):
+        return SimpleNamespace(manifest=SimpleNamespace(contents=(content_of(sent),), deltas=()))
+
+    async def story():
+        served = {}
+        calls = SimpleNamespace(serve=served.__setitem__)
+        handover = Handover(calls, "a", Defective(), SimpleNamespace(examine=examine))
+        await served[SERVICE](Request("a", "1", b"first"))
+        await until(lambda: "ZeroDivisionError: a defect" in caplog.text, "that it is told")
+        await handover.close()
+
+    asyncio.run(story())
