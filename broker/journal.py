@@ -3,8 +3,8 @@
 Decides what of it counts after a power cut: the records up to the first one that is not whole. Each carries a checksum
 over itself and all before it, through one file after the other, so that what follows a hole is never taken up.
 
-Assumes one writer. A write that fails is taken back, so that a full disk leaves no half a record in the middle; if
-that fails as well, the checksums show the end.
+Assumes one writer. The next record takes the place of one that a full disk took half of, so there is none in the
+middle; at the end, the checksums show it.
 
 Layout: 8 bytes `flockmq1`, u32 checksum of the file before (0: none); then records, each u32 length, u32 checksum
 (CRC-32 of the record, begun with the checksum before it), record. Big-endian.
@@ -14,6 +14,7 @@ Source: the log of ARIES (Mohan et al. 1992), of which redo alone is left; chain
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -30,7 +31,7 @@ _HEAD: Final = struct.Struct(">8sI")
 _RECORD: Final = struct.Struct(">II")
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)
-_write: Final = os.write
+_write: Final = os.pwrite
 
 
 class Journal:
@@ -84,19 +85,12 @@ class Journal:
         os.close(self._file)
 
     def _append(self, data: bytes) -> None:
-        try:
-            written = _write(self._file, data)
-        except OSError:
-            self._take_back()
-            raise
+        written = _write(self._file, data, self.size_bytes)
         if written != len(data):
-            self._take_back()
+            with contextlib.suppress(OSError):  # the next record overwrites it
+                os.ftruncate(self._file, self.size_bytes)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.size_bytes += written
-
-    def _take_back(self) -> None:
-        os.ftruncate(self._file, self.size_bytes)
-        os.lseek(self._file, self.size_bytes, os.SEEK_SET)
 
 
 def sync_file(file: int) -> None:

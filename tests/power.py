@@ -46,12 +46,12 @@ class FullDisk:
         self.room = None
         monkeypatch.setattr("broker.journal._write", self._write)
 
-    def _write(self, file, data):
+    def _write(self, file, data, at):
         path = Path(f"/proc/self/fd/{file}").readlink()
         if self.room is None or not path.is_relative_to(self.directory):
-            return os.write(file, data)
+            return os.pwrite(file, data, at)
         if not self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written = os.write(file, data[: self.room])
+        written = os.pwrite(file, data[: self.room], at)
         self.room -= written
         return written

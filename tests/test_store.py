@@ -169,6 +169,25 @@ def test_a_full_disk_stores_nothing_and_says_so(tmp_path, monkeypatch, room):
     assert restored.own == []
 
 
+def test_half_a_record_that_cannot_be_taken_back_costs_no_later_one(tmp_path, monkeypatch):
+    def refused(file, size_bytes):
+        raise OSError(errno.EIO, f"{file} stays longer than {size_bytes}")
+
+    disk = FullDisk(monkeypatch, tmp_path)
+    with closing(Store(tmp_path)) as store:
+        store.boot()
+        store.commit(Changes(clock_bound=1))
+        disk.room = 10
+        with monkeypatch.context() as patch:
+            patch.setattr("os.ftruncate", refused)
+            with pytest.raises(StoreFailed):
+                store.commit(Changes(clock_bound=2))
+        disk.room = None
+        store.commit(Changes(clock_bound=3))
+    with closing(Store(tmp_path)) as store:
+        assert store.boot().clock_bound == 3
+
+
 def test_a_checkpoint_that_fails_loses_nothing(tmp_path, monkeypatch):
     disk = FullDisk(monkeypatch, tmp_path)
     bundles = [OwnBundle(3, (1, n), b"h", bytes(100_000)) for n in range(1, 7)]
