@@ -248,8 +248,12 @@ class PacketParser:
 
     def feed(self, data: bytes) -> None:
         """Take what was read from the stream."""
-        self._chunks.append(data)
-        self._chunks_bytes += len(data)
+        if self._chunks or self._position < len(self._buffer):
+            self._chunks.append(data)
+            self._chunks_bytes += len(data)
+        else:  # nothing waits, as between whole packets: no copy
+            self._buffer = data
+            self._position = 0
 
     def packets(self) -> Iterator[tuple[int, int, bytes]]:
         """Hand out whole packets in order: type, flags, body.
@@ -258,9 +262,10 @@ class PacketParser:
             MalformedPacket: at the first bytes that cannot start a packet; nothing follows.
 
         """
-        if self.buffered_bytes < self._needed_bytes:
-            return
-        self._needed_bytes = 0
+        if self._needed_bytes:
+            if self.buffered_bytes < self._needed_bytes:
+                return
+            self._needed_bytes = 0
         if self._chunks:
             self._buffer = b"".join((self._buffer[self._position :], *self._chunks))
             self._position = 0
