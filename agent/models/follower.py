@@ -84,6 +84,8 @@ class ModelFollower:
         self._changed = asyncio.Event()
         self._pending: Accepted | None = None
         """On its way."""
+        self._storing = asyncio.Lock()
+        """Of what ran well: one version after the other, however long the disk takes."""
         self._running = Running(client, self._proved, self._rolled_back)
         self._telling = Telling(around, lambda: self.active, acceptance.unbelieved)
         self._files = VersionFiles(library, client, self._telling)
@@ -281,16 +283,17 @@ class ModelFollower:
 
     async def _proved(self, accepted: Accepted) -> None:
         self._settle(accepted, "active", "")
-        version = self._running.version
-        if version is not None:
-            compiled = () if version.compiled is None else (version.compiled.sha256,)
-            await self._library.runs(version.info.sha256, *compiled)
-        try:
-            await asyncio.to_thread(self._acceptance.ran_well, accepted)
-        except SecretUnusable as error:
-            logger.error(
-                "version %s is forgotten at a restart: %s", accepted.manifest.version, error
-            )
+        async with self._storing:
+            version = self._running.version
+            if version is not None:
+                compiled = () if version.compiled is None else (version.compiled.sha256,)
+                await self._library.runs(version.info.sha256, *compiled)
+            try:
+                await asyncio.to_thread(self._acceptance.ran_well, accepted)
+            except SecretUnusable as error:
+                logger.error(
+                    "version %s is forgotten at a restart: %s", accepted.manifest.version, error
+                )
         self._attempts.over(accepted)
 
     async def _rolled_back(self, accepted: Accepted, verdict: Verdict) -> None:

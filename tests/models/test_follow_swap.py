@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 
 import pytest
 
@@ -154,3 +155,37 @@ def test_a_version_that_there_is_no_room_to_load_is_tried_again(tmp_path, models
             assert not it.follower.refused
 
     asyncio.run(story())
+
+
+def test_on_a_slow_disk_what_runs_now_is_what_is_kept(tmp_path, models, monkeypatch):
+    """The version before proved itself earlier, and that comes to be written down later."""
+    first, second = good(models), good(models, "2", OTHER)
+    third = good(models, "3", DENSE + b"-")
+    go, asked, kept = threading.Event(), [], []
+
+    async def story():
+        async with followed(tmp_path, models) as it:
+            await begin(it, first)
+            await until(lambda: it.store.kept, "that it is kept")
+            keep = it.store.keep
+
+            def slow(versions):
+                asked.append(versions)
+                if len(asked) == 1:
+                    go.wait(20)
+                keep(versions)
+                kept.append(versions)
+
+            monkeypatch.setattr(it.store, "keep", slow)
+            it.follower.want(payload(second, 2))
+            await until(lambda: asked, "that it is to be kept")
+            it.follower.want(payload(third, 3))
+            await it.becomes("3", "active", "3")
+            go.set()
+            await until(lambda: len(kept) == 2, "that both are kept")
+            assert third.variants[0].content.sha256 in it.store.kept[0]
+
+    try:
+        asyncio.run(story())
+    finally:
+        go.set()
