@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
 from tests.program import (
     DEADLINE_S,
     PROGRAM,
@@ -138,6 +139,18 @@ def test_a_broker_serves_and_ends_whichever_streams_are_closed(closed):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0
+
+
+def test_a_broker_whose_reader_is_gone_shows_itself_all_the_same():
+    reader, writer = os.pipe()
+    os.close(reader)
+    port = free_ports(1)
+    with subprocess.Popen([*PROGRAM, "broker", "--port", str(port)], stdout=writer) as process:
+        os.close(writer)
+        try:
+            ask_until(lambda: flockmq("status", "-p", port), lambda told: told.code == 0)
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -150,7 +150,8 @@ def run_broker(
 
     async def tell(served: Served) -> None:
         assert isinstance(served, Node)
-        say(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it")
+        with suppress(BrokenPipeError):  # whoever started it may read no more
+            say(f"{name} serves MQTT on {host}:{served.port}; Ctrl-C ends it")
         logging.getLogger("agent").warning(NO_IDENTITY, name)
         while True:
             report = node_report(served.statistics(), time.monotonic() - started)
