@@ -55,12 +55,12 @@ class Plan:
 
     calls: int = 3_000
     windows: int = 5
-    seconds: float = 8.0
+    seconds: float = 6.0
     rounds: int = 1_000
     bad_models: int = 1_000
 
 
-QUICK: Final = Plan(calls=50, windows=1, seconds=1.0, rounds=20, bad_models=25)
+QUICK: Final = Plan(calls=50, windows=1, seconds=1.5, rounds=20, bad_models=25)
 
 
 async def run(*, quick: bool = False, only: list[str] | None = None) -> Result:
@@ -85,7 +85,7 @@ async def _times(plan: Plan, result: Result) -> None:
     ]
     result.ratios["overhead_p50_us"] = max(p50 for p50, _ in overheads)
     result.ratios["overhead_p99_us"] = max(p99 for _, p99 in overheads)
-    await swaps(result, plan.windows, plan.seconds / 4)
+    await swaps(result, plan.windows, plan.seconds / 3)
     await _decisions(result, plan)
     _world(result, plan)
 
