@@ -36,6 +36,7 @@ from agent.infer.backend import (
     RuntimeUnavailable,
 )
 from agent.infer.kinds import Kind
+from agent.infer.promptness import take_short_slices
 from agent.infer.wire import Message, Verb
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Worker:
 def run(settings: Settings, channel: int, memory: int, find: Find) -> None:
     """Serves on a socket, with the shared memory of that descriptor, until the device closes its end."""
     # The device is gone: it closed the socket before it read the answer.
+    take_short_slices()
     with (
         socket.socket(fileno=channel) as device,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
