@@ -63,7 +63,7 @@ def end_when_told() -> None:
     By default a signal would do so, too, but not to the first process of a container. SIGABRT, which systemd sends
     to one that hangs, ends it at any time, and it says where it was.
     """
-    faulthandler.enable()
+    faulthandler.enable(2)  # where standard error is, whatever stands for it in Python
     for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))
 
