@@ -20,7 +20,7 @@ __all__ = ["SLICE_US", "take_short_slices"]
 
 SLICE_US: Final = 200
 """Others have 0.7 ms or more, 0.1 ms is the least there is. Beside 5,000 messages a second on two cores the slowest
-hundredth of decisions took 1.6 times as long as without them, 2.0 times with ordinary slices (docs/bench.md)."""
+hundredth of decisions took 1.7 times as long as without them, 2.0 times with ordinary slices (docs/bench.md)."""
 
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The number of the call in programs of 64 bits. Source: Linux, the tables of system calls."""
