@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -34,7 +35,7 @@ from broker.identity import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "PEM",
@@ -205,12 +206,10 @@ def public_key_of(pem: bytes) -> tuple[PublicKey, Names]:
     Raises:
         CertificateInvalid: It cannot be one.
     """
-    try:
+    with _refused("it is no certificate of a member"):
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except Exception:  # noqa: BLE001 - as in `member_of`
-        raise CertificateInvalid("it is no certificate of a member") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CertificateInvalid("its key is not of elliptic curve P-256")
     return key, names
@@ -223,7 +222,7 @@ def member_of(der: bytes, authority_pem: bytes) -> tuple[Certificate, PublicKey]
         CertificateInvalid: It is none, or the authority has not signed it.
     """
     authority = x509.load_pem_x509_certificate(authority_pem)
-    try:
+    with _refused("it is no certificate of this fleet's authority"):
         found = x509.load_der_x509_certificate(der)
         found.verify_directly_issued_by(authority)
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -232,10 +231,6 @@ def member_of(der: bytes, authority_pem: bytes) -> tuple[Certificate, PublicKey]
         fleet, name = identity_of_uri(uri)
         identity = Identity(fleet, name, Role(str(unit.value)))
         key = found.public_key()
-    except CertificateInvalid:
-        raise
-    except Exception:  # noqa: BLE001 - a stranger's bytes, for which the library has a dozen errors
-        raise CertificateInvalid("it is no certificate of this fleet's authority") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateInvalid("its key is not of elliptic curve P-256")
     first_ms, last_ms = (
@@ -264,11 +259,9 @@ def read_request(pem: bytes) -> PublicKey:
     Raises:
         CertificateInvalid: It is no request, or not signed with that key.
     """
-    try:
+    with _refused("it is no request in PEM"):
         request = x509.load_pem_x509_csr(pem)
         key, signed = request.public_key(), request.is_signature_valid
-    except Exception:  # noqa: BLE001 - as in `member_of`
-        raise CertificateInvalid("it is no request in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateInvalid("its key is not of elliptic curve P-256")
     if not signed:
@@ -310,14 +303,27 @@ def revoked_serials(pem: bytes, authority_pem: bytes) -> tuple[int, frozenset[in
     """
     key = x509.load_pem_x509_certificate(authority_pem).public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey), "TLS has accepted the authority"
-    try:
+    with _refused("it is no revocation list"):
         found = x509.load_pem_x509_crl(pem)
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         if found.is_signature_valid(key):
             return number, frozenset(entry.serial_number for entry in found)
-    except Exception:  # noqa: BLE001 - as in `member_of`
-        raise CertificateInvalid("it is no revocation list") from None
     raise CertificateInvalid("the fleet's authority has not signed it")
+
+
+@contextmanager
+def _refused(reason: str) -> Iterator[None]:
+    """Refuse a stranger's bytes for that reason, whatever reading them brings about.
+
+    Raises:
+        CertificateInvalid: Reading them failed; one that says more is left as it is.
+    """
+    try:
+        yield
+    except CertificateInvalid:
+        raise
+    except Exception:  # noqa: BLE001 - the library has a dozen errors for them, and adds to them with each release
+        raise CertificateInvalid(reason) from None
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:
