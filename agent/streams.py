@@ -11,9 +11,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from pathlib import Path
+from typing import Final
 
 __all__ = ["mend_streams"]
+
+INHERITED: Final = True
+"""As a stream is that was open at the start: a program that this one starts has it, too."""
 
 
 def mend_streams() -> None:
@@ -21,8 +24,8 @@ def mend_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            stream = Path(os.devnull).open(mode)  # noqa: SIM115 - it stays open
-            os.set_inheritable(stream.fileno(), True)  # noqa: FBT003 - it takes no keyword
-            setattr(sys, name, stream)
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, INHERITED)
+            setattr(sys, name, os.fdopen(number, mode))
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

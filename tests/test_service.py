@@ -24,6 +24,7 @@ def values(key):
     return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
 
 
+# A device needs no systemd, and the other tests of this file none either.
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="only systemd knows: apt install systemd"
 )

@@ -39,8 +39,7 @@ class Supervisor:
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
         ):
-            notified.setblocking(False)  # noqa: FBT003 - the socket module's own
-            notified.sendto(state.encode(), self._address)
+            notified.sendto(state.encode(), socket.MSG_DONTWAIT, self._address)
 
     async def show_life(self) -> None:
         """Say again and again, for ever, that the event loop turns, if that is asked for."""

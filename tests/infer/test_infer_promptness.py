@@ -28,6 +28,7 @@ print(before, slice_ns(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getschedu
 """
 
 
+# Older kernels take no notice of the call, so there is nothing to be seen on them.
 @pytest.mark.skipif(
     not (SHOWN.exists() and SLICE.search(SHOWN.read_text())),
     reason="this kernel shows no slices: it is older than 6.12, or made without debugging",

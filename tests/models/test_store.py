@@ -134,6 +134,16 @@ def test_what_two_threads_add_at_once_is_written_once(tmp_path):
     assert store.read(added[0].sha256) == DATA
 
 
+def meet_damage(store, name, how):
+    """Find out, by that way, that the bytes are not what they were."""
+    if how == "read":
+        with pytest.raises(ContentDamaged):
+            store.read(name)
+    else:
+        assert store.chunk(name, 2) is None
+    assert not store.holds(name)
+
+
 def test_bytes_that_decay_are_found_and_only_their_chunk_is_missing(tmp_path):
     store = ContentStore(tmp_path)
     name = store.add(DATA).sha256
@@ -141,12 +151,7 @@ def test_bytes_that_decay_are_found_and_only_their_chunk_is_missing(tmp_path):
         with (tmp_path / name).open("r+b") as file:
             file.seek(2 * CONTENT.chunk_bytes + 7)
             file.write(b"decay")
-        if how == "read":
-            with pytest.raises(ContentDamaged):
-                store.read(name)
-        else:
-            assert store.chunk(name, 2) is None
-        assert not store.holds(name)
+        meet_damage(store, name, how)
         partial = store.open(CONTENT)
         assert partial.have == (1 << CONTENT.count) - 1 & ~(1 << 2)
         fill(partial, [2])
@@ -161,12 +166,7 @@ def test_bytes_that_somebody_has_deleted_are_missing(tmp_path, how):
     store = ContentStore(tmp_path)
     name = store.add(DATA).sha256
     (tmp_path / name).unlink()
-    if how == "read":
-        with pytest.raises(ContentDamaged):
-            store.read(name)
-    else:
-        assert store.chunk(name, 2) is None
-    assert not store.holds(name)
+    meet_damage(store, name, how)
     store.add(DATA)
     assert store.read(name) == DATA
 
