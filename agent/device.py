@@ -44,7 +44,7 @@ from broker.neighbourhood import Neighbourhood, Settings
 from broker.node import Node
 from broker.store import Store
 from broker.strength import Strength
-from broker.tasks import tell_failure
+from broker.tasks import begin
 from broker.trust import TlsAt, Trust
 from broker.users import Anonymous, Users, UsersAt
 
@@ -339,8 +339,7 @@ class Device:
         return self._forecasting.worker_pid if self._forecasting is not None else None
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name} {name}")
-        task.add_done_callback(tell_failure)
+        task = begin(coroutine, f"{self._name} {name}")
         self._tasks.append(task)
         return task
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from broker.dialler import Dialler, Wish
 from broker.link import DialledPipe
-from broker.tasks import tell_failure
+from broker.tasks import begin
 from broker.topic_names import is_id
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class Links:
             self._device, neighbour, owner, wish, self._radio, self._random, self._trust
         )
         name = f"{self._device} dial {neighbour.name}"
-        task = asyncio.get_running_loop().create_task(dialler.run(), name=name)
-        task.add_done_callback(tell_failure)
-        self._diallers[neighbour.name] = (dialler, task)
+        self._diallers[neighbour.name] = (dialler, begin(dialler.run(), name))
 
     def judge_again(self) -> None:
         """Close dialled links to those whose certificates have ceased to count; the broker closes the others."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from broker.address_book import AddressBook, Source
 from broker.introduction import Unanswered, ask
 from broker.link import Neighbour
-from broker.tasks import tell_failure
+from broker.tasks import begin
 from broker.topology import Candidate, Topology
 
 if TYPE_CHECKING:
@@ -300,7 +300,4 @@ class Neighbourhood:
         return {peer.name: peer.rtt_ms for peer in self._node.statistics().mesh.peers}
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
-        name = f"{self._node.device} {name}"
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        task.add_done_callback(tell_failure)
-        self._tasks.append(task)
+        self._tasks.append(begin(coroutine, f"{self._node.device} {name}"))

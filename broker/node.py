@@ -27,7 +27,7 @@ from broker.mesh.mesh import Mesh
 from broker.node_statistics import NodeStatistics, node_statistics
 from broker.radio import Radio
 from broker.retained_values import retained_values
-from broker.tasks import tell_failure
+from broker.tasks import begin
 from broker.topics import CALL_DEADLINE_MS, Priority, Route, parse, place
 from broker.troubles import Troubles
 from broker.turn import Turn
@@ -356,6 +356,4 @@ class Node:
     # Inside.
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.device} {name}")
-        task.add_done_callback(tell_failure)
-        self._tasks.append(task)
+        self._tasks.append(begin(coroutine, f"{self.device} {name}"))

@@ -5,18 +5,25 @@ Decides nothing. Assumes a task whose name says what it does. On failure: it is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Coroutine
 
-__all__ = ["tell_failure"]
+__all__ = ["begin"]
 
 logger = logging.getLogger(__name__)
 
 
-def tell_failure(task: asyncio.Task[Any]) -> None:
-    """Log that a task has ended by an exception, which is a defect; for `add_done_callback`."""
+def begin(coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    """Begin a task, whose failure, which is a defect, is logged under its name at once."""
+    task = asyncio.get_running_loop().create_task(coroutine, name=name)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.error("%s has failed", task.get_name(), exc_info=task.exception())

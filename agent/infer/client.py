@@ -47,7 +47,7 @@ from agent.infer.records import (
 from agent.infer.settings import Settings
 from agent.infer.shared_template import SharedTemplate
 from agent.infer.wire import Verb
-from broker.tasks import tell_failure
+from broker.tasks import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,10 +133,9 @@ class InferenceClient:
             self._memory.close()
             await self._template.release()
             raise
-        self._supervision = asyncio.create_task(
-            self._supervise(self._memory, self._worker), name="supervision of an inference worker"
+        self._supervision = begin(
+            self._supervise(self._memory, self._worker), "supervision of an inference worker"
         )
-        self._supervision.add_done_callback(tell_failure)
 
     async def stop(self) -> None:
         """Ends the worker and waits until it is gone. Whoever still waits gets WorkerLost."""

@@ -26,7 +26,7 @@ from agent.models.acceptance import ManifestRefused
 from agent.models.content import sha256_of
 from agent.models.errors import TransferError
 from agent.models.limits import OFFER_IDLE_S
-from broker.tasks import tell_failure
+from broker.tasks import begin
 
 if TYPE_CHECKING:
     from agent.models.acceptance import Acceptance
@@ -108,8 +108,7 @@ class Handover:
         if missing:
             self._library.take_from(sender)
             name = f"{self._device} taking what an operator offers"
-            self._task = asyncio.create_task(self._fetch(missing, manifest), name=name)
-            self._task.add_done_callback(tell_failure)
+            self._task = begin(self._fetch(missing, manifest), name)
         return Offered(wanted)
 
     async def _fetch(self, missing: list[Content], manifest: Manifest) -> None:

@@ -20,7 +20,7 @@ from agent.infer.backend import InferenceError
 from agent.infer.kinds import Kind
 from agent.models.health import Health, Verdict
 from agent.models.trial import INFERENCES, inference_ns
-from broker.tasks import tell_failure
+from broker.tasks import begin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,8 +104,7 @@ class Running:
             assert now is not None, "it was being watched"
             self._client.retire(now.version)
         name = f"watching version {accepted.manifest.version}"
-        self._watching = asyncio.create_task(self._watch(self._now), name=name)
-        self._watching.add_done_callback(tell_failure)
+        self._watching = begin(self._watch(self._now), name)
 
     def resume(self, accepted: Accepted, version: Version) -> None:
         """Run what proved itself before the device was restarted."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlia
 import numpy as np
 import numpy.typing as npt
 
-from broker.tasks import tell_failure
+from broker.tasks import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,8 +141,7 @@ class Capture:
     def start(self) -> None:
         """Begin to read."""
         self._reader.start()
-        self._watching = self._loop.create_task(self._watch(), name="the watch over a camera")
-        self._watching.add_done_callback(tell_failure)
+        self._watching = begin(self._watch(), "the watch over a camera")
 
     async def close(self) -> None:
         """Hand nothing on any more, and wait a moment for the thread."""
